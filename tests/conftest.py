@@ -1,0 +1,3 @@
+"""What every test may ask for; the servers are in fix_servers.py."""
+
+pytest_plugins = ["fix_servers"]
