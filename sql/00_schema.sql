@@ -1,0 +1,50 @@
+-- The schema itself, and the guard that keeps an older release from writing over a newer one.
+--
+-- Apply with `bridge install`, or `cat sql/*.sql | psql -1 "$DSN"`; repeating it is safe, also under load: tables and indexes are made
+-- behind a catalog check, because "if not exists" waits for live traffic even when there is nothing to do.
+
+set local lock_timeout = '5s';
+set local client_min_messages = warning;
+
+create schema if not exists bridge;
+
+do $$
+declare
+  v_installed text;
+begin
+  if to_regprocedure('bridge.version()') is not null then
+    execute 'select bridge.version()' into v_installed;
+    if string_to_array(v_installed, '.')::int[] > string_to_array('0.1.0', '.')::int[] then
+      raise exception using errcode = 'JB005',
+        message = format('schema is at %s, these files are 0.1.0', v_installed),
+        hint = 'install with the newer release; going back is not supported';
+    end if;
+  end if;
+end
+$$;
+
+create or replace function bridge.version() returns text language sql immutable parallel safe set search_path = ''
+  -- The release that this schema belongs to; every process compares it with its own when it starts.
+  return '0.1.0';
+
+create or replace function bridge.new_id() returns uuid language sql volatile parallel safe set search_path = ''
+  -- A time-ordered random id (the layout of RFC 9562, version 7): neighbours in time are neighbours in every index.
+  return encode(set_byte(overlay(uuid_send(gen_random_uuid())
+      placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
+    6, (get_byte(uuid_send(gen_random_uuid()), 6) & 15) | 112), 'hex')::uuid;
+
+create or replace function bridge.define_view(p_name text, p_query text) returns void language plpgsql set search_path = '' as $$
+  -- Create or replace one of our views, only when its text has changed: replacing takes a lock that readers would wait behind.
+  --
+  --   p_name   the view's name in schema bridge
+  --   p_query  its query, whole; columns may only be added at the end
+declare
+  v_mark text := 'text ' || md5(p_query);
+begin
+  if obj_description(to_regclass('bridge.' || quote_ident(p_name)), 'pg_class') is not distinct from v_mark then
+    return;
+  end if;
+  execute format('create or replace view bridge.%I as %s', p_name, p_query);
+  execute format('comment on view bridge.%I is %L', p_name, v_mark);
+end
+$$;

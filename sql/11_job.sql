@@ -1,0 +1,121 @@
+-- Live jobs. A job's content is one row of `job`; where it is in its life is told by which of the small tables holds its number:
+-- blocked, scheduled, ready or inflight, exactly one of them. When it ends, the whole row moves to `finished`.
+--
+-- The content is written once and hardly ever updated; what moves is small. One wide table with a status fell to half its rate
+-- while another session held a snapshot; these do not.
+
+do $$
+begin
+  if to_regclass('bridge.job') is null then
+    create table bridge.job (
+      seq              bigint generated always as identity primary key,
+      id               uuid not null,
+      task_id          text,                 -- Celery's id when it is no uuid; id is then its uuid5
+      task             text not null,
+      queue            text not null,
+      rank             smallint not null,    -- 9 - priority: lower is sooner
+      args             json not null,
+      kwargs           json not null,
+      embed            json,                 -- callbacks, errbacks, chain, chord: the third part of a Celery body
+      payload          bytea,                -- the body as Celery serialised it, when that is not JSON
+      content_type     text,
+      content_encoding text,
+      headers          json,                 -- message headers beyond the standard ones
+      properties       json,                 -- exchange, routing_key, priority … as the caller's Celery set them
+      size             integer not null,     -- bytes of the content: what a claim is bounded by
+      max_attempts     smallint not null,
+      backoff          jsonb,
+      attempts         smallint not null default 0,  -- attempts that ended
+      losses           smallint not null default 0,  -- runs that died with their worker
+      error            json,                 -- of the last attempt
+      unique_key       text,
+      expires_at       timestamptz,
+      run_at           timestamptz not null,
+      created_at       timestamptz not null,
+      updated_at       timestamptz not null,
+      constraint job_rank_is_0_to_9 check (rank between 0 and 9),
+      constraint job_payload_names_its_type check (payload is null or content_type is not null)
+    );
+    -- get, cancel, retry, .get() and "this id exists already" at enqueue
+    create unique index job_id on bridge.job (id);
+    -- tick: what expires before it starts
+    create index job_expires on bridge.job (expires_at) where expires_at is not null;
+
+    create table bridge.ready (
+      queue text not null,
+      rank  smallint not null,
+      pos   bigint generated always as identity,
+      seq   bigint not null,
+      size  integer not null,
+      token uuid,                            -- kept when a claim died, so that a copy already sent stays valid
+      primary key (queue, rank, pos)         -- claim: most urgent first, oldest first
+    );
+    -- cancel and the view: where is this job
+    create unique index ready_seq on bridge.ready (seq);
+
+    create table bridge.scheduled (
+      seq    bigint primary key,
+      run_at timestamptz not null
+    );
+    -- tick: what is due
+    create index scheduled_run_at on bridge.scheduled (run_at);
+
+    create table bridge.inflight (
+      seq           bigint primary key,
+      queue         text not null,
+      state         text not null default 'claimed',
+      token         uuid not null,           -- of the delivery: in the message, removed by whatever supersedes the row
+      shipment      uuid not null,           -- rows published together
+      drainer       uuid not null,
+      claimed_at    timestamptz not null,
+      published_at  timestamptz,
+      republished   integer not null default 0,
+      missing_since timestamptz,             -- evidence that the message is gone was first seen then
+      run           uuid,                    -- made by the start; every later write names it
+      worker        uuid,
+      pid           integer,
+      started_at    timestamptz,
+      progress      json,
+      cancelled_at  timestamptz,             -- the worker is asked to stop the run
+      constraint inflight_state_is_known check (state in ('claimed', 'published', 'running')),
+      constraint inflight_running_has_a_run check ((state = 'running') = (run is not null))
+    ) with (fillfactor = 60);                -- published and running are updates in place
+
+    create table bridge.blocked (
+      seq    bigint primary key,
+      run_at timestamptz not null
+    );
+    create table bridge.dependency (
+      parent bigint not null,
+      child  bigint not null,
+      primary key (parent, child)            -- finish: who waits for this job
+    );
+    -- unblock: does this child still wait for another; cancel of a child
+    create index dependency_child on bridge.dependency (child);
+
+    create table bridge.unique_key (
+      key text primary key,
+      seq bigint not null
+    );
+
+    create table bridge.waiter (
+      id            uuid primary key,        -- the job; finish notifies only when somebody waits
+      registered_at timestamptz not null
+    );
+
+    create table bridge.queue (
+      name      text primary key,
+      paused_at timestamptz,
+      "window"  integer,                     -- null: the setting "window"
+      constraint queue_window_is_positive check ("window" >= 0)
+    );
+
+    -- Rows live seconds, so vacuum goes by a fixed number of dead rows. Analyse is off: statistics taken while a table is empty
+    -- would mislead cached plans for ever.
+    alter table bridge.job       set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_threshold = 2000000000);
+    alter table bridge.ready     set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_threshold = 2000000000);
+    alter table bridge.scheduled set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_threshold = 2000000000);
+    alter table bridge.inflight  set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_threshold = 2000000000);
+  end if;
+end
+$$;

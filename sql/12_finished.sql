@@ -1,0 +1,102 @@
+-- Ended jobs and ended attempts, partitioned by the UTC day of their end, so that retention drops a day instead of deleting its rows.
+--
+-- There is no default partition (it would forbid detaching concurrently); days are made ahead by install and by every tick. A finish that
+-- finds no partition fails with SQLSTATE 23514, and its caller makes the days and repeats it.
+
+do $$
+begin
+  if to_regclass('bridge.finished') is null then
+    create table bridge.finished (
+      seq              bigint not null,
+      id               uuid not null,
+      task_id          text,
+      task             text not null,
+      queue            text not null,
+      rank             smallint not null,
+      args             json not null,
+      kwargs           json not null,
+      embed            json,
+      payload          bytea,
+      content_type     text,
+      content_encoding text,
+      headers          json,
+      properties       json,
+      size             integer not null,
+      max_attempts     smallint not null,
+      backoff          jsonb,
+      attempts         smallint not null,
+      losses           smallint not null,
+      error            json,
+      unique_key       text,
+      expires_at       timestamptz,
+      run_at           timestamptz not null,
+      created_at       timestamptz not null,
+      finished_at      timestamptz not null,
+      started_at       timestamptz,
+      status           text not null,
+      result           json,
+      progress         json,
+      run              uuid,
+      worker           uuid,
+      outcome          jsonb,                -- what a Celery result backend needs beyond result: encoding, children …
+      constraint finished_status_is_final check (status in ('succeeded', 'failed', 'cancelled', 'expired'))
+    ) partition by range (finished_at);
+    -- get, .get(), retry
+    create index finished_id on bridge.finished (id);
+    -- a page by task and status, newest first
+    create index finished_task_status on bridge.finished (task, status, finished_at);
+    -- failed_jobs, dead_jobs: the last failures
+    create index finished_unsuccessful on bridge.finished (finished_at) where status <> 'succeeded';
+    -- statistics over the last hour: rows lie in order of time, so a few bytes a range do
+    create index finished_recent on bridge.finished using brin (finished_at);
+
+    create table bridge.attempt (
+      id         uuid not null,
+      seq        bigint not null,
+      attempt    smallint not null,
+      run        uuid,
+      worker     uuid,
+      started_at timestamptz,
+      ended_at   timestamptz not null,
+      outcome    text not null,
+      error      json,
+      result     json,
+      constraint attempt_outcome_is_known check (outcome in ('failed', 'retried', 'lost', 'superseded'))
+    ) partition by range (ended_at);
+    -- the history of one job
+    create index attempt_id on bridge.attempt (id);
+  end if;
+end
+$$;
+
+create or replace function bridge.make_days(p_from date default (now() at time zone 'utc')::date, p_days integer default 7)
+  returns integer language plpgsql security definer set search_path = '' as $$
+  -- Make the partitions that jobs will end in.
+  --
+  --   p_from  first day, UTC
+  --   p_days  how many days
+  --
+  -- Returns  how many partitions were made
+  -- Locks    attaches, which open writers do not wait for; two callers at once take turns
+declare
+  v_made integer := 0;
+  v_parent text;
+  v_name text;
+  v_day date;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('bridge.make_days', 0));
+  foreach v_parent in array array['finished', 'attempt'] loop
+    for v_day in select p_from + g from generate_series(0, p_days - 1) g loop
+      v_name := format('%s_%s', v_parent, to_char(v_day, 'YYYYMMDD'));
+      continue when to_regclass('bridge.' || v_name) is not null;
+      execute format('create table bridge.%I (like bridge.%I including all)', v_name, v_parent);
+      execute format('alter table bridge.%I attach partition bridge.%I for values from (%L) to (%L)', v_parent, v_name,
+        v_day::timestamp at time zone 'utc', (v_day + 1)::timestamp at time zone 'utc');
+      v_made := v_made + 1;
+    end loop;
+  end loop;
+  return v_made;
+end
+$$;
+
+select bridge.make_days();

@@ -1,0 +1,83 @@
+-- Who is there: workers and drainers report themselves; the tick remembers when it last ran, and by whom.
+-- Columns that change with every report carry no index, so that the update stays in place.
+
+do $$
+begin
+  if to_regclass('bridge.worker') is null then
+    create table bridge.worker (
+      id          uuid primary key,
+      name        text not null,             -- Celery's node name
+      pid         integer not null,
+      pool        text not null,
+      concurrency integer not null,
+      queues      text[] not null,
+      software    text not null,
+      started_at  timestamptz not null,
+      seen_at     timestamptz not null,
+      holding     uuid[] not null default '{}',  -- tokens of the deliveries it has in hand, started or not
+      clock_skew  interval not null default '0',
+      lost_at     timestamptz,
+      stopped_at  timestamptz
+    ) with (fillfactor = 50);
+
+    create table bridge.drainer (
+      id         uuid primary key,
+      name       text not null,
+      pid        integer not null,
+      software   text not null,
+      started_at timestamptz not null,
+      seen_at    timestamptz not null,
+      published  bigint not null default 0,
+      clock_skew interval not null default '0',
+      broker     jsonb not null default '{}',  -- what the drainer last saw of its broker
+      stopped_at timestamptz
+    ) with (fillfactor = 50);
+
+    create table bridge.tick_state (
+      only_row     boolean primary key default true check (only_row),
+      source       text not null,
+      ticked_at    timestamptz not null,
+      steady_since timestamptz not null,     -- start of the present run of ticks without a gap
+      upkeep_at    timestamptz not null default '-infinity'
+    ) with (fillfactor = 50);
+    insert into bridge.tick_state (source, ticked_at, steady_since) values ('install', '-infinity', now());
+  end if;
+end
+$$;
+
+create or replace function bridge.report_worker(p_id uuid, p_name text, p_pid integer, p_pool text, p_concurrency integer, p_queues text[],
+    p_software text, p_holding uuid[], p_clock timestamptz)
+  returns uuid[] language plpgsql security definer set search_path = '' as $$
+  -- One heartbeat of a worker's main process: who it is, and every delivery it holds, started or not.
+  --
+  --   p_holding  tokens of its active and reserved messages
+  --   p_clock    the worker's own clock, so that skew can be seen
+  --
+  -- Returns  the tokens among those it holds whose runs somebody has cancelled: it should stop them
+begin
+  insert into bridge.worker as w (id, name, pid, pool, concurrency, queues, software, started_at, seen_at, holding, clock_skew)
+  values (p_id, p_name, p_pid, p_pool, p_concurrency, p_queues, p_software, clock_timestamp(), clock_timestamp(), p_holding,
+    p_clock - clock_timestamp())
+  on conflict (id) do update set seen_at = excluded.seen_at, holding = excluded.holding, queues = excluded.queues,
+    concurrency = excluded.concurrency, clock_skew = excluded.clock_skew, lost_at = null, stopped_at = null;
+  return coalesce((select array_agg(i.token) from bridge.inflight i
+    where i.token = any (p_holding) and i.cancelled_at is not null and i.state = 'running'), '{}');
+end
+$$;
+
+create or replace function bridge.stop_worker(p_id uuid) returns void language sql security definer set search_path = ''
+  -- A worker says good-bye: what it still held is free for others at the next tick.
+  begin atomic
+    update bridge.worker set stopped_at = clock_timestamp(), seen_at = clock_timestamp(), holding = '{}' where id = p_id;
+  end;
+
+create or replace function bridge.report_drainer(p_id uuid, p_name text, p_pid integer, p_software text, p_published bigint,
+    p_clock timestamptz, p_broker jsonb default '{}', p_stopped boolean default false)
+  returns void language sql security definer set search_path = ''
+  -- One report of a drainer; p_published counts the jobs it has published since it started.
+  begin atomic
+    insert into bridge.drainer as d (id, name, pid, software, started_at, seen_at, published, clock_skew, broker)
+    values (p_id, p_name, p_pid, p_software, clock_timestamp(), clock_timestamp(), p_published, p_clock - clock_timestamp(), p_broker)
+    on conflict (id) do update set seen_at = excluded.seen_at, published = excluded.published, clock_skew = excluded.clock_skew,
+      broker = excluded.broker, stopped_at = case when p_stopped then excluded.seen_at end;
+  end;

@@ -1,0 +1,295 @@
+-- Making jobs. `bridge.enqueue` is what users, triggers and other languages call; the Celery side calls `bridge.enqueue_message`.
+
+create or replace function bridge.refuse(p_message text, p_hint text, p_code text default 'JB001') returns void language plpgsql
+  set search_path = '' as $$
+  -- Raise one of our errors: class JB, a message that names the object and the value, a hint that says what to do.
+begin
+  raise exception using errcode = p_code, message = p_message, hint = p_hint;
+end
+$$;
+
+create or replace function bridge.place(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_run_at timestamptz,
+    p_now timestamptz default clock_timestamp())
+  returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+  -- Put a job where it waits: `ready` when it is due, else `scheduled`. One NOTIFY a transaction and queue wakes a drainer.
+begin
+  if p_run_at > p_now then
+    insert into bridge.scheduled (seq, run_at) values (p_seq, p_run_at);
+  else
+    insert into bridge.ready (queue, rank, seq, size) values (p_queue, p_rank, p_seq, p_size);
+    perform pg_notify('bridge_ready', p_queue);
+  end if;
+end
+$$;
+
+create or replace function bridge.check_backoff(p_backoff jsonb) returns void language plpgsql immutable set search_path = '' as $$
+  -- Refuse a retry policy that is none of: a list of seconds, a number of seconds, or an object with base, factor, cap and jitter.
+begin
+  case jsonb_typeof(p_backoff)
+    when 'number' then
+      if p_backoff::numeric >= 0 then return; end if;
+    when 'array' then
+      if jsonb_array_length(p_backoff) > 0
+        and not exists (select from jsonb_array_elements(p_backoff) e where jsonb_typeof(e) <> 'number' or e::text::numeric < 0) then
+        return;
+      end if;
+    when 'object' then
+      if not exists (select from jsonb_each(p_backoff) e
+          where e.key not in ('base', 'factor', 'cap', 'jitter') or jsonb_typeof(e.value) <> 'number' or e.value::numeric < 0) then
+        return;
+      end if;
+    else null;
+  end case;
+  perform bridge.refuse(format('backoff is %s', p_backoff),
+    'give seconds (30), a list of seconds ([60, 300, 900]) or {"base": 10, "factor": 2, "cap": 3600, "jitter": 0.1}');
+end
+$$;
+
+create or replace function bridge.check_job(p_task text, p_queue text, p_args json, p_kwargs json, p_size integer, p_max_attempts integer)
+  returns void language plpgsql stable set search_path = '' as $$
+  -- Refuse what no worker could ever run, before anything is written.
+declare
+  v_limit integer;
+begin
+  if p_task is null or p_task !~ '^\S{1,255}$' then
+    perform bridge.refuse(format('task is %L', left(p_task, 80)), 'give the registered name of a Celery task, 1 to 255 characters without spaces');
+  elsif p_queue is null or p_queue !~ '^[^\s,]{1,255}$' then
+    perform bridge.refuse(format('queue is %L', left(p_queue, 80)), 'give a queue name, 1 to 255 characters without spaces and commas');
+  elsif json_typeof(p_args) is distinct from 'array' then
+    perform bridge.refuse(format('args of task %s is %s', p_task, coalesce('a JSON ' || json_typeof(p_args), 'null')), 'give a JSON array, [] for none');
+  elsif json_typeof(p_kwargs) is distinct from 'object' then
+    perform bridge.refuse(format('kwargs of task %s is %s', p_task, coalesce('a JSON ' || json_typeof(p_kwargs), 'null')), 'give a JSON object, {} for none');
+  elsif p_max_attempts is not null and p_max_attempts not between 1 and 10000 then
+    perform bridge.refuse(format('max_attempts is %s', p_max_attempts), 'give 1 to 10000; 1 means no retry');
+  end if;
+  if p_size > 65536 then   -- the setting is read only where it can matter
+    v_limit := bridge.setting('max_payload');
+    if p_size > v_limit then
+      perform bridge.refuse(format('payload of task %s is %s bytes, the limit is %s', p_task, p_size, v_limit),
+        'pass a reference instead, or raise the setting max_payload', 'JB004');
+    end if;
+  end if;
+end
+$$;
+
+create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
+    p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
+    p_max_attempts integer, p_backoff jsonb, p_unique_key text, p_expires_at timestamptz, p_run_at timestamptz, p_parents bigint[],
+    p_given boolean, p_now timestamptz)
+  returns boolean language plpgsql set search_path = '' set enable_seqscan = off as $$
+  -- Write one job and put it in its place. Every way to enqueue ends here.
+  --
+  --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job
+  --   p_parents  numbers of live jobs that must succeed first; none for most
+  --
+  -- Returns  false when a live job has that id already
+declare
+  v_seq bigint;
+  v_run_at timestamptz := coalesce(p_run_at, p_now);
+begin
+  insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
+      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at)
+  values (p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
+      p_properties, p_size, p_max_attempts, p_backoff, p_unique_key, p_expires_at, v_run_at, p_now, p_now)
+  on conflict (id) do nothing
+  returning seq into v_seq;
+  if v_seq is null then
+    return false;
+  end if;
+  if p_given then
+    -- A statement of its own: its snapshot is later than the insert, which waited for a finish of this id that was under way.
+    delete from bridge.finished f where f.id = p_id;
+  end if;
+  if p_unique_key is not null then
+    update bridge.unique_key set seq = v_seq where key = p_unique_key;
+  end if;
+  if p_parents <> '{}' then
+    insert into bridge.dependency (parent, child) select p, v_seq from unnest(p_parents) p;
+    insert into bridge.blocked (seq, run_at) values (v_seq, v_run_at);
+  else
+    perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
+  end if;
+  return true;
+end
+$$;
+
+create or replace function bridge.take_key(p_key text) returns bigint language plpgsql set search_path = '' set enable_seqscan = off as $$
+  -- Claim a unique key for a job about to be written in this transaction.
+  --
+  -- Returns  null when the key is ours now, else the number of the live job that has it
+  -- Locks    waits for a transaction that is taking the same key
+declare
+  v_seq bigint;
+begin
+  loop
+    insert into bridge.unique_key (key, seq) values (p_key, 0) on conflict (key) do nothing;
+    if found then
+      return null;
+    end if;
+    select u.seq into v_seq from bridge.unique_key u where u.key = p_key;
+    exit when found;
+  end loop;
+  return v_seq;
+end
+$$;
+
+create or replace function bridge.live_parents(p_ids uuid[]) returns bigint[] language plpgsql stable set search_path = '' as $$
+  -- The numbers of those parents that have not ended; refuses ids that never existed and parents that ended without success.
+declare
+  v_id uuid;
+  v_status text;
+  v_live bigint[];
+begin
+  for v_id, v_status in
+    select p.id, f.status from unnest(p_ids) p (id)
+    left join bridge.job j on j.id = p.id left join bridge.finished f on f.id = p.id
+    where j.id is null and f.status is distinct from 'succeeded'
+  loop
+    perform bridge.refuse(format('depends_on names job %s, which %s', v_id, coalesce('ended as ' || v_status, 'does not exist')),
+      'name jobs that exist and have not failed');
+  end loop;
+  select coalesce(array_agg(distinct j.seq), '{}') into v_live from bridge.job j where j.id = any (p_ids);
+  return v_live;
+end
+$$;
+
+create or replace function bridge.enqueue(
+    task text, args jsonb default '[]', kwargs jsonb default '{}', queue text default 'celery', priority integer default 0,
+    run_at timestamptz default null, delay interval default null, max_attempts integer default 3, backoff jsonb default null,
+    unique_key text default null, on_conflict text default 'skip', depends_on uuid[] default null, timeout interval default null,
+    expires_at timestamptz default null, headers jsonb default null)
+  returns uuid language plpgsql security definer set search_path = '' as $$
+  -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
+  --
+  --   task          registered name of a Celery task
+  --   args, kwargs  what it is called with: a JSON array and a JSON object
+  --   queue         the Celery queue that workers consume
+  --   priority      0 to 9, higher is sooner
+  --   run_at, delay when it is due: a moment, or an interval from now; not both
+  --   max_attempts  how often it may fail before it is failed, 1 = no retry
+  --   backoff       wait between attempts: seconds, a list of seconds, or {"base", "factor", "cap", "jitter"}
+  --   unique_key    at most one live job has it; on_conflict: skip (return the id of that job) or raise (JB003)
+  --   depends_on    ids of jobs that must succeed first
+  --   timeout       hard limit of one attempt
+  --   expires_at    a job not started by then ends as expired
+  --   headers       further headers of the Celery message, a JSON object
+  --
+  -- Returns  the job's id
+  -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_id constant uuid := bridge.new_id();
+  v_args constant json := enqueue.args;
+  v_kwargs constant json := enqueue.kwargs;
+  v_size constant integer := octet_length(v_args::text) + octet_length(v_kwargs::text);
+  v_run_at constant timestamptz := coalesce(enqueue.run_at, v_now + enqueue.delay);
+  v_headers jsonb := enqueue.headers;
+  v_other bigint;
+  v_parents bigint[] := array[]::bigint[];
+begin
+  perform bridge.check_job(enqueue.task, enqueue.queue, v_args, v_kwargs, v_size, coalesce(enqueue.max_attempts, 3));
+  if enqueue.priority is null or enqueue.priority not between 0 and 9 then
+    perform bridge.refuse(format('priority is %s', coalesce(enqueue.priority::text, 'null')), 'give 0 to 9; higher is sooner');
+  elsif enqueue.delay < interval '0' then
+    perform bridge.refuse(format('delay is %s', enqueue.delay), 'give an interval from now that is not negative');
+  elsif enqueue.run_at is not null and enqueue.delay is not null then
+    perform bridge.refuse('both run_at and delay are given', 'give one of them');
+  elsif enqueue.timeout <= interval '0' then
+    perform bridge.refuse(format('timeout is %s', enqueue.timeout), 'give a positive interval, or null for no limit');
+  elsif enqueue.expires_at <= greatest(v_run_at, v_now) then
+    perform bridge.refuse(format('expires_at is %s, before the job is due', enqueue.expires_at), 'give a later moment');
+  elsif enqueue.on_conflict is not null and enqueue.on_conflict not in ('skip', 'raise') then
+    perform bridge.refuse(format('on_conflict is %L', enqueue.on_conflict), 'give skip or raise');
+  elsif enqueue.unique_key = '' then
+    perform bridge.refuse('unique_key is empty', 'give a text, or null for none');
+  elsif jsonb_typeof(v_headers) <> 'object' then
+    perform bridge.refuse(format('headers is a JSON %s', jsonb_typeof(v_headers)), 'give a JSON object');
+  elsif v_headers ?| array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'bridge'] then
+    perform bridge.refuse(format('headers sets %s', (select string_agg(k, ', ') from jsonb_object_keys(v_headers) k
+        where k in ('id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'bridge'))),
+      'these are made by the bridge: use the arguments task, run_at, expires_at and timeout');
+  end if;
+  if enqueue.backoff is not null then
+    perform bridge.check_backoff(enqueue.backoff);
+  end if;
+  if enqueue.timeout is not null then
+    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit', jsonb_build_array(extract(epoch from enqueue.timeout), null));
+  end if;
+  if enqueue.unique_key is not null then
+    v_other := bridge.take_key(enqueue.unique_key);
+    if v_other is not null and enqueue.on_conflict = 'raise' then
+      perform bridge.refuse(format('unique_key %L belongs to a job that has not ended', enqueue.unique_key),
+        'wait for it, or use on_conflict => ''skip'' to get its id', 'JB003');
+    elsif v_other is not null then
+      return (select j.id from bridge.job j where j.seq = v_other);
+    end if;
+  end if;
+  if enqueue.depends_on <> '{}' then
+    v_parents := bridge.live_parents(enqueue.depends_on);
+  end if;
+  perform bridge.add_job(v_id, null, enqueue.task, enqueue.queue, (9 - enqueue.priority)::smallint, v_args, v_kwargs, null, null, null, null,
+    v_headers::json, null, v_size, coalesce(enqueue.max_attempts, 3), enqueue.backoff, enqueue.unique_key, enqueue.expires_at, v_run_at,
+    v_parents, false, v_now);
+  return v_id;
+end
+$$;
+
+create or replace function bridge.enqueue_many(jobs jsonb) returns setof uuid language plpgsql security definer set search_path = '' as $$
+  -- Enqueue many jobs at once, all or none.
+  --
+  --   jobs  a JSON array of objects whose keys are the argument names of bridge.enqueue, for example
+  --         [{"task": "mail.send", "args": [1]}, {"task": "mail.send", "args": [2], "priority": 5}]
+  --
+  -- Returns  the ids, in the order of the array
+  -- Errors   as bridge.enqueue; the message says which element of the array
+declare
+  v_job jsonb;
+  v_number bigint;
+  v_unknown text;
+  v_message text;
+  v_hint text;
+  v_code text;
+begin
+  if jsonb_typeof(jobs) is distinct from 'array' then
+    perform bridge.refuse(format('jobs is %s', coalesce('a JSON ' || jsonb_typeof(jobs), 'null')), 'give a JSON array of objects');
+  end if;
+  for v_job, v_number in select e.value, e.ordinality - 1 from jsonb_array_elements(jobs) with ordinality e loop
+    select string_agg(k, ', ') into v_unknown from jsonb_object_keys(v_job) k where k not in ('task', 'args', 'kwargs', 'queue', 'priority',
+      'run_at', 'delay', 'max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'timeout', 'expires_at', 'headers');
+    if v_unknown is not null then
+      perform bridge.refuse(format('unknown key %s', v_unknown), 'use the argument names of bridge.enqueue');
+    end if;
+    return next bridge.enqueue(v_job->>'task', coalesce(v_job->'args', '[]'), coalesce(v_job->'kwargs', '{}'),
+      coalesce(v_job->>'queue', 'celery'), coalesce((v_job->>'priority')::integer, 0), (v_job->>'run_at')::timestamptz,
+      (v_job->>'delay')::interval, coalesce((v_job->>'max_attempts')::integer, 3), nullif(v_job->'backoff', 'null'), v_job->>'unique_key',
+      coalesce(v_job->>'on_conflict', 'skip'),
+      (select array_agg(p::uuid) from jsonb_array_elements_text(nullif(v_job->'depends_on', 'null')) p),
+      (v_job->>'timeout')::interval, (v_job->>'expires_at')::timestamptz, nullif(v_job->'headers', 'null'));
+  end loop;
+exception when others then
+  -- One block around all: a savepoint a row would cost more than the row.
+  get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
+  perform bridge.refuse(case when v_number is null then v_message else format('jobs[%s]: %s', v_number, v_message) end, v_hint,
+    case when v_code like 'JB%' then v_code else 'JB001' end);
+end
+$$;
+
+create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json,
+    p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
+    p_expires_at timestamptz, p_run_at timestamptz)
+  returns boolean language plpgsql security definer set search_path = '' as $$
+  -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries.
+  --
+  --   p_args, p_kwargs, p_embed  the three parts of a JSON body; '[]', '{}' and null when p_payload carries the body
+  --   p_properties               what the message's properties must say again when it is published
+  --
+  -- Returns  false when a job of that id is live already: nothing was written
+  -- Errors   JB001, JB004 as bridge.enqueue
+declare
+  v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
+begin
+  perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size, null);
+  return bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
+    p_headers, p_properties, v_size, 1, null, null, p_expires_at, p_run_at, '{}', true, clock_timestamp());
+end
+$$;

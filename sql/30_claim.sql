@@ -1,0 +1,178 @@
+-- What a drainer does: claim a shipment, commit, publish it, mark it. A crash between any two lines publishes a job twice, never zero
+-- times, and the start fence admits one of the copies.
+
+do $$
+begin
+  if to_regtype('bridge.claimed_job') is null then
+    create type bridge.claimed_job as (
+      seq bigint, token uuid, id uuid, task_id text, task text, queue text, rank smallint, args text, kwargs text, embed text, payload bytea,
+      content_type text, content_encoding text, headers text, properties text, expires_at timestamptz, attempt smallint);
+  end if;
+end
+$$;
+
+create or replace function bridge.ready_queues() returns setof text language sql stable set search_path = '' set enable_seqscan = off
+  -- The queues that have ready jobs and are not paused, by one index probe a queue.
+  begin atomic
+    with recursive q (name) as (
+      (select r.queue from bridge.ready r order by r.queue limit 1)
+      union all
+      select (select r.queue from bridge.ready r where r.queue > q.name order by r.queue limit 1) from q where q.name is not null
+    )
+    select q.name from q where q.name is not null
+      and not exists (select from bridge.queue p where p.name = q.name and p.paused_at is not null);
+  end;
+
+create or replace function bridge.room(p_queue text) returns integer language plpgsql stable set search_path = '' as $$
+  -- How many more jobs of a queue may be published before its window is full; null when it has no bound, 0 when it is paused.
+declare
+  v_window integer := bridge.setting('window');
+  v_own integer;
+  v_paused timestamptz;
+begin
+  select q."window", q.paused_at into v_own, v_paused from bridge.queue q where q.name = p_queue;
+  if v_paused is not null then
+    return 0;
+  end if;
+  v_window := coalesce(v_own, v_window);
+  if v_window = 0 then
+    return null;
+  end if;
+  return v_window - (select count(*) from (
+    select from bridge.inflight i where i.queue = p_queue and i.state <> 'running' limit v_window) waiting);
+end
+$$;
+
+create or replace function bridge.deliveries(p_seqs bigint[]) returns setof bridge.claimed_job language plpgsql stable
+  set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+  -- What the messages of jobs in flight are made of, in the order of the numbers given.
+begin
+  return query
+  select i.seq, i.token, j.id, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
+    j.content_encoding, j.headers::text, j.properties::text, j.expires_at, j.attempts
+  from unnest(p_seqs) with ordinality u (seq, place)
+  join bridge.inflight i on i.seq = u.seq join bridge.job j on j.seq = u.seq
+  order by u.place;
+end
+$$;
+
+create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment uuid, p_limit integer default 500, p_bytes bigint default 4194304)
+  returns setof bridge.claimed_job language plpgsql security definer set search_path = '' set enable_seqscan = off
+  set plan_cache_mode = force_generic_plan as $$
+  -- Take the ready jobs of one queue, most urgent first, for one drainer to publish.
+  --
+  --   p_drainer   who asks
+  --   p_queue     the queue; a paused one gives no rows, nor does one whose window is full
+  --   p_shipment  a random id for what this claim takes
+  --   p_limit     most jobs to return
+  --   p_bytes     stops after the job that reaches this many bytes of content
+  --
+  -- Returns  the claimed jobs, each with the token of its delivery; no rows when nothing may be published
+  -- Locks    the looked-at rows only (skip locked): never waits
+  -- Index    ready_pkey
+declare
+  v_limit constant integer := least(p_limit, coalesce(bridge.room(p_queue), p_limit));
+  v_seqs bigint[];
+begin
+  if v_limit <= 0 then
+    return;
+  end if;
+  with looked_at as materialized (
+    select r.ctid as place, r.rank, r.pos, r.size from bridge.ready r where r.queue = p_queue
+    order by r.rank, r.pos limit v_limit for update skip locked
+  ), bounded as (
+    select l.place, sum(l.size) over (order by l.rank, l.pos) - l.size as before from looked_at l
+  ), taken as (
+    delete from bridge.ready r where r.ctid = any (array (select b.place from bounded b where b.before < p_bytes))
+    returning r.seq, r.token, r.rank, r.pos
+  ), sent as (
+    insert into bridge.inflight (seq, queue, token, shipment, drainer, claimed_at)
+    select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), p_shipment, p_drainer, clock_timestamp() from taken t
+  )
+  select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
+  return query select * from bridge.deliveries(v_seqs);
+end
+$$;
+
+create or replace function bridge.mark_published(p_shipment uuid, p_seqs bigint[]) returns integer language plpgsql security definer
+  set search_path = '' set enable_seqscan = off as $$
+  -- The broker has confirmed these jobs of a shipment. One that a worker has started already stays running.
+declare
+  v_count integer;
+begin
+  update bridge.inflight i set state = 'published', published_at = clock_timestamp()
+  where i.seq = any (p_seqs) and i.shipment = p_shipment and i.state = 'claimed';
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.unclaim(p_seqs bigint[], p_shipment uuid default null) returns integer language plpgsql security definer
+  set search_path = '' set enable_seqscan = off as $$
+  -- Put claimed jobs back where they were. Their tokens stay with them, because a copy may have reached the broker after all.
+  --
+  --   p_shipment  only jobs of this shipment, when given
+declare
+  v_queue text;
+  v_count integer;
+begin
+  with freed as (
+    delete from bridge.inflight i
+    where i.seq = any (p_seqs) and i.state = 'claimed' and (p_shipment is null or i.shipment = p_shipment)
+    returning i.seq, i.token
+  )
+  insert into bridge.ready (queue, rank, seq, size, token)
+  select j.queue, j.rank, j.seq, j.size, f.token from freed f join bridge.job j on j.seq = f.seq order by j.rank, j.seq;
+  get diagnostics v_count = row_count;
+  for v_queue in select distinct j.queue from bridge.job j where v_count > 0 and j.seq = any (p_seqs) loop
+    perform pg_notify('bridge_ready', v_queue);
+  end loop;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.suspects(p_limit integer default 1000)
+  returns table (seq bigint, token uuid, queue text, rank smallint, properties text, published_at timestamptz, missing_since timestamptz)
+  language plpgsql stable security definer set search_path = '' as $$
+  -- Published jobs that no living worker reports to hold, after their grace: their message waits in the broker, or it is gone.
+  -- Only who can look into the broker can tell; see bridge.mark_missing and bridge.republish.
+declare
+  v_grace constant interval := bridge.seconds('republish_grace');
+  v_lost constant interval := bridge.seconds('worker_lost');
+begin
+  return query
+  with held as materialized (
+    select unnest(w.holding) as token from bridge.worker w where w.stopped_at is null and w.seen_at > clock_timestamp() - v_lost
+  )
+  select i.seq, i.token, i.queue, j.rank, j.properties::text, i.published_at, i.missing_since
+  from bridge.inflight i join bridge.job j on j.seq = i.seq
+  where i.state = 'published' and i.published_at < clock_timestamp() - v_grace * power(2, least(i.republished, 12))
+    and i.token not in (select h.token from held h)
+  order by i.published_at limit p_limit;
+end
+$$;
+
+create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] default '{}') returns void language sql security definer set search_path = ''
+  -- Remember since when the evidence says that these messages are gone; forget it for those that were found again.
+  begin atomic
+    update bridge.inflight set missing_since = coalesce(missing_since, clock_timestamp()) where token = any (p_missing) and state = 'published';
+    update bridge.inflight set missing_since = null where token = any (p_found) and missing_since is not null;
+  end;
+
+create or replace function bridge.republish(p_drainer uuid, p_shipment uuid, p_tokens uuid[]) returns setof bridge.claimed_job
+  language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  -- Claim again jobs whose messages have been missing for the whole grace. The token stays: should the old copy turn up after all,
+  -- one of the two starts and the other is refused. Each time the next look comes later.
+declare
+  v_seqs bigint[];
+begin
+  with gone as (
+    update bridge.inflight i set state = 'claimed', claimed_at = clock_timestamp(), missing_since = null, published_at = null,
+      republished = i.republished + 1, shipment = p_shipment, drainer = p_drainer
+    where i.token = any (p_tokens) and i.state = 'published' and i.missing_since < clock_timestamp() - bridge.seconds('republish_grace')
+    returning i.seq
+  )
+  select array_agg(g.seq) into v_seqs from gone g;
+  return query select * from bridge.deliveries(v_seqs);
+end
+$$;

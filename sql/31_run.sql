@@ -1,0 +1,298 @@
+-- What a worker does: start, progress, and one of finish, fail, retry or lose. Every one names the run, so that whatever has been
+-- superseded writes nothing on the row.
+
+create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uuid, p_pid integer) returns uuid language plpgsql
+  security definer set search_path = '' set enable_seqscan = off as $$
+  -- The start fence: of all copies of a delivery, one starts.
+  --
+  --   p_seq, p_token  from the message
+  --   p_worker        id of the worker's main process, which reports what it holds
+  --
+  -- Returns  the id of the run; null when this copy must not run (it ran, or was cancelled, expired, superseded)
+declare
+  v_run uuid := gen_random_uuid();
+begin
+  update bridge.inflight i set state = 'running', run = v_run, worker = p_worker, pid = p_pid, started_at = clock_timestamp(), missing_since = null
+  where i.seq = p_seq and i.token = p_token and i.state in ('claimed', 'published');
+  if not found then
+    return null;
+  end if;
+  return v_run;
+end
+$$;
+
+create or replace function bridge.progress(p_seq bigint, p_run uuid, p_progress json) returns boolean language plpgsql security definer
+  set search_path = '' set enable_seqscan = off as $$
+  -- Note how far a run has come. Returns false when the run has been superseded.
+begin
+  update bridge.inflight i set progress = p_progress where i.seq = p_seq and i.run = p_run;
+  return found;
+end
+$$;
+
+create or replace function bridge.end_job(p_seq bigint, p_status text, p_result json, p_error json, p_outcome jsonb, p_attempts integer,
+    p_started_at timestamptz, p_run uuid, p_worker uuid, p_progress json)
+  returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+  -- Move a job that has left its place into history, and let go what waited for it.
+declare
+  v_id uuid;
+  v_key text;
+begin
+  with gone as (
+    delete from bridge.job j where j.seq = p_seq returning j.*
+  ), kept as (
+    insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
+      properties, size, max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, finished_at, started_at,
+      status, result, progress, run, worker, outcome)
+    select g.seq, g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type, g.content_encoding, g.headers,
+      g.properties, g.size, g.max_attempts, g.backoff, g.attempts + p_attempts, g.losses, case when p_status <> 'succeeded' then coalesce(p_error, g.error) end,
+      g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), p_started_at, p_status, p_result, p_progress, p_run, p_worker, p_outcome
+    from gone g
+  )
+  select g.id, g.unique_key into v_id, v_key from gone g;
+  if v_key is not null then
+    delete from bridge.unique_key u where u.key = v_key and u.seq = p_seq;
+  end if;
+  perform bridge.release_children(p_seq, p_status);
+  if exists (select from bridge.waiter w where w.id = v_id) then
+    perform pg_notify('bridge_done', v_id::text);
+  end if;
+end
+$$;
+
+create or replace function bridge.release_children(p_seq bigint, p_status text) returns void language plpgsql
+  set search_path = '' set enable_seqscan = off as $$
+  -- A job has ended: those that waited for it alone are due now, or cancelled when it did not succeed. Two parents that end at the
+  -- same time each see the other's row still; the sweep releases that child.
+declare
+  v_children bigint[];
+  v_child bigint;
+begin
+  with gone as (delete from bridge.dependency d where d.parent = p_seq returning d.child)
+  select array_agg(g.child) into v_children from gone g;
+  if v_children is null then
+    return;
+  end if;
+  foreach v_child in array v_children loop
+    if p_status <> 'succeeded' then
+      delete from bridge.dependency d where d.child = v_child;
+      delete from bridge.blocked b where b.seq = v_child;
+      if found then
+        perform bridge.end_job(v_child, 'cancelled', null, json_build_object('type', 'ParentFailed', 'message',
+          format('a job that it depends on ended as %s', p_status), 'traceback', null), null, 0, null, null, null, null);
+      end if;
+    elsif not exists (select from bridge.dependency d where d.child = v_child) then
+      perform bridge.unblock(v_child);
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function bridge.unblock(p_seq bigint) returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+  -- Put a blocked job where it waits next; does nothing when it is blocked no more.
+declare
+  v_run_at timestamptz;
+begin
+  delete from bridge.blocked b where b.seq = p_seq returning b.run_at into v_run_at;
+  if found then
+    perform bridge.place(j.seq, j.queue, j.rank, j.size, v_run_at) from bridge.job j where j.seq = p_seq;
+  end if;
+end
+$$;
+
+create or replace function bridge.keep_late(p_seq bigint, p_run uuid, p_result json, p_error json) returns void language plpgsql
+  set search_path = '' as $$
+  -- A run ended after something had superseded it: its outcome is kept in the history of attempts, never on the row.
+begin
+  insert into bridge.attempt (id, seq, attempt, run, ended_at, outcome, error, result)
+  select coalesce(j.id, f.id), p_seq, coalesce(j.attempts, f.attempts), p_run, clock_timestamp(), 'superseded', p_error, p_result
+  from (select p_seq as seq) s left join bridge.job j on j.seq = s.seq left join bridge.finished f on f.seq = s.seq
+  where coalesce(j.id, f.id) is not null and f.run is distinct from p_run
+  limit 1;
+end
+$$;
+
+create or replace function bridge.finish(p_seq bigint, p_run uuid, p_status text, p_result json default null, p_error json default null,
+    p_outcome jsonb default null)
+  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off
+  set plan_cache_mode = force_generic_plan as $$
+  -- End a job by the run that has it.
+  --
+  --   p_status   succeeded, failed or cancelled
+  --   p_result   the plain return value
+  --   p_error    {"type", "message", "traceback"}
+  --   p_outcome  what Celery's result needs beyond that
+  --
+  -- Returns  false when the run has been superseded; its outcome is then kept aside
+  -- Errors   23514 when no partition holds today: call bridge.make_days and repeat
+declare
+  v_row bridge.inflight;
+begin
+  delete from bridge.inflight i where i.seq = p_seq and i.run = p_run returning i.* into v_row;
+  if not found then
+    perform bridge.keep_late(p_seq, p_run, p_result, p_error);
+    return false;
+  end if;
+  perform bridge.end_job(p_seq, p_status, p_result, p_error, p_outcome, 1, v_row.started_at, p_run, v_row.worker, v_row.progress);
+  return true;
+end
+$$;
+
+create or replace function bridge.backoff_delay(p_backoff jsonb, p_failures integer) returns interval language plpgsql volatile
+  set search_path = '' as $$
+  -- How long to wait after the p_failures-th failure. Without a policy: 10 s doubling up to an hour, a tenth of it random.
+declare
+  v_policy constant jsonb := coalesce(p_backoff, '{}');
+  v_seconds double precision;
+begin
+  case jsonb_typeof(v_policy)
+    when 'number' then
+      v_seconds := v_policy::numeric;
+    when 'array' then
+      v_seconds := (v_policy->>(least(p_failures, jsonb_array_length(v_policy)) - 1))::numeric;
+    else
+      v_seconds := least(coalesce((v_policy->>'base')::numeric, 10) * power(coalesce((v_policy->>'factor')::numeric, 2), least(p_failures, 60) - 1),
+        coalesce((v_policy->>'cap')::numeric, 3600));
+      v_seconds := v_seconds * (1 + coalesce((v_policy->>'jitter')::double precision, 0.1) * (random() - 0.5));
+  end case;
+  return make_interval(secs => v_seconds);
+end
+$$;
+
+create or replace function bridge.again(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns void
+  language plpgsql set search_path = '' set enable_seqscan = off as $$
+  -- A run is over and its job is not: note the attempt, and put the job back where it waits. The old token dies with the row.
+declare
+  v_job bridge.job;
+begin
+  update bridge.job j set updated_at = clock_timestamp(), error = coalesce(p_error, j.error), run_at = p_run_at,
+    attempts = j.attempts + (p_outcome <> 'lost')::integer, losses = j.losses + (p_outcome = 'lost')::integer
+  where j.seq = p_row.seq returning j.* into v_job;
+  insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error)
+  values (v_job.id, v_job.seq, v_job.attempts + (p_outcome = 'lost')::integer, p_row.run, p_row.worker, p_row.started_at, clock_timestamp(), p_outcome, p_error);
+  perform bridge.place(v_job.seq, v_job.queue, v_job.rank, v_job.size, p_run_at);
+end
+$$;
+
+create or replace function bridge.settle_failure(p_row bridge.inflight, p_error json, p_final boolean, p_outcome jsonb) returns text
+  language plpgsql set search_path = '' set enable_seqscan = off as $$
+  -- A delivery that has left its place failed: try again as its job's policy says, or end it. Returns the new status.
+declare
+  v_job bridge.job;
+  v_status constant text := case when p_row.cancelled_at is null then 'failed' else 'cancelled' end;
+  v_run_at timestamptz;
+begin
+  select j.* into v_job from bridge.job j where j.seq = p_row.seq;
+  if p_final or v_job.attempts + 1 >= v_job.max_attempts or v_status = 'cancelled' then
+    perform bridge.end_job(p_row.seq, v_status, null, p_error, p_outcome, 1, p_row.started_at, p_row.run, p_row.worker, p_row.progress);
+    return v_status;
+  end if;
+  v_run_at := clock_timestamp() + bridge.backoff_delay(v_job.backoff, v_job.attempts + 1);
+  perform bridge.again(p_row, 'failed', p_error, v_run_at);
+  return case when v_run_at > clock_timestamp() then 'scheduled' else 'queued' end;
+end
+$$;
+
+create or replace function bridge.fail(p_seq bigint, p_run uuid, p_error json, p_final boolean default false, p_outcome jsonb default null)
+  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  -- A run failed: try again as its job's policy says, or end it as failed.
+  --
+  --   p_error    {"type", "message", "traceback"}
+  --   p_final    no further attempt, whatever the policy
+  --   p_outcome  what Celery's result needs beyond the error
+  --
+  -- Returns  the job's new status (failed, cancelled, scheduled or queued); null when the run has been superseded
+declare
+  v_row bridge.inflight;
+begin
+  delete from bridge.inflight i where i.seq = p_seq and i.run = p_run returning i.* into v_row;
+  if not found then
+    perform bridge.keep_late(p_seq, p_run, null, p_error);
+    return null;
+  end if;
+  return bridge.settle_failure(v_row, p_error, p_final, p_outcome);
+end
+$$;
+
+create or replace function bridge.end_delivery(p_seq bigint, p_token uuid, p_worker uuid, p_status text, p_error json,
+    p_final boolean default true, p_outcome jsonb default null)
+  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  -- A worker's main process ends a delivery: one that never ran (expired, revoked, a task that nobody knows), or a run of its own
+  -- child (a hard time limit, a terminated task). It cannot end what runs elsewhere.
+  --
+  --   p_status  failed, cancelled or expired
+  --
+  -- Returns  the job's new status; null when this delivery is not its to end
+declare
+  v_row bridge.inflight;
+begin
+  delete from bridge.inflight i where i.seq = p_seq and i.token = p_token and (i.state <> 'running' or i.worker = p_worker) returning i.* into v_row;
+  if not found then
+    return null;
+  end if;
+  if p_status = 'failed' then
+    return bridge.settle_failure(v_row, p_error, p_final, p_outcome);
+  end if;
+  perform bridge.end_job(p_seq, p_status, null, p_error, p_outcome, (v_row.run is not null)::integer, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+  return p_status;
+end
+$$;
+
+create or replace function bridge.retry_run(p_seq bigint, p_run uuid, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
+    p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_expires_at timestamptz,
+    p_run_at timestamptz, p_error json default null)
+  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  -- A run asks for its own next attempt (Celery's self.retry and replace): new content, same id, attempt n becomes n + 1 in one step.
+  -- It must not be called inside the user's transaction, which the Retry exception would roll back.
+  --
+  -- Returns  false when the run has been superseded: the caller writes nothing else
+declare
+  v_row bridge.inflight;
+  v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
+begin
+  perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size, null);
+  delete from bridge.inflight i where i.seq = p_seq and i.run = p_run returning i.* into v_row;
+  if not found then
+    return false;
+  end if;
+  update bridge.job j set task = p_task, queue = p_queue, rank = p_rank, args = p_args, kwargs = p_kwargs, embed = p_embed, payload = p_payload,
+    content_type = p_content_type, content_encoding = p_content_encoding, headers = p_headers, properties = p_properties, size = v_size,
+    expires_at = p_expires_at
+  where j.seq = p_seq;
+  perform bridge.again(v_row, 'retried', p_error, coalesce(p_run_at, clock_timestamp()));
+  return true;
+end
+$$;
+
+create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text) returns text language plpgsql security definer
+  set search_path = '' set enable_seqscan = off as $$
+  -- The process that had this delivery is dead. What it ran is due again at once, without backoff, at most max_losses times; what it had
+  -- not begun is due again uncharged. The token changes, so that nothing of the old delivery can start or write any more.
+  --
+  -- Returns  the job's new status (queued, failed or cancelled); null when this delivery is no longer the job's
+declare
+  v_row bridge.inflight;
+  v_losses integer;
+  v_error constant json := json_build_object('type', 'WorkerLostError', 'message', p_reason, 'traceback', null);
+begin
+  delete from bridge.inflight i where i.seq = p_seq and i.token = p_token returning i.* into v_row;
+  if not found then
+    return null;
+  end if;
+  if v_row.cancelled_at is not null then
+    perform bridge.end_job(p_seq, 'cancelled', null, v_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+    return 'cancelled';
+  end if;
+  if v_row.run is null then
+    perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = p_seq;
+    return 'queued';
+  end if;
+  select j.losses into v_losses from bridge.job j where j.seq = p_seq;
+  if v_losses + 1 > bridge.setting('max_losses') then
+    perform bridge.end_job(p_seq, 'failed', null, v_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+    return 'failed';
+  end if;
+  perform bridge.again(v_row, 'lost', v_error, clock_timestamp());
+  return 'queued';
+end
+$$;

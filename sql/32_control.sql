@@ -1,0 +1,139 @@
+-- What people do to jobs and queues. A job is looked for where it waits, in the direction in which it moves; one that keeps moving
+-- is looked for again.
+
+create or replace function bridge.cancel(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  -- Cancel a job. What waits is cancelled here and now, also when its message is in the broker already: the start fence refuses it.
+  -- What runs is asked to stop; its worker sees that within a heartbeat.
+  --
+  -- Returns  cancelled, running (asked to stop), or the final status of a job that had ended
+  -- Errors   JB002 when there is no such job
+declare
+  v_seq bigint;
+  v_row bridge.inflight;
+  v_status text;
+begin
+  for i in 1..10 loop
+    select j.seq into v_seq from bridge.job j where j.id = cancel.id;
+    exit when v_seq is null;
+    delete from bridge.blocked b where b.seq = v_seq;
+    if not found then
+      delete from bridge.scheduled s where s.seq = v_seq;
+    end if;
+    if not found then
+      delete from bridge.ready r where r.seq = v_seq;
+    end if;
+    if not found then
+      delete from bridge.inflight f where f.seq = v_seq and f.state <> 'running';
+    end if;
+    if found then
+      delete from bridge.dependency d where d.child = v_seq;
+      perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
+      return 'cancelled';
+    end if;
+    update bridge.inflight f set cancelled_at = coalesce(f.cancelled_at, clock_timestamp()) where f.seq = v_seq and f.state = 'running' returning f.* into v_row;
+    if found then
+      perform pg_notify('bridge_cancel', v_row.token::text);
+      return 'running';
+    end if;
+  end loop;
+  select f.status into v_status from bridge.finished f where f.id = cancel.id order by f.finished_at desc limit 1;
+  if v_status is null then
+    perform bridge.refuse(format('job %s does not exist', coalesce(cancel.id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');
+  end if;
+  return v_status;
+end
+$$;
+
+create or replace function bridge.retry(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  -- Run an ended job again, under the same id, with all its attempts before it; or a scheduled one at once.
+  --
+  -- Returns  the new status: queued
+  -- Errors   JB002 when there is no such job, JB006 when it is not ended and not scheduled
+declare
+  v_old bridge.finished;
+  v_seq bigint;
+begin
+  delete from bridge.finished f where f.id = retry.id returning f.* into v_old;
+  if found then
+    insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, size,
+      max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at)
+    values (v_old.id, v_old.task_id, v_old.task, v_old.queue, v_old.rank, v_old.args, v_old.kwargs, v_old.embed, v_old.payload, v_old.content_type,
+      v_old.content_encoding, v_old.headers, v_old.properties, v_old.size, least(v_old.attempts + v_old.max_attempts, 10000), v_old.backoff, v_old.attempts, 0,
+      v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp())
+    returning seq into v_seq;
+    if v_old.run is not null then
+      insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result)
+      values (v_old.id, v_seq, v_old.attempts, v_old.run, v_old.worker, v_old.started_at, v_old.finished_at,
+        case when v_old.status = 'failed' then 'failed' else 'superseded' end, v_old.error, v_old.result);
+    end if;
+    perform bridge.place(v_seq, v_old.queue, v_old.rank, v_old.size, clock_timestamp());
+    return 'queued';
+  end if;
+  select j.seq into v_seq from bridge.job j where j.id = retry.id;
+  if not found then
+    perform bridge.refuse(format('job %s does not exist', coalesce(retry.id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');
+  end if;
+  delete from bridge.scheduled s where s.seq = v_seq;
+  if not found then
+    perform bridge.refuse(format('job %s is %s', retry.id, (select v.status from bridge.jobs v where v.id = retry.id)),
+      'only jobs that have ended or are scheduled can be retried', 'JB006');
+  end if;
+  perform bridge.place(j.seq, j.queue, j.rank, j.size, clock_timestamp()) from bridge.job j where j.seq = v_seq;
+  return 'queued';
+end
+$$;
+
+create or replace function bridge.retry_failed(task text default null, queue text default null, since interval default null, max_jobs integer default 1000,
+    dry_run boolean default false)
+  returns integer language plpgsql security definer set search_path = '' as $$
+  -- Retry failed jobs, oldest first.
+  --
+  --   task, queue  only of these; null for all
+  --   since        only those that failed in this last while
+  --   dry_run      count, change nothing
+  --
+  -- Returns  how many jobs
+declare
+  v_ids uuid[];
+begin
+  select coalesce(array_agg(p.id), '{}') into v_ids from (
+    select f.id from bridge.finished f
+    where f.status = 'failed' and (retry_failed.task is null or f.task = retry_failed.task)
+      and (retry_failed.queue is null or f.queue = retry_failed.queue)
+      and (retry_failed.since is null or f.finished_at > clock_timestamp() - retry_failed.since)
+    order by f.finished_at limit retry_failed.max_jobs) p;
+  if not dry_run then
+    perform bridge.retry(p) from unnest(v_ids) p;
+  end if;
+  return cardinality(v_ids);
+end
+$$;
+
+create or replace function bridge.pause(queue text) returns void language plpgsql security definer set search_path = '' as $$
+  -- Publish nothing more of a queue until it is resumed. What is published or running goes on.
+begin
+  insert into bridge.queue as q (name, paused_at) values (pause.queue, clock_timestamp())
+  on conflict (name) do update set paused_at = coalesce(q.paused_at, excluded.paused_at);
+end
+$$;
+
+create or replace function bridge.resume(queue text) returns void language plpgsql security definer set search_path = '' as $$
+  -- End a pause, and wake the drainers.
+begin
+  update bridge.queue q set paused_at = null where q.name = resume.queue;
+  perform pg_notify('bridge_ready', resume.queue);
+end
+$$;
+
+create or replace function bridge.wait_for(p_ids uuid[]) returns void language sql security definer set search_path = ''
+  -- Ask to be notified on channel bridge_done when one of these jobs ends. The caller listens first, then looks at the jobs, then waits.
+  begin atomic
+    insert into bridge.waiter (id, registered_at) select i, clock_timestamp() from unnest(p_ids) i
+    on conflict (id) do update set registered_at = excluded.registered_at;
+  end;
+
+create or replace function bridge.forget_waiter(p_ids uuid[]) returns void language sql security definer set search_path = ''
+  -- Stop asking. Another who waits for the same job falls back to looking now and then.
+  begin atomic
+    delete from bridge.waiter where id = any (p_ids);
+  end;

@@ -1,0 +1,247 @@
+-- The tick: everything that time brings about, in short pages. Any number of sources may call it; one at a time does the work.
+
+create or replace function bridge.move_due(p_limit integer, p_now timestamptz) returns integer language plpgsql
+  set search_path = '' set enable_seqscan = off as $$
+  -- Make scheduled jobs ready whose time has come, earliest first.
+declare
+  v_count integer;
+  v_queue text;
+  v_queues text[];
+begin
+  with due as (
+    select s.seq from bridge.scheduled s where s.run_at <= p_now order by s.run_at limit p_limit for update skip locked
+  ), gone as (
+    delete from bridge.scheduled s using due where s.seq = due.seq returning s.seq, s.run_at
+  ), moved as (
+    insert into bridge.ready (queue, rank, seq, size)
+    select j.queue, j.rank, j.seq, j.size from gone g join bridge.job j on j.seq = g.seq order by g.run_at
+    returning queue
+  )
+  select count(*), array_agg(distinct m.queue) into v_count, v_queues from moved m;
+  foreach v_queue in array coalesce(v_queues, '{}') loop
+    perform pg_notify('bridge_ready', v_queue);
+  end loop;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.expire_due(p_limit integer, p_now timestamptz) returns integer language plpgsql
+  set search_path = '' set enable_seqscan = off as $$
+  -- End jobs as expired that were not started in time.
+declare
+  v_seq bigint;
+  v_count integer := 0;
+begin
+  for v_seq in select j.seq from bridge.job j where j.expires_at <= p_now order by j.expires_at limit p_limit loop
+    delete from bridge.blocked b where b.seq = v_seq;
+    if not found then delete from bridge.scheduled s where s.seq = v_seq; end if;
+    if not found then delete from bridge.ready r where r.seq = v_seq; end if;
+    if not found then delete from bridge.inflight f where f.seq = v_seq and f.state = 'published'; end if;
+    continue when not found;
+    delete from bridge.dependency d where d.child = v_seq;
+    perform bridge.end_job(v_seq, 'expired', null, null, null, 0, null, null, null, null);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.unclaim_dead(p_limit integer, p_now timestamptz) returns integer language plpgsql
+  set search_path = '' as $$
+  -- Free what a drainer claimed and never marked: it died on the way. A claim of a drainer that still reports is left to it.
+declare
+  v_seqs bigint[];
+begin
+  select array_agg(i.seq) into v_seqs from (
+    select i.seq from bridge.inflight i
+    where i.state = 'claimed' and i.claimed_at < p_now - bridge.seconds('publish_lease')
+    limit p_limit) i;
+  return coalesce(bridge.unclaim(v_seqs), 0);
+end
+$$;
+
+create or replace function bridge.reap_workers(p_now timestamptz, p_steady_since timestamptz, p_limit integer) returns integer language plpgsql
+  set search_path = '' as $$
+  -- Take their deliveries from workers that are dead, and from living ones that no longer know of them.
+  --
+  --   p_steady_since  since when ticks have come without a gap: after an outage nobody is dead until there was time to report
+  --
+  -- Returns  how many deliveries were freed
+declare
+  v_lost constant interval := bridge.seconds('worker_lost');
+  v_beat constant interval := bridge.seconds('heartbeat');
+  v_fair constant timestamptz := greatest(p_steady_since, pg_postmaster_start_time()) + v_lost;
+  v_row record;
+  v_count integer := 0;
+begin
+  if p_now < v_fair then
+    return 0;
+  end if;
+  update bridge.worker w set lost_at = p_now where w.seen_at < p_now - v_lost and w.lost_at is null and w.stopped_at is null;
+  for v_row in
+    select i.seq, i.token, w.name, w.lost_at from bridge.inflight i left join bridge.worker w on w.id = i.worker
+    where i.state = 'running' and (w.id is null or w.lost_at is not null or w.stopped_at is not null
+      -- it has reported twice since the start, and did not name this run
+      or (w.seen_at > i.started_at + 2 * v_beat and not i.token = any (w.holding)))
+    limit p_limit
+  loop
+    if bridge.lose(v_row.seq, v_row.token, format('worker %s died or lost the run', coalesce(v_row.name, 'unknown'))) is not null then
+      v_count := v_count + 1;
+    end if;
+  end loop;
+  for v_row in
+    select i.seq, i.token, w.name from bridge.worker w cross join unnest(w.holding) h (token) join bridge.inflight i on i.token = h.token
+    where w.lost_at is not null and i.state = 'published' limit p_limit
+  loop
+    if bridge.lose(v_row.seq, v_row.token, format('worker %s died', v_row.name)) is not null then
+      v_count := v_count + 1;
+    end if;
+  end loop;
+  update bridge.worker w set holding = '{}' where w.lost_at is not null and w.holding <> '{}' and not exists (
+    select from bridge.inflight i where i.token = any (w.holding));
+  return v_count;
+end
+$$;
+
+create or replace function bridge.unblock_late(p_limit integer) returns integer language plpgsql set search_path = '' as $$
+  -- Release blocked jobs whose parents have all ended, where the ends could not see each other.
+declare
+  v_row record;
+  v_count integer := 0;
+begin
+  for v_row in
+    select distinct d.parent, f.status from bridge.dependency d join bridge.finished f on f.seq = d.parent limit p_limit
+  loop
+    perform bridge.release_children(v_row.parent, v_row.status);
+  end loop;
+  for v_row in
+    select b.seq from bridge.blocked b where not exists (select from bridge.dependency d where d.child = b.seq) limit p_limit
+  loop
+    perform bridge.unblock(v_row.seq);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.sweep(p_limit integer default 1000, p_now timestamptz default clock_timestamp()) returns jsonb
+  language plpgsql security definer set search_path = '' as $$
+  -- Recover what dead processes left behind: claims, runs, deliveries, children. The tick calls it; by hand it does no harm.
+  --
+  -- Returns  how many of each
+declare
+  v_steady timestamptz;
+begin
+  select t.steady_since into v_steady from bridge.tick_state t;
+  return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit),
+    'unblocked', bridge.unblock_late(p_limit));
+end
+$$;
+
+create or replace function bridge.tick(p_source text default 'manual', p_limit integer default 2000, p_now timestamptz default clock_timestamp())
+  returns jsonb language plpgsql security definer set search_path = '' as $$
+  -- Do what time has brought about since the last tick. Safe to call from anywhere at any rate.
+  --
+  --   p_source  who calls: pg_cron, drainer, manual; the doctor shows it
+  --   p_limit   most rows a step: a backlog takes several ticks, none of them long
+  --
+  -- Returns  counts by step; null when another tick is at work
+  -- Locks    an advisory lock, tried and never waited for
+declare
+  v_state bridge.tick_state;
+  v_counts jsonb;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('bridge.tick', 0)) then
+    return null;
+  end if;
+  select t.* into v_state from bridge.tick_state t;
+  update bridge.tick_state t set source = p_source, ticked_at = p_now,
+    steady_since = case when v_state.ticked_at < p_now - greatest(interval '10 seconds', 3 * bridge.seconds('tick_interval')) then p_now else v_state.steady_since end,
+    upkeep_at = case when v_state.upkeep_at < p_now - interval '1 hour' then p_now else v_state.upkeep_at end;
+  v_counts := jsonb_build_object('due', bridge.move_due(p_limit, p_now), 'expired', bridge.expire_due(p_limit, p_now))
+    || bridge.sweep(p_limit, p_now);
+  if v_state.upkeep_at < p_now - interval '1 hour' then
+    v_counts := v_counts || jsonb_build_object('days', bridge.make_days());
+  end if;
+  return v_counts;
+end
+$$;
+
+create or replace function bridge.tick_if_late(p_source text) returns jsonb language plpgsql security definer set search_path = '' as $$
+  -- Tick only where nobody else does: when the last tick is older than twice its interval, or was ours and one interval old.
+  --
+  -- Returns  as bridge.tick; null when nothing was done
+declare
+  v_last timestamptz;
+  v_source text;
+begin
+  select t.ticked_at, t.source into v_last, v_source from bridge.tick_state t;
+  if v_last > clock_timestamp() - bridge.seconds('tick_interval') * (case when v_source = p_source then 1 else 2 end) then
+    return null;
+  end if;
+  return bridge.tick(p_source);
+end
+$$;
+
+create or replace procedure bridge.tick_loop(p_seconds double precision default 57) language plpgsql as $$
+  -- For a pg_cron that knows minutes only (before 1.5): one call a minute that ticks at the set interval and commits each time.
+  --
+  --   p_seconds  when to return: before the next minute's call
+declare
+  -- A procedure that commits can carry no SET clause: every name here is qualified, and times are read from the clock, because now()
+  -- stays at the last commit.
+  v_until constant timestamptz := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_seconds);
+begin
+  loop
+    perform bridge.tick('pg_cron');
+    commit;
+    exit when pg_catalog.clock_timestamp() + bridge.seconds('tick_interval') > v_until;
+    perform pg_catalog.pg_sleep_for(bridge.seconds('tick_interval'));
+  end loop;
+end
+$$;
+
+create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
+  language plpgsql security definer set search_path = '' as $$
+  -- Drop the days of history that are older than the retention, and forget processes and waiters of a day ago.
+  --
+  --   dry_run  say what would go, change nothing
+  --
+  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n}; a day that is in use is left for the next time
+declare
+  v_oldest constant date := ((p_now - bridge.seconds('retention')) at time zone 'utc')::date;
+  v_part record;
+  v_days text[] := array[]::text[];
+  v_rows bigint := 0;
+  v_processes integer;
+  v_waiters integer;
+begin
+  for v_part in
+    select c.relname, greatest(c.reltuples, 0)::bigint as tuples from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+    where i.inhparent in ('bridge.finished'::regclass, 'bridge.attempt'::regclass)
+      and to_date(right(c.relname, 8), 'YYYYMMDD') < v_oldest
+    order by c.relname
+  loop
+    if not dry_run then
+      begin
+        perform set_config('lock_timeout', '500ms', true);
+        execute format('drop table bridge.%I', v_part.relname);
+      exception when lock_not_available then
+        continue;
+      end;
+    end if;
+    v_days := v_days || v_part.relname::text;
+    v_rows := v_rows + v_part.tuples;
+  end loop;
+  select count(*) into v_processes from (
+    select from bridge.worker w where w.seen_at < p_now - interval '1 day'
+    union all select from bridge.drainer d where d.seen_at < p_now - interval '1 day') p;
+  select count(*) into v_waiters from bridge.waiter w where w.registered_at < p_now - interval '1 day';
+  if not dry_run then
+    delete from bridge.worker w where w.seen_at < p_now - interval '1 day' and not exists (select from bridge.inflight i where i.worker = w.id);
+    delete from bridge.drainer d where d.seen_at < p_now - interval '1 day';
+    delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
+  end if;
+  return jsonb_build_object('days', v_days, 'rows', v_rows, 'processes', v_processes, 'waiters', v_waiters);
+end
+$$;

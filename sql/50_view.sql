@@ -1,0 +1,96 @@
+-- What people read. A view is replaced only when its text changes (see bridge.define_view).
+
+select bridge.define_view('jobs', $view$
+  select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue,
+    case when i.state = 'claimed' then 'queued' when i.seq is not null then i.state when r.seq is not null then 'queued'
+      when s.seq is not null then 'scheduled' else 'blocked' end as status,
+    j.args, j.kwargs, null::json as result, j.error, i.progress, 9 - j.rank as priority,
+    j.attempts + (i.run is not null)::integer as attempts, j.max_attempts::integer as max_attempts, w.name as worker, j.created_at,
+    greatest(j.updated_at, i.published_at, i.started_at) as updated_at, j.run_at, i.started_at, null::timestamptz as finished_at,
+    j.losses::integer as losses, j.seq, i.pid, j.expires_at, j.unique_key, null::jsonb as outcome, j.headers, j.content_type is not null as opaque,
+    i.cancelled_at
+  from bridge.job j
+  left join bridge.inflight i on i.seq = j.seq
+  left join bridge.ready r on r.seq = j.seq
+  left join bridge.scheduled s on s.seq = j.seq
+  left join bridge.worker w on w.id = i.worker
+  union all
+  select f.id, coalesce(f.task_id, f.id::text), f.task, f.queue, f.status, f.args, f.kwargs, f.result, f.error, f.progress, 9 - f.rank,
+    f.attempts::integer, f.max_attempts::integer, w.name, f.created_at, f.finished_at, f.run_at, f.started_at, f.finished_at, f.losses::integer, f.seq,
+    null::integer, f.expires_at, f.unique_key, f.outcome, f.headers, f.content_type is not null, null::timestamptz
+  from bridge.finished f
+  left join bridge.worker w on w.id = f.worker
+$view$);
+
+select bridge.define_view('failed_jobs', $view$
+  select f.id, coalesce(f.task_id, f.id::text) as task_id, f.task, f.queue, f.args, f.kwargs, f.error, f.attempts::integer as attempts,
+    f.max_attempts::integer as max_attempts, f.created_at, f.started_at, f.finished_at
+  from bridge.finished f where f.status = 'failed'
+$view$);
+
+-- Every failed job is kept for redrive until its day is dropped.
+select bridge.define_view('dead_jobs', $view$
+  select * from bridge.failed_jobs
+$view$);
+
+select bridge.define_view('stuck_jobs', $view$
+  select v.id, v.task_id, v.task, v.queue, v.status, v.attempts, v.worker, v.created_at, v.updated_at, v.run_at, v.started_at,
+    clock_timestamp() - coalesce(v.started_at, v.run_at) as age,
+    case v.status when 'queued' then 'due and not published: is a drainer alive, is the queue paused or its window full?'
+      when 'published' then 'with the broker and not started: is a worker consuming this queue?'
+      else 'running for long: is its worker busy with it?' end as reason
+  from bridge.jobs v
+  where v.status in ('queued', 'published', 'running') and coalesce(v.started_at, v.run_at) < clock_timestamp() - bridge.seconds('stuck_after')
+$view$);
+
+select bridge.define_view('job_queue_stats', $view$
+  select q.queue,
+    coalesce(l.blocked, 0) as blocked, coalesce(l.scheduled, 0) as scheduled, coalesce(l.queued, 0) as queued,
+    coalesce(l.published, 0) as published, coalesce(l.running, 0) as running,
+    coalesce(h.succeeded, 0) as succeeded_last_hour, coalesce(h.failed, 0) as failed_last_hour,
+    coalesce(h.cancelled, 0) as cancelled_last_hour, coalesce(h.expired, 0) as expired_last_hour,
+    l.oldest_queued_at, h.average_seconds, p.paused_at
+  from (
+    select v.queue from bridge.job v union select f.queue from bridge.finished f where f.finished_at > now() - interval '1 hour'
+    union select q.name from bridge.queue q
+  ) q
+  left join (
+    select v.queue, count(*) filter (where v.status = 'blocked') as blocked, count(*) filter (where v.status = 'scheduled') as scheduled,
+      count(*) filter (where v.status = 'queued') as queued, count(*) filter (where v.status = 'published') as published,
+      count(*) filter (where v.status = 'running') as running, min(v.run_at) filter (where v.status = 'queued') as oldest_queued_at
+    from bridge.jobs v where v.finished_at is null group by v.queue
+  ) l on l.queue = q.queue
+  left join (
+    select f.queue, count(*) filter (where f.status = 'succeeded') as succeeded, count(*) filter (where f.status = 'failed') as failed,
+      count(*) filter (where f.status = 'cancelled') as cancelled, count(*) filter (where f.status = 'expired') as expired,
+      avg(extract(epoch from f.finished_at - f.started_at)) as average_seconds
+    from bridge.finished f where f.finished_at > now() - interval '1 hour' group by f.queue
+  ) h on h.queue = q.queue
+  left join bridge.queue p on p.name = q.queue
+$view$);
+
+-- Every attempt of every job: those that were followed by another, and the one that runs or ended it.
+select bridge.define_view('attempts', $view$
+  select a.id, a.attempt::integer as attempt, a.outcome, w.name as worker, a.started_at, a.ended_at, a.error, a.result, a.run
+  from bridge.attempt a left join bridge.worker w on w.id = a.worker
+  union all
+  select f.id, f.attempts::integer, f.status, w.name, f.started_at, f.finished_at, f.error, f.result, f.run
+  from bridge.finished f left join bridge.worker w on w.id = f.worker where f.run is not null
+  union all
+  select j.id, j.attempts + 1, 'running', w.name, i.started_at, null, null, null, i.run
+  from bridge.inflight i join bridge.job j on j.seq = i.seq left join bridge.worker w on w.id = i.worker where i.run is not null
+$view$);
+
+select bridge.define_view('workers', $view$
+  select w.name, case when w.stopped_at is not null then 'stopped' when w.lost_at is not null
+      or w.seen_at < clock_timestamp() - bridge.seconds('worker_lost') then 'lost' else 'alive' end as status,
+    w.pid, w.pool, w.concurrency, w.queues, cardinality(w.holding) as holding, w.software, w.started_at, w.seen_at, w.clock_skew, w.id
+  from bridge.worker w
+$view$);
+
+select bridge.define_view('drainers', $view$
+  select d.name, case when d.stopped_at is not null then 'stopped' when d.seen_at < clock_timestamp() - interval '15 seconds' then 'lost'
+      else 'alive' end as status,
+    d.pid, d.published, d.software, d.started_at, d.seen_at, d.clock_skew, d.broker, d.id
+  from bridge.drainer d
+$view$);

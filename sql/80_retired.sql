@@ -1,0 +1,1 @@
+-- What earlier releases had and this one has no more, dropped in the transaction that installs the rest. Nothing yet: this is the first.

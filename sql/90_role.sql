@@ -1,0 +1,59 @@
+-- Who may do what. Roles belong to the cluster and outlive a database: existing ones are accepted. Where the installing role may not
+-- create roles, everything stays with the owner and the warning says so.
+
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array array['bridge_producer', 'bridge_worker', 'bridge_operator', 'bridge_viewer'] loop
+    if not exists (select from pg_catalog.pg_roles r where r.rolname = v_role) then
+      begin
+        execute format('create role %I nologin', v_role);
+      exception
+        when insufficient_privilege then
+          raise warning 'role % does not exist and % may not create it: ask an administrator for "create role % nologin"', v_role, current_user, v_role;
+        when duplicate_object or unique_violation then
+          null;  -- another database of the cluster installs at the same moment
+      end;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function bridge.grant_all() returns void language plpgsql set search_path = '' as $$
+  -- Give each role what it needs and nobody else anything. Roles that do not exist are left out.
+declare
+  v_rights constant jsonb := '{
+    "bridge_producer": ["enqueue", "enqueue_many", "enqueue_message", "version"],
+    "bridge_worker": ["enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose",
+      "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
+      "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter"],
+    "bridge_operator": ["enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
+      "version", "wait_for", "forget_waiter"],
+    "bridge_viewer": ["setting", "seconds", "version"]}'::jsonb;
+  v_role text;
+  v_names jsonb;
+  v_function regprocedure;
+begin
+  revoke all on all tables in schema bridge from public;
+  revoke all on all routines in schema bridge from public;
+  for v_role, v_names in select r.key, r.value from jsonb_each(v_rights) r loop
+    continue when not exists (select from pg_catalog.pg_roles r where r.rolname = v_role);
+    execute format('grant usage on schema bridge to %I', v_role);
+    for v_function in
+      select p.oid::regprocedure from pg_catalog.pg_proc p where p.pronamespace = 'bridge'::regnamespace and v_names ? p.proname::text
+    loop
+      execute format('grant execute on routine %s to %I', v_function, v_role);
+    end loop;
+    if v_role <> 'bridge_producer' then
+      execute format('grant select on bridge.jobs, bridge.failed_jobs, bridge.dead_jobs, bridge.stuck_jobs, bridge.job_queue_stats, bridge.attempts, '
+        'bridge.workers, bridge.drainers, bridge.setting, bridge.tick_state to %I', v_role);
+    end if;
+    if v_role = 'bridge_operator' then
+      execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);
+    end if;
+  end loop;
+end
+$$;
+
+select bridge.grant_all();
