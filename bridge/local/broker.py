@@ -9,7 +9,6 @@ import signal
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import redis
 
@@ -125,7 +124,7 @@ class RedisServer:
     def url(self) -> str:
         """The broker URL, as Celery, kombu and Flower take it. With a port it carries the password: do not print it."""
         if self.port is None:
-            return f"redis+socket://{quote(str(self.socket))}?virtual_host=0"
+            return f"redis+socket://{self.socket}"
         return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:

@@ -9,6 +9,7 @@ import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from bridge.local.process import LocalError
 
@@ -70,12 +71,13 @@ def private_folder(folder: Path, account: Account | None) -> Path:
 
 
 def socket_folder(folder: Path) -> Path:
-    """Choose where the sockets of a server in this folder are: inside it, or in /tmp when their path would be too long.
+    """Choose where the sockets of a server in this folder are: inside it, or in /tmp when their path is too long or too odd.
 
+    Too long is what the kernel refuses; odd is what a URL would quote, which not every client undoes.
     The same folder always gives the same answer, so that another process finds the sockets.
     """
     inside = folder / "run"
-    if len(os.fsencode(inside)) + 1 + LONGEST_NAME <= LONGEST_SOCKET:
+    if len(os.fsencode(inside)) + 1 + LONGEST_NAME <= LONGEST_SOCKET and quote(str(inside)) == str(inside):
         return inside
     mark = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     return Path(f"/tmp/bridge-{os.geteuid()}-{mark}")  # noqa: S108 - private_folder checks whose it is
@@ -105,6 +107,20 @@ class FolderLock:
         self._file = file
         self.write(f"pid {os.getpid()}")
         return True
+
+    def is_held(self) -> bool:
+        """Whether another holder lives."""
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
 
     def write(self, text: str) -> None:
         """Replace what others read while we hold the lock."""

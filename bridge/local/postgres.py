@@ -136,7 +136,7 @@ class PostgresServer:
         return f"postgresql://{SUPERUSER}:{self._password}@127.0.0.1:{self.port}/{quote(database, safe='')}"
 
     def _socket_dsn(self, database: str) -> str:
-        at = f"host={quote(str(self.sockets), safe='/')}&port={self.port or SOCKET_PORT}"
+        at = f"host={self.sockets}&port={self.port or SOCKET_PORT}"
         return f"postgresql://{SUPERUSER}@/{quote(database, safe='')}?{at}"
 
     def _connect(self, database: str) -> psycopg.Connection:

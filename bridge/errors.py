@@ -1,0 +1,100 @@
+"""What can go wrong, by name: one exception for each SQLSTATE of class JB, and what the Python side adds."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BridgeError",
+    "ConflictError",
+    "InvalidArgumentError",
+    "JobFailedError",
+    "NotFoundError",
+    "PayloadTooLargeError",
+    "PermanentError",
+    "PublishError",
+    "SchemaError",
+    "ServerError",
+    "SettingError",
+    "WaitTimeoutError",
+    "WrongStateError",
+    "from_sqlstate",
+]
+
+
+class BridgeError(Exception):
+    """Anything the bridge refuses or fails to do.
+
+    Attributes:
+        hint: what to do about it; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = str(super().__str__())
+        return f"{message}: {self.hint}" if self.hint else message
+
+
+class InvalidArgumentError(BridgeError, ValueError):
+    """An argument that can never work; nothing was written (JB001)."""
+
+
+class NotFoundError(BridgeError, LookupError):
+    """No such job, queue or setting (JB002)."""
+
+
+class ConflictError(BridgeError):
+    """A live job has that unique key already (JB003)."""
+
+
+class PayloadTooLargeError(InvalidArgumentError):
+    """Arguments over the limit ``max_payload`` (JB004)."""
+
+
+class SchemaError(BridgeError):
+    """The schema is missing, or older or newer than this process (JB005)."""
+
+
+class WrongStateError(BridgeError):
+    """The job is not in a state that allows this (JB006)."""
+
+
+class SettingError(BridgeError, ValueError):
+    """A ``BRIDGE_*`` variable is unknown, missing or out of bounds."""
+
+
+class ServerError(BridgeError):
+    """A server or its program is missing, did not start or cannot be reached."""
+
+
+class PublishError(BridgeError):
+    """The broker refused a shipment or timed out; its jobs are published again later."""
+
+
+class WaitTimeoutError(BridgeError, TimeoutError):
+    """A job had not ended when the wait was over; it goes on."""
+
+
+class JobFailedError(BridgeError):
+    """A job that was waited for did not succeed."""
+
+
+class PermanentError(Exception):
+    """Raise this (or a subclass) in a task to say that no further attempt can help: the job fails at once."""
+
+
+_BY_SQLSTATE: dict[str, type[BridgeError]] = {
+    "JB001": InvalidArgumentError,
+    "JB002": NotFoundError,
+    "JB003": ConflictError,
+    "JB004": PayloadTooLargeError,
+    "JB005": SchemaError,
+    "JB006": WrongStateError,
+}
+
+
+def from_sqlstate(sqlstate: str | None, message: str, hint: str | None) -> BridgeError | None:
+    """The exception for one of our SQLSTATEs; None for any other error of the database."""
+    kind = _BY_SQLSTATE.get(sqlstate or "")
+    return None if kind is None else kind(message, hint or "")

@@ -1,0 +1,77 @@
+"""A job as people see it: its status, its row, its id."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["Job", "Status", "job_id"]
+
+# Celery ids that are no uuid become one in this namespace; changing it would orphan such jobs.
+_TASK_ID_NAMESPACE = uuid.UUID("6f1c1d3e-5b7a-5d0e-9c55-0a1b9f3a7c11")
+
+
+class Status(StrEnum):
+    """Where a job is in its life; the same words in SQL, Python, the command line and JSON."""
+
+    BLOCKED = "blocked"
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    PUBLISHED = "published"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def final(self) -> bool:
+        """Whether a job in this status has ended."""
+        return self in {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.EXPIRED}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row of ``bridge.jobs`` at one moment."""
+
+    id: uuid.UUID
+    task_id: str
+    task: str
+    queue: str
+    status: Status
+    args: Any
+    kwargs: Any
+    result: Any
+    error: dict[str, Any] | None
+    progress: dict[str, Any] | None
+    priority: int
+    attempts: int
+    max_attempts: int
+    worker: str | None
+    created_at: datetime
+    updated_at: datetime
+    run_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long its last attempt took; None while there is none."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+
+def job_id(task_id: str | uuid.UUID) -> uuid.UUID:
+    """The id of a job by its Celery task id: itself when it is a uuid, else the uuid5 of its text."""
+    if isinstance(task_id, uuid.UUID):
+        return task_id
+    try:
+        return uuid.UUID(task_id)
+    except ValueError:
+        return uuid.uuid5(_TASK_ID_NAMESPACE, task_id)

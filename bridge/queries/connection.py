@@ -1,0 +1,129 @@
+"""Connections, and the errors of the database in our own words."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from bridge.errors import BridgeError, InvalidArgumentError, ServerError, from_sqlstate
+from bridge.settings import without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Connection", "Connections", "connect", "driver_connection", "translated"]
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def connect(dsn: str, *, name: str, timeout: float = 10.0, asynchronous_commit: bool = False) -> Connection:
+    """Open a connection in autocommit mode whose every statement has a time limit, and that notices a dead peer.
+
+    Args:
+        dsn: the database, as libpq takes it.
+        name: shows as application_name.
+        timeout: seconds for connecting and for each statement.
+        asynchronous_commit: commits return before they are on disk; a crash can lose the last of them, never tear one.
+
+    Raises:
+        ServerError: the database cannot be reached.
+    """
+    milliseconds = round(timeout * 1000)
+    try:
+        connection = psycopg.connect(
+            dsn, autocommit=True, connect_timeout=max(2, round(timeout)), application_name=name,
+            keepalives_idle=10, keepalives_interval=5, keepalives_count=3, tcp_user_timeout=milliseconds,
+        )  # fmt: skip
+        # By SQL, not in the start packet: poolers refuse unknown start parameters.
+        connection.execute(
+            "select set_config('statement_timeout', %s, false), set_config('synchronous_commit', %s, false)",
+            (str(milliseconds), "off" if asynchronous_commit else "on"),
+        )
+    except psycopg.Error as error:
+        raise ServerError(f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs") from error
+    # Each client runs a handful of statements for ever: prepare on first use.
+    connection.prepare_threshold = 0
+    return connection
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise our own exceptions for SQLSTATEs of class JB and for values that Postgres cannot take.
+
+    Raises:
+        BridgeError: as the SQL function said it.
+        InvalidArgumentError: a value is out of the range of its type.
+        ServerError: the database went away.
+    """
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise _own(error) or ServerError(f"the database went away: {str(error).strip()}", "repeat the call") from error
+    except psycopg.errors.UndefinedFunction as error:
+        raise BridgeError("schema bridge is missing or of another release", 'run "bridge install"') from error
+    except psycopg.DataError as error:
+        raise InvalidArgumentError(error.diag.message_primary or str(error)) from error
+    except psycopg.Error as error:
+        own = _own(error)
+        if own is None:
+            raise
+        raise own from error
+
+
+def _own(error: psycopg.Error) -> BridgeError | None:
+    return from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint)
+
+
+def driver_connection(given: Any) -> Connection:
+    """The psycopg connection inside what a caller gives to join its transaction: psycopg's own, or SQLAlchemy's Session or Connection.
+
+    Raises:
+        InvalidArgumentError: there is none inside.
+    """
+    if isinstance(given, psycopg.Connection):
+        return given
+    held = given.connection() if callable(getattr(given, "connection", None)) else given  # a Session
+    held = getattr(held, "connection", held)  # a SQLAlchemy Connection
+    driver = getattr(held, "driver_connection", held)
+    if isinstance(driver, psycopg.Connection):
+        return driver
+    raise InvalidArgumentError(
+        f"connection is a {type(given).__name__} without a psycopg 3 connection in it",
+        "pass a psycopg connection, or a SQLAlchemy Session or Connection of a postgresql+psycopg engine",
+    )
+
+
+class Connections:
+    """One connection a process and thread, opened when first needed, opened again when it broke, never shared across a fork."""
+
+    def __init__(self, dsn: str, *, name: str, timeout: float = 10.0) -> None:
+        self.dsn = dsn
+        self._name = name
+        self._timeout = timeout
+        self._local = threading.local()
+
+    def get(self) -> Connection:
+        """The connection of this thread.
+
+        Raises:
+            ServerError: the database cannot be reached.
+        """
+        held: tuple[int, Connection] | None = getattr(self._local, "held", None)
+        if held is not None and held[0] == os.getpid() and not held[1].closed:
+            return held[1]
+        if held is not None and held[0] != os.getpid():
+            self._abandoned = held  # the parent's: closing it here would end the parent's session
+        connection = connect(self.dsn, name=self._name, timeout=self._timeout)
+        self._local.held = (os.getpid(), connection)
+        return connection
+
+    def close(self) -> None:
+        """Close the connection of this thread, if it is open."""
+        held: tuple[int, Connection] | None = getattr(self._local, "held", None)
+        if held is not None and held[0] == os.getpid():
+            held[1].close()
+            del self._local.held

@@ -1,0 +1,127 @@
+"""What a drainer asks of Postgres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from bridge.queries.connection import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["Claimed", "Suspect", "claim", "mark_missing", "mark_published", "ready_queues", "report_drainer", "republish", "suspects", "tick_if_late", "unclaim"]
+
+
+class Claimed(NamedTuple):
+    """One claimed job, as ``bridge.claimed_job`` has it: what its message is made of. JSON parts are text."""
+
+    seq: int
+    token: UUID
+    id: UUID
+    task_id: str | None
+    task: str
+    queue: str
+    rank: int
+    args: str
+    kwargs: str
+    embed: str | None
+    payload: bytes | None
+    content_type: str | None
+    content_encoding: str | None
+    headers: str | None
+    properties: str | None
+    expires_at: datetime | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A published job that no living worker holds: its message waits in the broker, or is gone."""
+
+    seq: int
+    token: UUID
+    queue: str
+    rank: int
+    properties: str | None
+    published_at: datetime
+    missing_since: datetime | None
+
+
+def ready_queues(connection: Connection) -> list[str]:
+    """Queues with ready jobs that are not paused."""
+    return [row[0] for row in connection.execute("select bridge.ready_queues()")]
+
+
+def claim(connection: Connection, drainer: UUID, queue: str, shipment: UUID, *, limit: int, size: int) -> list[Claimed]:
+    """Claim at most ``limit`` jobs, ``size`` bytes and a bit; the claim is committed when this returns."""
+    with translated():
+        rows = connection.execute("select * from bridge.claim(%s, %s, %s, %s, %s)", (drainer, queue, shipment, limit, size), binary=True)
+        return [Claimed._make(row) for row in rows]
+
+
+def mark_published(connection: Connection, shipment: UUID, seqs: Sequence[int]) -> int:
+    """The broker has confirmed these."""
+    return _count(connection, "select bridge.mark_published(%s, %s::bigint[])", (shipment, list(seqs)))
+
+
+def unclaim(connection: Connection, shipment: UUID, seqs: Sequence[int]) -> int:
+    """Put these back, tokens and all."""
+    return _count(connection, "select bridge.unclaim(%s::bigint[], %s)", (list(seqs), shipment))
+
+
+def _count(connection: Connection, query: str, values: tuple[Any, ...]) -> int:
+    with translated():
+        row = connection.execute(query.encode(), values).fetchone()
+    return int(row[0]) if row else 0
+
+
+def suspects(connection: Connection) -> list[Suspect]:
+    """Published jobs whose message nobody is known to hold."""
+    return [Suspect(*row) for row in connection.execute("select * from bridge.suspects()")]
+
+
+def mark_missing(connection: Connection, missing: Collection[UUID], found: Collection[UUID]) -> None:
+    """Remember which messages the broker does not have, and forget it for those that it has."""
+    connection.execute("select bridge.mark_missing(%s::uuid[], %s::uuid[])", (list(missing), list(found)))
+
+
+def republish(connection: Connection, drainer: UUID, shipment: UUID, tokens: Collection[UUID]) -> list[Claimed]:
+    """Claim again those of these that have been missing for long enough."""
+    rows = connection.execute("select * from bridge.republish(%s, %s, %s::uuid[])", (drainer, shipment, list(tokens)), binary=True)
+    return [Claimed._make(row) for row in rows]
+
+
+def tick_if_late(connection: Connection, source: str) -> dict[str, int] | None:
+    """Tick when nobody else does; what was done by step, or None."""
+    row = connection.execute("select bridge.tick_if_late(%s)", (source,)).fetchone()
+    return row[0] if row else None
+
+
+def tick(connection: Connection, source: str) -> dict[str, int] | None:
+    """Tick now; None when another tick is at work."""
+    with translated():
+        row = connection.execute("select bridge.tick(%s)", (source,)).fetchone()
+    return row[0] if row else None
+
+
+def report_drainer(
+    connection: Connection, identity: UUID, *, name: str, pid: int, software: str, published: int, clock: datetime,
+    broker: dict[str, Any], stopped: bool = False,
+) -> None:  # fmt: skip
+    """Say that this drainer lives, or stops."""
+    connection.execute(
+        "select bridge.report_drainer(%s, %s, %s, %s, %s, %s, %s, %s)",
+        (identity, name, pid, software, published, clock, Jsonb(broker), stopped),
+    )
+
+
+def reporting_workers(connection: Connection) -> set[str]:
+    """Node names of the workers that report to Postgres."""
+    return {row[0] for row in connection.execute("select name from bridge.workers where status = 'alive'")}

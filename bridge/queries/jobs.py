@@ -1,0 +1,191 @@
+"""Making, reading and steering jobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from bridge.job import Job, Status
+from bridge.queries.connection import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["Content", "Filter", "attempts", "cancel", "enqueue", "enqueue_many", "enqueue_message", "find", "get", "retry", "retry_run", "wait"]
+
+_COLUMNS = ", ".join(field.name for field in fields(Job))
+_RECHECK = 1.0  # seconds between two looks while waiting: NOTIFY is only the fast way
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a Celery call makes of a job, ready for its row: JSON parts as text, or the whole body as bytes."""
+
+    id: UUID
+    task_id: str | None
+    task: str
+    queue: str
+    rank: int
+    args: str
+    kwargs: str
+    embed: str | None
+    payload: bytes | None
+    content_type: str | None
+    content_encoding: str | None
+    headers: str
+    properties: str
+    expires_at: datetime | None
+    run_at: datetime | None
+
+    def content(self) -> tuple[Any, ...]:
+        """The parameters that ``enqueue_message`` and ``retry_run`` share, in their order."""
+        return (
+            self.task, self.queue, self.rank, self.args, self.kwargs, self.embed, self.payload, self.content_type,
+            self.content_encoding, self.headers, self.properties, self.expires_at, self.run_at,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs to list; every part that is None leaves all through."""
+
+    status: str | None = None
+    task: str | None = None
+    queue: str | None = None
+    limit: int = 50
+
+
+def enqueue(connection: Connection, task: str, args: Sequence[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> UUID:
+    """Call ``bridge.enqueue``; ``options`` are further arguments of it by name."""
+    named = {"task": task, "args": Jsonb(args), "kwargs": Jsonb(kwargs), **options}
+    call = ", ".join(f"{name} => %({name})s{_CASTS.get(name, '')}" for name in named)
+    with translated():
+        row = connection.execute(f"select bridge.enqueue({call})", named).fetchone()
+    assert row is not None  # noqa: S101 - a function returns a row
+    return row[0]  # type: ignore[no-any-return]
+
+
+_CASTS = {
+    "task": "::text", "queue": "::text", "priority": "::integer", "run_at": "::timestamptz", "delay": "::interval", "max_attempts": "::integer",
+    "unique_key": "::text", "on_conflict": "::text", "depends_on": "::uuid[]", "timeout": "::interval", "expires_at": "::timestamptz",
+}  # fmt: skip
+
+
+def enqueue_many(connection: Connection, jobs: Sequence[dict[str, Any]]) -> list[UUID]:
+    """Call ``bridge.enqueue_many``."""
+    with translated():
+        return [row[0] for row in connection.execute("select bridge.enqueue_many(%s)", (Jsonb(jobs),))]
+
+
+def enqueue_message(connection: Connection, content: Content) -> bool:
+    """Call ``bridge.enqueue_message``; False when a live job has that id."""
+    with translated():
+        row = connection.execute(
+            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (content.id, content.task_id, *content.content()),
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def retry_run(connection: Connection, seq: int, run: UUID, content: Content) -> bool:
+    """Call ``bridge.retry_run``; False when the run has been superseded."""
+    with translated():
+        row = connection.execute(
+            "select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (seq, run, *content.content()),
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def _job(row: dict[str, Any]) -> Job:
+    return Job(**{**row, "status": Status(row["status"])})
+
+
+def get(connection: Connection, identity: UUID) -> Job | None:
+    """One job, by one statement: a job that moves is seen in one place."""
+    with translated(), connection.cursor(row_factory=class_row(_row)) as cursor:
+        return cursor.execute(f"select {_COLUMNS} from bridge.jobs where id = %s", (identity,)).fetchone()
+
+
+def _row(**columns: Any) -> Job:
+    return _job(columns)
+
+
+def find(connection: Connection, wanted: Filter) -> list[Job]:
+    """Jobs, newest first."""
+    conditions = [f"{name} = %({name})s" for name in ("status", "task", "queue") if getattr(wanted, name) is not None]
+    where = f"where {' and '.join(conditions)}" if conditions else ""
+    values = {"status": wanted.status, "task": wanted.task, "queue": wanted.queue, "limit": wanted.limit}
+    with translated(), connection.cursor(row_factory=class_row(_row)) as cursor:
+        return cursor.execute(f"select {_COLUMNS} from bridge.jobs {where} order by updated_at desc limit %(limit)s", values).fetchall()
+
+
+def attempts(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
+    """Every attempt of a job, oldest first: attempt, outcome, worker, started_at, ended_at, error."""
+    query = "select attempt, outcome, worker, started_at, ended_at, error from bridge.attempts where id = %s order by ended_at nulls last"
+    with translated():
+        cursor = connection.execute(query, (identity,))
+        names = [column.name for column in cursor.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def cancel(connection: Connection, identity: UUID) -> Status:
+    """Call ``bridge.cancel``."""
+    return Status(_one(connection, "select bridge.cancel(%s)", identity))
+
+
+def retry(connection: Connection, identity: UUID) -> Status:
+    """Call ``bridge.retry``."""
+    return Status(_one(connection, "select bridge.retry(%s)", identity))
+
+
+def _one(connection: Connection, query: str, identity: UUID) -> str:
+    with translated():
+        row = connection.execute(query.encode(), (identity,)).fetchone()
+    return str(row[0]) if row else ""
+
+
+def wait(connection: Connection, identities: Sequence[UUID], timeout: float | timedelta | None = None) -> Iterator[Job]:
+    """Yield each of these jobs once, when it has ended.
+
+    The order that loses no wake-up: listen, register, look, then wait.
+
+    Args:
+        connection: one that nobody else uses meanwhile.
+        identities: the jobs.
+        timeout: seconds for all of them together; None waits for ever.
+    """
+    left = set(identities)
+    deadline = None if timeout is None else time.monotonic() + (timeout if isinstance(timeout, int | float) else timeout.total_seconds())
+    with translated():
+        connection.execute("listen bridge_done")
+        try:
+            connection.execute("select bridge.wait_for(%s)", (list(left),))
+            while True:
+                for job in _ended(connection, left):
+                    left.discard(job.id)
+                    yield job
+                pause = _RECHECK if deadline is None else min(_RECHECK, deadline - time.monotonic())
+                if not left or pause <= 0:
+                    return
+                for _ in connection.notifies(timeout=pause, stop_after=1):
+                    pass
+        finally:
+            connection.execute("select bridge.forget_waiter(%s)", (list(identities),))
+            connection.execute("unlisten bridge_done")
+
+
+def _ended(connection: Connection, identities: set[UUID]) -> list[Job]:
+    with connection.cursor(row_factory=class_row(_row)) as cursor:
+        query = f"select {_COLUMNS} from bridge.jobs where id = any(%s) and finished_at is not null"
+        return cursor.execute(query, (list(identities),)).fetchall()
+
+

@@ -1,0 +1,101 @@
+"""The SQL files: where they are, installing them, and whether the installed ones fit this process."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+import bridge
+from bridge.errors import SchemaError, ServerError, from_sqlstate
+from bridge.settings import without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["check", "files", "install", "installed_version", "script"]
+
+_LOCK = "select pg_advisory_xact_lock(hashtextextended('bridge.install', 0))"
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """The name and text of each SQL file, in the order in which they are applied.
+
+    Raises:
+        SchemaError: they came neither with the package nor with a checkout.
+    """
+    packaged = resources.files("bridge").joinpath("sql")
+    folder = packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent / "sql"
+    found = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)
+    if not found:
+        raise SchemaError("the SQL files of the bridge are not where its package is", "install the package again")
+    for entry in found:
+        yield entry.name, entry.read_text(encoding="utf-8")
+
+
+def script() -> str:
+    """All SQL files as one text, as ``bridge sql`` prints it and migrations of other tools run it."""
+    return "\n".join(f"-- {name}\n{text}" for name, text in files())
+
+
+def install(dsn: str, *, timeout: float = 10.0) -> str:
+    """Install or upgrade the schema, in one transaction, one installer at a time; repeating it changes nothing.
+
+    Args:
+        dsn: the database, as libpq takes it.
+        timeout: seconds to wait for a connection.
+
+    Returns:
+        One sentence: the version, and what drives the tick.
+
+    Raises:
+        ServerError: the database cannot be reached.
+        SchemaError: the database holds a newer release.
+    """
+    with _connect(dsn, timeout) as connection:
+        try:
+            with connection.transaction():
+                connection.execute(_LOCK)
+                connection.execute(script().encode())
+                row = connection.execute("select bridge.register_cron()").fetchone()
+        except psycopg.Error as error:
+            raise (from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint) or error) from error
+    return f"schema bridge {bridge.__version__} is installed; {row[0] if row else ''}"
+
+
+def installed_version(dsn: str, *, timeout: float = 10.0) -> str | None:
+    """The version of the installed schema; None when there is none."""
+    with _connect(dsn, timeout) as connection:
+        row = connection.execute("select to_regprocedure('bridge.version()')").fetchone()
+        if row is None or row[0] is None:
+            return None
+        found = connection.execute("select bridge.version()").fetchone()
+        return str(found[0]) if found else None
+
+
+def check(dsn: str, *, timeout: float = 10.0) -> None:
+    """Refuse to go on with a schema that this process does not know.
+
+    Raises:
+        SchemaError: it is missing, older or newer, with what to do.
+    """
+    version = installed_version(dsn, timeout=timeout)
+    if version is None:
+        raise SchemaError(f"no schema bridge in {without_password(dsn)}", 'run "bridge install"')
+    if _numbers(version) < _numbers(bridge.__version__):
+        raise SchemaError(f"schema is at {version}, this process needs {bridge.__version__}", 'run "bridge install" (safe to repeat)')
+    if _numbers(version) > _numbers(bridge.__version__):
+        raise SchemaError(f"schema is at {version}, this process is {bridge.__version__}", "upgrade this process")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _connect(dsn: str, timeout: float) -> psycopg.Connection:
+    try:
+        return psycopg.connect(dsn, autocommit=True, connect_timeout=max(1, round(timeout)), application_name="bridge install")
+    except psycopg.OperationalError as error:
+        raise ServerError(f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs") from error

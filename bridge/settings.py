@@ -1,0 +1,116 @@
+"""Settings of a process, all from the environment: ``BRIDGE_DATABASE_URL``, ``BRIDGE_BROKER_URL`` and a few more.
+
+What an operator changes while everything runs is not here but in table ``bridge.setting``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from bridge.errors import SettingError
+
+__all__ = ["Settings", "libpq_url", "load", "without_password"]
+
+_PREFIX = "BRIDGE_"
+# Read by the test suite and its scripts, never by the product.
+_FOREIGN = re.compile(r"BRIDGE_(TEST_\w+|REQUIRE_SERVERS)$")
+
+
+class Settings(BaseSettings):
+    """What a process needs to know before it starts. Durations are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: str = Field(default="", description="Postgres: a libpq URI or DSN, or SQLAlchemy's form of URL")
+    broker_url: str = Field(default="redis://127.0.0.1:6379/0", description="the broker, as Celery takes it")
+    tick: Literal["auto", "drainer", "off"] = Field(
+        default="auto", description="auto: a drainer ticks when nobody else does; drainer: it always does; off: never"
+    )
+    queues: str = Field(default="", description="queues a drainer serves, separated by commas; empty: all")
+    shipment: int = Field(default=1000, ge=1, le=10_000, description="most jobs published together; more = fewer round trips, later first job")
+    shipment_bytes: int = Field(default=4 << 20, ge=1024, description="bytes of content after which a shipment is closed: bounds memory")
+    poll: float = Field(default=1.0, gt=0, le=60, description="seconds between two looks at the queues when no NOTIFY comes; lower behind a pooler")
+    timeout: float = Field(default=10.0, gt=0, description="seconds any one database or broker call may take")
+    start_patience: float = Field(default=5.0, ge=0, description="seconds a worker waits for Postgres before it hands a message back")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much the log says")
+    home: str = Field(default="", description="where `bridge up` and `bridge demo` keep their servers; empty: a folder of the user's own")
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url(cls, value: str) -> str:
+        return libpq_url(value) if value else value
+
+    def require_database(self) -> str:
+        """The database's URL.
+
+        Raises:
+            SettingError: it is not set.
+        """
+        if not self.database_url:
+            raise SettingError("BRIDGE_DATABASE_URL is not set", "give it a libpq URI, for example postgresql://user@host/database")
+        return self.database_url
+
+    def queue_names(self) -> frozenset[str]:
+        """The queues to serve; empty means all."""
+        return frozenset(name.strip() for name in self.queues.split(",") if name.strip())
+
+
+def load() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingError: a variable is unknown or its value is not one it can have.
+    """
+    _refuse_unknown()
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = _PREFIX + str(first["loc"][0]).upper()
+        hint = Settings.model_fields[str(first["loc"][0])].description or ""
+        raise SettingError(f"{name} is wrong: {first['msg'].lower()}", hint) from None
+
+
+def _refuse_unknown() -> None:
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if not name.startswith(_PREFIX) or name in known or _FOREIGN.match(name):
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        raise SettingError(f"unknown setting {name}" + (f", did you mean {near[0]}?" if near else ""), "see bridge --help")
+
+
+def libpq_url(url: str) -> str:
+    """Bring SQLAlchemy's form (``postgresql+psycopg://``) and ``postgres://`` to what libpq takes; leave a DSN as it is.
+
+    Raises:
+        SettingError: it is none of these.
+    """
+    if "://" not in url:
+        if "=" in url:
+            return url
+        raise SettingError(f"database url {url!r} is neither a URI nor a DSN", "write postgresql://user@host/database")
+    scheme, rest = url.split("://", 1)
+    if scheme.split("+")[0] not in {"postgresql", "postgres"}:
+        raise SettingError(f"database url has the scheme {scheme!r}", "only Postgres will do: postgresql://user@host/database")
+    return f"postgresql://{rest}"
+
+
+def without_password(url: str) -> str:
+    """The same URL, fit to be shown."""
+    if "://" not in url:
+        return re.sub(r"password\s*=\s*('[^']*'|\S+)", "password=***", url)
+    try:
+        shown = make_url(url)
+        secret = [key for key in shown.query if "password" in key.lower()]
+        return shown.difference_update_query(secret).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return re.sub(r"//[^@/]*@", "//***@", url)
