@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
+from bridge.errors import ServerError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -53,7 +55,7 @@ def server_account() -> Account | None:
         None for an ordinary user, who runs them as himself. For root the first of `postgres`, `_postgres` (macOS) and `nobody`.
 
     Raises:
-        LookupError: this is root and the machine has none of them.
+        ServerError: this is root and the machine has none of them.
     """
     if os.geteuid() != 0:
         return None
@@ -63,7 +65,7 @@ def server_account() -> Account | None:
         except KeyError:
             continue
         return Account(name, entry.pw_uid, entry.pw_gid)
-    raise LookupError(f"postgres cannot run as root and none of the users {', '.join(CANDIDATES)} exists: create one of them")
+    raise ServerError(f"postgres cannot run as root and none of the users {', '.join(CANDIDATES)} exists: create one of them")
 
 
 def identity(account: Account | None) -> Identity:

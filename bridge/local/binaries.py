@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.local.process import LocalError
+from bridge.errors import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,12 +55,12 @@ class PostgresBinaries:
         A venv below /root is closed to the user that root drops to; it stays closed, only the copy is open.
 
         Raises:
-            LocalError: the system's own installation is closed to that user.
+            ServerError: the system's own installation is closed to that user.
         """
         if account is None or account.can_run(self.folder / "postgres", "--version"):
             return self
         if not self.wheel:
-            raise LocalError(f"user {account.name} cannot run {self.folder / 'postgres'}: let others read that folder")
+            raise ServerError(f"user {account.name} cannot run {self.folder / 'postgres'}: let others read that folder")
         return replace(self, folder=_copy_wheel(self.folder, keep / f"software-{self.version}"))
 
 

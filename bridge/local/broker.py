@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from bridge.errors import ServerError
 from bridge.local.home import FolderLock, private_folder, socket_folder
-from bridge.local.process import LocalError, Process
+from bridge.local.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,13 +85,13 @@ class RedisServer:
         """Start it empty and return when it answers.
 
         Raises:
-            LocalError: another process holds the directory, or the server ends or is silent for `timeout` seconds.
+            ServerError: another process holds the directory, or the server ends or is silent for `timeout` seconds.
         """
         private_folder(self.directory, None)
         private_folder(self.socket.parent, None)
         # Redis would take the socket away from a server that runs.
         if not self._lock.acquire():
-            raise LocalError(f"redis in {self.directory} is held by another process ({self._lock.read()}): stop that one first")
+            raise ServerError(f"redis in {self.directory} is held by another process ({self._lock.read()}): stop that one first")
         self.socket.unlink(missing_ok=True)
         configuration = self._write_configuration()
         self._process = Process("redis", [self.program, configuration], log=self.directory / "redis.log", cwd=self.directory)
@@ -114,10 +115,10 @@ class RedisServer:
         """The server.
 
         Raises:
-            LocalError: it was never started.
+            ServerError: it was never started.
         """
         if self._process is None:
-            raise LocalError(f"redis in {self.directory} was not started")
+            raise ServerError(f"redis in {self.directory} was not started")
         return self._process
 
     @property
@@ -212,5 +213,5 @@ def start_broker(directory: Path) -> Broker:
 def _must_find() -> Path:
     found = find_redis()
     if found is None:
-        raise LocalError(f"no redis-server or valkey-server on this machine: {HOW_TO_GET_IT}")
+        raise ServerError(f"no redis-server or valkey-server on this machine: {HOW_TO_GET_IT}")
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from bridge.local.process import LocalError
+from bridge.errors import ServerError
 
 if TYPE_CHECKING:
     from bridge.local.account import Account
@@ -52,7 +52,7 @@ def private_folder(folder: Path, account: Account | None) -> Path:
     """Make a folder with mode 0700 for the account, or see that it is one.
 
     Raises:
-        LocalError: it is somebody else's, open to others, no folder, or closed to the account; it stays as it is.
+        ServerError: it is somebody else's, open to others, no folder, or closed to the account; it stays as it is.
     """
     owner = os.geteuid() if account is None else account.uid
     try:
@@ -64,9 +64,11 @@ def private_folder(folder: Path, account: Account | None) -> Path:
             os.chown(folder, account.uid, account.gid)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
-        raise LocalError(f"{folder} is not a folder of user id {owner} with mode 0700: remove it, or choose another place")
+        raise ServerError(f"{folder} is not a folder of user id {owner} with mode 0700: remove it, or choose another place")
     if account is not None and not account.can_enter(folder):
-        raise LocalError(f"user {account.name} cannot walk into {folder}: choose a place outside closed folders with BRIDGE_HOME")
+        raise ServerError(
+            f"user {account.name} cannot walk into {folder}: choose a place outside closed folders with BRIDGE_HOME"
+        )
     return folder
 
 

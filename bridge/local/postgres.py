@@ -16,10 +16,11 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from bridge.errors import ServerError
 from bridge.local.account import identity, server_account
 from bridge.local.binaries import PostgresBinaries, find_postgres
 from bridge.local.home import FolderLock, private_folder, socket_folder
-from bridge.local.process import LocalError, Process
+from bridge.local.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,12 +79,12 @@ class PostgresServer:
             timeout: seconds until it must answer; recovery after a crash counts.
 
         Raises:
-            LocalError: it runs already, cannot be started, or is not ready in time.
+            ServerError: it runs already, cannot be started, or is not ready in time.
         """
         private_folder(self.directory, self.account)
         private_folder(self.sockets, self.account)
         if not self._lock.acquire():
-            raise LocalError(
+            raise ServerError(
                 f"postgres in {self.directory} is held by another process ({self._lock.read()}): stop that one first"
             )
         self.binaries = self.binaries.readable_by(self.account, self.directory)
@@ -113,10 +114,10 @@ class PostgresServer:
         """The postmaster.
 
         Raises:
-            LocalError: it was never started.
+            ServerError: it was never started.
         """
         if self._process is None:
-            raise LocalError(f"postgres in {self.directory} was not started")
+            raise ServerError(f"postgres in {self.directory} was not started")
         return self._process
 
     @property
@@ -155,7 +156,7 @@ class PostgresServer:
             process.start()
             try:
                 process.wait_ready(self._answers, max(deadline - time.monotonic(), 1.0))
-            except LocalError:
+            except ServerError:
                 held = any(words in process.log_text() for words in STILL_HELD)
                 if not held or time.monotonic() > deadline:
                     raise
@@ -223,17 +224,21 @@ class PostgresServer:
             **identity(self.account),
         )
         if done.returncode != 0:
-            raise LocalError(f"{program} failed with status {done.returncode} in {self.directory}: {done.stdout[-2000:].strip()}")
+            raise ServerError(
+                f"{program} failed with status {done.returncode} in {self.directory}: {done.stdout[-2000:].strip()}"
+            )
 
     def _end_predecessor(self) -> None:
         # We hold the lock: whoever started this postmaster is dead.
-        deadline = time.monotonic() + RECOVERY
+        started = time.monotonic()
         while (pid := self._predecessor()) is not None:
-            late = time.monotonic() > deadline
+            waited = time.monotonic() - started
+            if waited > 2 * RECOVERY:
+                raise ServerError(f"postgres in {self.data} with pid {pid} does not end: kill it, then try again")
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGQUIT if late else signal.SIGINT)
-            if time.monotonic() > deadline + RECOVERY:
-                raise LocalError(f"postgres in {self.data} with pid {pid} does not end: kill it, then try again")
+                os.kill(pid, signal.SIGINT if waited < RECOVERY else signal.SIGQUIT)
+                # One that was stopped would never take the signal.
+                os.kill(pid, signal.SIGCONT)
             time.sleep(0.1)
         # Postgres believes these files when any process of the same user has got the number since.
         for stale in (self.data / "postmaster.pid", *self.sockets.glob(".s.PGSQL.*")):
@@ -260,7 +265,7 @@ class PostgresServer:
 def _must_find() -> PostgresBinaries:
     found = find_postgres()
     if found is None:
-        raise LocalError(f"no postgres of version 15 or newer on this machine: {HOW_TO_GET_IT}")
+        raise ServerError(f"no postgres of version 15 or newer on this machine: {HOW_TO_GET_IT}")
     return found
 
 

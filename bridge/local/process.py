@@ -10,6 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from bridge.errors import ServerError
 from bridge.local.account import identity
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ TAIL = 2000  # characters of a log that an error shows
 
 Step = tuple[signal.Signals, float]
 POLITE: tuple[Step, ...] = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0))
-
-
-class LocalError(RuntimeError):
-    """A local server cannot be started, or it ended by itself; the text says which one, why, and what to do."""
 
 
 class Process:
@@ -73,15 +70,15 @@ class Process:
         """Start the program and return at once; see `wait_ready`.
 
         Raises:
-            LocalError: it runs already, or the program cannot be executed.
+            ServerError: it runs already, or the program cannot be executed.
         """
         if self.alive:
-            raise LocalError(f"{self.name} runs already with pid {self.pid}")
+            raise ServerError(f"{self.name} runs already with pid {self.pid}")
         out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             self._child = self._spawn(out)
         except OSError as error:
-            raise LocalError(f"cannot start {self.name}: {self.command[0]}: {error.strerror}") from error
+            raise ServerError(f"cannot start {self.name}: {self.command[0]}: {error.strerror}") from error
         finally:
             os.close(out)
 
@@ -93,15 +90,15 @@ class Process:
             timeout: seconds until we give up and stop it.
 
         Raises:
-            LocalError: the program ended, or the time is over; the text carries the end of its log.
+            ServerError: the program ended, or the time is over; the text carries the end of its log.
         """
         deadline = time.monotonic() + timeout
         while not ready():
             if not self.alive:
-                raise LocalError(f"{self.name} ended with status {self.returncode} before it was ready: {self.log_tail()}")
+                raise ServerError(f"{self.name} ended with status {self.returncode} before it was ready: {self.log_tail()}")
             if time.monotonic() > deadline:
                 self.stop()
-                raise LocalError(f"{self.name} was not ready within {timeout:g} s: {self.log_tail()}")
+                raise ServerError(f"{self.name} was not ready within {timeout:g} s: {self.log_tail()}")
             time.sleep(POLL)
 
     @property
@@ -109,7 +106,7 @@ class Process:
         """The process id of the running or last run program.
 
         Raises:
-            LocalError: it was never started.
+            ServerError: it was never started.
         """
         return self._started().pid
 
@@ -132,12 +129,12 @@ class Process:
         """Wait for the end and return its status.
 
         Raises:
-            LocalError: it still runs after `timeout` seconds.
+            ServerError: it still runs after `timeout` seconds.
         """
         try:
             return self._started().wait(timeout)
         except subprocess.TimeoutExpired:
-            raise LocalError(f"{self.name} with pid {self.pid} still runs after {timeout:g} s") from None
+            raise ServerError(f"{self.name} with pid {self.pid} still runs after {timeout:g} s") from None
 
     def stop(self) -> None:
         """End the program by `stop_steps`, then whatever is left of its session; safe to repeat."""
@@ -165,7 +162,7 @@ class Process:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is None:
-            raise LocalError(f"{self.name} was not started")
+            raise ServerError(f"{self.name} was not started")
         return self._child
 
     def _spawn(self, out: int) -> subprocess.Popen[bytes]:

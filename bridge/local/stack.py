@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bridge import schema
+from bridge.errors import ServerError
 from bridge.local.broker import Broker, free_port, start_broker
 from bridge.local.endpoints import LOCK, Endpoints
 from bridge.local.home import FolderLock, open_home, state_home
 from bridge.local.postgres import PostgresServer
-from bridge.local.process import LocalError, Process
 from bridge.local.programs import Programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from bridge.local.process import Process
+
 FLOWER_PORT = 5555
 WATCH = 0.5  # seconds between two looks whether every process lives
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ChildDiedError(LocalError):
+class ChildDiedError(ServerError):
     """A process of the stack ended by itself; the text carries its status and the end of its log."""
 
 
@@ -75,10 +77,10 @@ class Stack:
         """Where the running stack is reached.
 
         Raises:
-            LocalError: it is not running.
+            ServerError: it is not running.
         """
         if self._endpoints is None:
-            raise LocalError(f"the stack in {self.home} is not running")
+            raise ServerError(f"the stack in {self.home} is not running")
         return self._endpoints
 
     @property
@@ -94,11 +96,11 @@ class Stack:
             tell: called with the name of a step before it is done: postgres, broker, schema, processes.
 
         Raises:
-            LocalError: another process runs a stack here, or a part cannot be started; what had started is stopped again.
+            ServerError: another process runs a stack here, or a part cannot be started; what had started is stopped again.
         """
         (open_home(self.home) / "logs").mkdir(mode=0o700, exist_ok=True)
         if not self._lock.acquire():
-            raise LocalError(f"a stack runs in {self.home} already ({self._holder()}): use it, stop it, or set BRIDGE_HOME")
+            raise ServerError(f"a stack runs in {self.home} already ({self._holder()}): use it, stop it, or set BRIDGE_HOME")
         try:
             self._listen()
             self._start_servers(tell)
