@@ -1,0 +1,52 @@
+"""The Celery tasks of the media pipeline: the job kinds that an upload can ask for."""
+
+from typing import Any
+
+import bridge
+from tasks.app import app
+from tasks.media import pipeline, webhook
+from tasks.media.settings import MediaSettings
+
+
+@app.task(name="media.process")
+def process(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
+    """Make thumbnail, analysis and card of one uploaded file.
+
+    Args:
+        path: the file; relative to `MEDIA_ROOT` where that is set.
+        upload_id: the row of `media.uploads`; it comes back in the result.
+
+    Returns:
+        `upload_id`, `type`, `format`, `width`, `height`, `pages` or `duration`, `title`, `analysis`, and the paths `thumbnail`
+        and `card`.
+
+    Raises:
+        MediaError: the file is at fault; the job fails at once.
+        AnalysisRefusedError: the analysis endpoint refuses such requests; the job fails at once.
+        TemporaryError, OSError: tried again by the job's retry policy.
+    """
+    return {"upload_id": upload_id, **pipeline.process(path, MediaSettings(), bridge.progress)}
+
+
+@app.task(name="media.thumbnail")
+def thumbnail(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
+    """Make the thumbnail of one uploaded file; arguments and errors as `process`."""
+    return {"upload_id": upload_id, **pipeline.thumbnail(path, MediaSettings(), bridge.progress)}
+
+
+@app.task(name="media.analysis")
+def analysis(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
+    """Analyse one uploaded file; arguments and errors as `process`."""
+    return {"upload_id": upload_id, **pipeline.analysis(path, MediaSettings(), bridge.progress)}
+
+
+@app.task(name="media.card")
+def card(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
+    """Make the card of one uploaded file, with the thumbnail and analysis that it shows; arguments and errors as `process`."""
+    return {"upload_id": upload_id, **pipeline.process(path, MediaSettings(), bridge.progress)}
+
+
+@app.task(name="media.webhook")
+def notify(*, url: str, payload: dict[str, Any], token_env: str | None = None) -> int:
+    """Post a JSON payload to a webhook and return the HTTP status; see `webhook.post`."""
+    return webhook.post(url, payload, token_env)
