@@ -14,7 +14,7 @@ from tasks.media.settings import MediaSettings
 
 # What a process dies of by its own doing; any other signal came from outside and says nothing about the file.
 _FAULTS = {
-    getattr(signal, name) for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGXCPU") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGXCPU") if hasattr(signal, name)
 }
 
 
