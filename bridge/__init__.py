@@ -1,3 +1,46 @@
-"""Keep Celery, make Postgres the truth."""
+"""Keep Celery, make Postgres the truth: jobs are rows, stock Celery workers run them.
+
+The public names are imported when first used, so that ``import bridge`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridge.application import install
+    from bridge.client import cancel, enqueue, enqueue_many, get, progress, retry, wait
+    from bridge.errors import BridgeError, PermanentError
+    from bridge.job import Job, Status
+
+__all__ = [
+    "BridgeError",
+    "Job",
+    "PermanentError",
+    "Status",
+    "__version__",
+    "cancel",
+    "enqueue",
+    "enqueue_many",
+    "get",
+    "install",
+    "progress",
+    "retry",
+    "wait",
+]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "install": "bridge.application",
+    **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "progress", "retry", "wait"], "bridge.client"),
+    **dict.fromkeys(["BridgeError", "PermanentError"], "bridge.errors"),
+    **dict.fromkeys(["Job", "Status"], "bridge.job"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bridge' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

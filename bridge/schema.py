@@ -85,7 +85,9 @@ def check(dsn: str, *, timeout: float = 10.0) -> None:
     if version is None:
         raise SchemaError(f"no schema bridge in {without_password(dsn)}", 'run "bridge install"')
     if _numbers(version) < _numbers(bridge.__version__):
-        raise SchemaError(f"schema is at {version}, this process needs {bridge.__version__}", 'run "bridge install" (safe to repeat)')
+        raise SchemaError(
+            f"schema is at {version}, this process needs {bridge.__version__}", 'run "bridge install" (safe to repeat)'
+        )
     if _numbers(version) > _numbers(bridge.__version__):
         raise SchemaError(f"schema is at {version}, this process is {bridge.__version__}", "upgrade this process")
 
@@ -98,4 +100,6 @@ def _connect(dsn: str, timeout: float) -> psycopg.Connection:
     try:
         return psycopg.connect(dsn, autocommit=True, connect_timeout=max(1, round(timeout)), application_name="bridge install")
     except psycopg.OperationalError as error:
-        raise ServerError(f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs") from error
+        raise ServerError(
+            f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs"
+        ) from error

@@ -13,7 +13,7 @@ begin
       task_id          text,                 -- Celery's id when it is no uuid; id is then its uuid5
       task             text not null,
       queue            text not null,
-      rank             smallint not null,    -- 9 - priority: lower is sooner
+      rank             smallint not null,    -- 9 - priority: lower is sooner; Redis calls that are less urgent than default have 10 to 18
       args             json not null,
       kwargs           json not null,
       embed            json,                 -- callbacks, errbacks, chain, chord: the third part of a Celery body
@@ -33,7 +33,7 @@ begin
       run_at           timestamptz not null,
       created_at       timestamptz not null,
       updated_at       timestamptz not null,
-      constraint job_rank_is_0_to_9 check (rank between 0 and 9),
+      constraint job_rank_is_0_to_18 check (rank between 0 and 18),
       constraint job_payload_names_its_type check (payload is null or content_type is not null)
     );
     -- get, cancel, retry, .get() and "this id exists already" at enqueue

@@ -44,7 +44,9 @@ def connect(dsn: str, *, name: str, timeout: float = 10.0, asynchronous_commit: 
             (str(milliseconds), "off" if asynchronous_commit else "on"),
         )
     except psycopg.Error as error:
-        raise ServerError(f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs") from error
+        raise ServerError(
+            f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs"
+        ) from error
     # Each client runs a handful of statements for ever: prepare on first use.
     connection.prepare_threshold = 0
     return connection

@@ -19,7 +19,21 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["Content", "Filter", "attempts", "cancel", "enqueue", "enqueue_many", "enqueue_message", "find", "get", "retry", "retry_run", "wait"]
+__all__ = [
+    "Content",
+    "Filter",
+    "attempts",
+    "cancel",
+    "enqueue",
+    "enqueue_many",
+    "enqueue_message",
+    "find",
+    "get",
+    "jsonb",
+    "retry",
+    "retry_run",
+    "wait",
+]
 
 _COLUMNS = ", ".join(field.name for field in fields(Job))
 _RECHECK = 1.0  # seconds between two looks while waiting: NOTIFY is only the fast way
@@ -105,6 +119,11 @@ def retry_run(connection: Connection, seq: int, run: UUID, content: Content) -> 
     return bool(row and row[0])
 
 
+def jsonb(value: Any) -> Jsonb:
+    """Mark a value as JSON for a parameter."""
+    return Jsonb(value)
+
+
 def _job(row: dict[str, Any]) -> Job:
     return Job(**{**row, "status": Status(row["status"])})
 
@@ -125,7 +144,9 @@ def find(connection: Connection, wanted: Filter) -> list[Job]:
     where = f"where {' and '.join(conditions)}" if conditions else ""
     values = {"status": wanted.status, "task": wanted.task, "queue": wanted.queue, "limit": wanted.limit}
     with translated(), connection.cursor(row_factory=class_row(_row)) as cursor:
-        return cursor.execute(f"select {_COLUMNS} from bridge.jobs {where} order by updated_at desc limit %(limit)s", values).fetchall()
+        return cursor.execute(
+            f"select {_COLUMNS} from bridge.jobs {where} order by updated_at desc limit %(limit)s", values
+        ).fetchall()
 
 
 def attempts(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
@@ -164,7 +185,9 @@ def wait(connection: Connection, identities: Sequence[UUID], timeout: float | ti
         timeout: seconds for all of them together; None waits for ever.
     """
     left = set(identities)
-    deadline = None if timeout is None else time.monotonic() + (timeout if isinstance(timeout, int | float) else timeout.total_seconds())
+    deadline = (
+        None if timeout is None else time.monotonic() + (timeout if isinstance(timeout, int | float) else timeout.total_seconds())
+    )
     with translated():
         connection.execute("listen bridge_done")
         try:
@@ -187,5 +210,3 @@ def _ended(connection: Connection, identities: set[UUID]) -> list[Job]:
     with connection.cursor(row_factory=class_row(_row)) as cursor:
         query = f"select {_COLUMNS} from bridge.jobs where id = any(%s) and finished_at is not null"
         return cursor.execute(query, (list(identities),)).fetchall()
-
-

@@ -44,7 +44,9 @@ def start(connection: Connection, seq: int, token: str, worker: UUID, pid: int) 
     return None if value is None else UUID(value.decode())
 
 
-def finish(connection: Connection, seq: int, run: UUID, status: str, result: str | None, error: str | None, outcome: str | None) -> bool:
+def finish(
+    connection: Connection, seq: int, run: UUID, status: str, result: str | None, error: str | None, outcome: str | None
+) -> bool:
     """End a job by its run; JSON parts as text. False when the run has been superseded.
 
     Makes the day's partition when there is none, and repeats.
@@ -67,7 +69,15 @@ def fail(connection: Connection, seq: int, run: UUID, error: str, *, final: bool
 
 
 def end_delivery(
-    connection: Connection, seq: int, token: str, worker: UUID, status: str, error: str | None, *, final: bool, outcome: str | None
+    connection: Connection,
+    seq: int,
+    token: str,
+    worker: UUID,
+    status: str,
+    error: str | None,
+    *,
+    final: bool,
+    outcome: str | None,
 ) -> str | None:
     """A main process ends what never ran, or a run of its own; the job's new status, or None when it is not its to end."""
     with translated():

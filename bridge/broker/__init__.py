@@ -1,0 +1,57 @@
+"""The broker as a drainer sees it: publish a shipment, and tell whether messages are still there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kombu import Connection
+
+from bridge.broker.portable import PortableBroker
+from bridge.broker.redis import RedisBroker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from bridge.queries.dispatch import Claimed, Suspect
+
+__all__ = ["Broker", "open_broker"]
+
+
+class Broker(Protocol):
+    """One connection to a broker."""
+
+    def publish(self, jobs: Sequence[Claimed]) -> None:
+        """Send the messages of these jobs and wait until the broker has confirmed all of them.
+
+        Raises:
+            PublishError: it did not; some may have arrived all the same.
+        """
+
+    def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
+        """Tokens of those suspects whose message is certainly not waiting in the broker."""
+
+    def silent_workers(self, reporting: set[str], queues: set[str]) -> dict[str, set[str]]:
+        """Workers that consume these queues and do not report to Postgres, by queue."""
+
+    def describe(self) -> dict[str, Any]:
+        """What an operator should know of it: kind, version, memory policy."""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+def open_broker(url: str, *, timeout: float) -> Broker:
+    """Connect to a broker.
+
+    Args:
+        url: as Celery takes it.
+        timeout: seconds for connecting and for each call.
+
+    Raises:
+        PublishError: it cannot be reached.
+    """
+    connection = Connection(url, connect_timeout=timeout)
+    if connection.transport.driver_type == "redis":
+        return RedisBroker(url, timeout=timeout)
+    return PortableBroker(url, timeout=timeout)

@@ -1,0 +1,103 @@
+"""Any broker that kombu knows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from kombu import Connection, Exchange, Producer, Queue
+
+from bridge import message
+from bridge.errors import PublishError
+from bridge.settings import without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from uuid import UUID
+
+    from bridge.queries.dispatch import Claimed, Suspect
+
+__all__ = ["PortableBroker"]
+
+_INSPECT_TIMEOUT = 1.0  # seconds that workers have to answer who consumes what
+
+
+class PortableBroker:
+    """One message at a time through kombu's producer, confirmed where the transport can."""
+
+    def __init__(self, url: str, *, timeout: float) -> None:
+        self.url = url
+        self.timeout = timeout
+        self._shown = without_password(url)
+        options = {"confirm_publish": True} if url.startswith("amqp") else {}
+        self._connection = Connection(url, connect_timeout=timeout, transport_options=options)
+        with self.translated():
+            self._connection.ensure_connection(max_retries=1, timeout=timeout)
+            self.channel = self._connection.channel()
+            self._producer = Producer(self.channel)
+        self._declared: set[str] = set()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise PublishError for whatever the transport raises.
+
+        Raises:
+            PublishError: with the broker's own words.
+        """
+        try:
+            yield
+        except (*self._connection.connection_errors, *self._connection.channel_errors, OSError) as error:
+            raise PublishError(
+                f"broker {self._shown} failed: {error}", "check BRIDGE_BROKER_URL and that the broker runs"
+            ) from error
+
+    def publish(self, jobs: Sequence[Claimed]) -> None:
+        """Publish one by one; the last confirmation is in when this returns."""
+        with self.translated():
+            for job in jobs:
+                self._publish(message.envelope(job))
+
+    def _publish(self, envelope: message.Envelope) -> None:
+        properties = dict(envelope.properties)
+        exchange, routing_key = properties.pop("exchange", ""), properties.pop("routing_key", envelope.queue)
+        if not exchange and routing_key not in self._declared:
+            Queue(routing_key, Exchange(routing_key), routing_key=routing_key)(self.channel).declare()
+            self._declared.add(routing_key)
+        self._producer.publish(
+            envelope.body, exchange=exchange, routing_key=routing_key, content_type=envelope.content_type,
+            content_encoding=envelope.content_encoding, headers=envelope.headers, timeout=self.timeout, **properties,
+        )  # fmt: skip
+
+    def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
+        """An empty queue holds none of them; of a queue that is not empty nothing can be said."""
+        queues: dict[str, set[UUID]] = defaultdict(set)
+        for suspect in suspects:
+            queues[suspect.queue].add(suspect.token)
+        with self.translated():
+            empty = [queue for queue in queues if self._size(queue) == 0]
+        return set().union(*(queues[queue] for queue in empty))
+
+    def _size(self, queue: str) -> int:
+        return int(self.channel.queue_declare(queue, passive=True).message_count)
+
+    def silent_workers(self, reporting: set[str], queues: set[str]) -> dict[str, set[str]]:
+        """Ask all workers what they consume; those that answer and do not report run without our plugin."""
+        app = Celery(broker=self.url, set_as_current=False)
+        with self.translated():
+            answers = app.control.inspect(timeout=_INSPECT_TIMEOUT).active_queues() or {}
+        silent: dict[str, set[str]] = defaultdict(set)
+        for worker in set(answers) - reporting:
+            for queue in answers[worker]:
+                if not queues or queue["name"] in queues:
+                    silent[queue["name"]].add(worker)
+        return dict(silent)
+
+    def describe(self) -> dict[str, Any]:
+        """The transport's name."""
+        return {"kind": str(self._connection.transport.driver_type), "url": self._shown}
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.release()

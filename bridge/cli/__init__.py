@@ -1,0 +1,53 @@
+"""The command line: ``bridge …``, and the same as ``celery bridge …``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+import bridge
+from bridge.errors import BridgeError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "install": "bridge.cli.service", "sql": "bridge.cli.service", "drain": "bridge.cli.service", "tick": "bridge.cli.service",
+    "doctor": "bridge.cli.doctor", "jobs": "bridge.cli.jobs", "up": "bridge.cli.local", "demo": "bridge.cli.local", "bench": "bridge.cli.bench",
+}  # fmt: skip
+
+
+class _Commands(click.Group):
+    """Imports a command only when it is asked for, and prints our errors as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        module = _COMMANDS.get(cmd_name)
+        return None if module is None else getattr(importlib.import_module(module), f"{cmd_name}_command")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BridgeError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(bridge.__version__, prog_name="bridge")
+def main() -> None:
+    """Keep Celery, make Postgres the truth.
+
+    Two variables say where things are: BRIDGE_DATABASE_URL (a libpq URI or DSN) and BRIDGE_BROKER_URL (as Celery takes it).
+
+    \b
+      bridge install          put the schema into the database
+      bridge drain            publish jobs to the broker
+      celery -A app worker    run them
+
+    Exit codes: 0 done, 1 a check or job failed, 2 wrong use.
+    """

@@ -1,0 +1,97 @@
+"""install, sql, drain, tick: what runs the queue. They need no application and no extra, only the environment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from typing import Any
+
+import click
+
+from bridge import schema, settings
+from bridge.drainer import Drainer
+from bridge.queries import dispatch
+from bridge.queries.connection import connect
+
+__all__ = ["drain_command", "install_command", "sql_command", "tick_command"]
+
+
+@click.command("install")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def install_command(*, as_json: bool) -> None:
+    """Install or upgrade the schema; safe to repeat, also while everything runs.
+
+    \b
+    Example:
+      BRIDGE_DATABASE_URL=postgresql://me@host/db bridge install
+    """
+    said = schema.install(settings.load().require_database())
+    click.echo(json.dumps({"installed": said}) if as_json else said)
+
+
+@click.command("sql")
+def sql_command() -> None:
+    r"""Print the SQL that install runs, for psql or another tool's migrations.
+
+    \b
+    Example:
+      bridge sql | psql -1 "$BRIDGE_DATABASE_URL"
+    """
+    click.echo(schema.script())
+
+
+@click.command("drain")
+@click.option("--once", is_flag=True, help="Tick, publish what is ready, and exit.")
+@click.option("--queues", "-Q", help="Only these queues, separated by commas (BRIDGE_QUEUES).")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to log (BRIDGE_LOG_LEVEL).")
+def drain_command(*, once: bool, queues: str | None, log_level: str | None) -> None:
+    """Publish ready jobs to the broker until SIGTERM; any number may run.
+
+    \b
+    Examples:
+      bridge drain
+      bridge drain --once
+      bridge drain -Q mail,reports
+    """
+    given = {key: value for key, value in {"queues": queues, "log_level": log_level}.items() if value is not None}
+    chosen = settings.load().model_copy(update=given)
+    logging.basicConfig(level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    drainer = Drainer(chosen, stop)
+    if once:
+        _drain_once(drainer, chosen.require_database())
+    else:
+        drainer.run()
+
+
+def _drain_once(drainer: Drainer, dsn: str) -> None:
+    schema.check(dsn)
+    with connect(dsn, name="bridge drain --once") as connection:
+        dispatch.tick(connection, "manual")
+    while drainer.drain_once():
+        pass
+    drainer.close()
+    click.echo(f"published {drainer.published} jobs")
+
+
+@click.command("tick")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def tick_command(*, as_json: bool) -> None:
+    """Do once what time has brought about: due jobs, expiry, the recovery of what dead processes left.
+
+    \b
+    Example:
+      bridge tick --json
+    """
+    with connect(settings.load().require_database(), name="bridge tick") as connection:
+        done: dict[str, Any] | None = dispatch.tick(connection, "manual")
+    if as_json:
+        click.echo(json.dumps(done))
+    elif done is None:
+        click.echo("another tick is at work")
+    else:
+        click.echo(" ".join(f"{step}={count}" for step, count in done.items()))

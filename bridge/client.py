@@ -1,0 +1,219 @@
+"""Making, reading, waiting for and steering jobs from Python."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from bridge import settings as environment
+from bridge.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
+from bridge.job import Job, Status, job_id
+from bridge.queries import jobs
+from bridge.queries.connection import Connections, connect, driver_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["cancel", "enqueue", "enqueue_many", "get", "progress", "retry", "wait"]
+
+
+@cache
+def _connections() -> Connections:
+    """The connections of this process; the environment is read when the first job is made."""
+    settings = environment.load()
+    return Connections(settings.require_database(), name="bridge client", timeout=settings.timeout)
+
+
+def _connection(given: Any) -> Connection:
+    return _connections().get() if given is None else driver_connection(given)
+
+
+def enqueue(
+    task: str,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    connection: Any = None,
+    queue: str = "celery",
+    priority: int = 0,
+    run_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+    max_attempts: int = 3,
+    backoff: float | Sequence[float] | Mapping[str, float] | None = None,
+    unique_key: str | None = None,
+    on_conflict: str = "skip",
+    depends_on: Sequence[UUID] | None = None,
+    timeout: float | timedelta | None = None,
+    expires_at: datetime | None = None,
+    headers: Mapping[str, Any] | None = None,
+) -> UUID:
+    """Enqueue one job.
+
+    With ``connection`` (psycopg 3, or a SQLAlchemy Session or Connection over it) it belongs to that transaction: it exists when that
+    commits, and never existed when it rolls back. Without, it is committed when this returns.
+
+    Args:
+        task: registered name of a Celery task.
+        args: positional arguments; JSON values.
+        kwargs: keyword arguments; JSON values.
+        connection: whose transaction to join.
+        queue: the Celery queue.
+        priority: 0 to 9, higher is sooner.
+        run_at: when it is due, with a time zone; not together with delay.
+        delay: seconds, or a timedelta, from now.
+        max_attempts: how often it may fail before it is failed; 1 = no retry.
+        backoff: wait between attempts: seconds, a list of seconds, or a mapping of base, factor, cap and jitter.
+        unique_key: at most one live job has it.
+        on_conflict: when another live job has that key: "skip" returns its id, "raise" raises.
+        depends_on: ids of jobs that must succeed first.
+        timeout: seconds, or a timedelta: hard limit of one attempt.
+        expires_at: a job not started by then ends as expired.
+        headers: further headers of the message.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        InvalidArgumentError: an argument can never work; nothing was written.
+        ConflictError: the unique key is taken and on_conflict is "raise".
+    """
+    _require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}))
+    options = {
+        "queue": queue, "priority": priority, "run_at": run_at, "delay": _interval(delay), "max_attempts": max_attempts, "unique_key": unique_key,
+        "on_conflict": on_conflict, "depends_on": list(depends_on) if depends_on else None, "timeout": _interval(timeout), "expires_at": expires_at,
+        "backoff": None if backoff is None else jobs.jsonb(backoff), "headers": jobs.jsonb(dict(headers)) if headers else None,
+    }  # fmt: skip
+    return jobs.enqueue(_connection(connection), task, list(args), dict(kwargs or {}), options)
+
+
+def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any = None) -> list[UUID]:
+    """Enqueue many jobs at once, all or none.
+
+    Args:
+        jobs_to_make: mappings whose keys are the argument names of ``enqueue``; durations in seconds.
+        connection: whose transaction to join.
+
+    Returns:
+        The ids, in the same order.
+
+    Raises:
+        InvalidArgumentError: the message says which of them.
+    """
+    rows = [_plain(number, job) for number, job in enumerate(jobs_to_make)]
+    return jobs.enqueue_many(_connection(connection), rows)
+
+
+def _plain(number: int, job: Mapping[str, Any]) -> dict[str, Any]:
+    row = dict(job)
+    for key in ("delay", "timeout"):
+        if row.get(key) is not None:
+            interval = _interval(row[key])
+            row[key] = f"{interval.total_seconds() if interval else 0} seconds"
+    for key in ("run_at", "expires_at"):
+        if row.get(key) is not None:
+            row[key] = row[key].isoformat()
+    if row.get("depends_on"):
+        row["depends_on"] = [str(parent) for parent in row["depends_on"]]
+    _require_json(f"{row.get('task')} (job {number})", **row)
+    return row
+
+
+def _interval(value: float | timedelta | None) -> timedelta | None:
+    return timedelta(seconds=value) if isinstance(value, int | float) else value
+
+
+def _require_json(task: str, **values: Any) -> None:
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"{name} of task {task} is not JSON: {error}", "pass numbers, texts, booleans, lists and dicts"
+            ) from error
+
+
+def get(identity: UUID | str, *, connection: Any = None) -> Job:
+    """One job as it is now.
+
+    Args:
+        identity: its id, or its Celery task id.
+        connection: see it as this transaction does.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    job = jobs.get(_connection(connection), job_id(identity))
+    if job is None:
+        raise NotFoundError(f"job {identity} does not exist", "bridge jobs list shows those that do")
+    return job
+
+
+def wait(*identities: UUID | str, timeout: float | None = None) -> list[Job]:
+    """Wait until all of these jobs have ended, woken by NOTIFY.
+
+    Args:
+        identities: ids or Celery task ids.
+        timeout: seconds for all of them; None waits for ever.
+
+    Returns:
+        The jobs, in the order given.
+
+    Raises:
+        NotFoundError: one of them does not exist.
+        WaitTimeoutError: one of them had not ended; it goes on.
+    """
+    wanted = [get(identity).id for identity in identities]
+    settings = environment.load()
+    with connect(settings.require_database(), name="bridge wait", timeout=settings.timeout) as connection:
+        ended = {job.id: job for job in jobs.wait(connection, wanted, timeout)}
+    late = [str(identity) for identity in wanted if identity not in ended]
+    if late:
+        raise WaitTimeoutError(
+            f"not ended after {timeout} s: {', '.join(late)}", "they go on; wait again or look with bridge jobs show"
+        )
+    return [ended[identity] for identity in wanted]
+
+
+def cancel(identity: UUID | str, *, connection: Any = None) -> Status:
+    """Cancel a job: what waits never runs, what runs is asked to stop.
+
+    Returns:
+        ``cancelled``, ``running`` (asked to stop), or the final status of a job that had ended.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    return jobs.cancel(_connection(connection), job_id(identity))
+
+
+def retry(identity: UUID | str, *, connection: Any = None) -> Status:
+    """Run an ended job again under the same id, or a scheduled one at once.
+
+    Raises:
+        NotFoundError: there is no such job.
+        WrongStateError: it has not ended and is not scheduled.
+    """
+    return jobs.retry(_connection(connection), job_id(identity))
+
+
+def progress(fraction: float, message: str = "") -> None:
+    """Say in a running task how far it has come; outside of one, or in a task called directly, this does nothing.
+
+    Args:
+        fraction: 0.0 to 1.0.
+        message: one line for people.
+
+    Raises:
+        InvalidArgumentError: the fraction is out of bounds.
+    """
+    from bridge.worker import current  # noqa: PLC0415 - producers need no Celery worker
+
+    if not 0.0 <= fraction <= 1.0:
+        raise InvalidArgumentError(f"progress is {fraction}", "give a fraction from 0.0 to 1.0")
+    current.progress({"fraction": fraction, "message": message})

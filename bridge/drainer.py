@@ -1,0 +1,265 @@
+"""The drainer: claim, commit, publish with confirmation, mark; tick when nobody else does; notice when the broker forgot."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+import socket
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import psycopg
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
+
+import bridge
+from bridge import schema
+from bridge.broker import open_broker
+from bridge.errors import PublishError, ServerError
+from bridge.queries import dispatch
+from bridge.queries.connection import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from threading import Event
+
+    from bridge.broker import Broker
+    from bridge.queries.connection import Connection
+    from bridge.queries.dispatch import Claimed
+    from bridge.settings import Settings
+
+__all__ = ["Drainer"]
+
+log = logging.getLogger("bridge.drainer")
+
+_REPORT_EVERY = 5.0  # seconds between two reports, and two looks for messages that are gone
+_LONGEST_PAUSE = 15.0  # seconds between two tries to reconnect, at most
+_OUTAGE = (PublishError, ServerError, psycopg.OperationalError)
+
+
+@dataclass
+class _Clock:
+    """When each periodic duty is due next, on the monotonic clock."""
+
+    tick: float = 0.0
+    report: float = 0.0
+    recover: float = field(default_factory=lambda: time.monotonic() + _REPORT_EVERY)
+
+
+class Drainer:
+    """Moves ready jobs to the broker until it is told to stop. Any number may run.
+
+    Everything it holds in memory is one shipment: a crash at any line loses nothing, because a job is claimed before it is sent and
+    marked only after the broker has confirmed it.
+    """
+
+    def __init__(self, settings: Settings, stop: Event) -> None:
+        self.id = uuid.uuid4()
+        self.published = 0
+        self._settings = settings
+        self._stop = stop
+        self._wanted = settings.queue_names()
+        self._woken: set[str] = set()
+        self._clock = _Clock()
+        self._connection: Connection | None = None
+        self._broker: Broker | None = None
+        self._broker_facts: dict[str, object] = {}
+
+    def run(self) -> None:
+        """Work until the stop event is set; outages of Postgres or the broker are waited out with growing, jittered pauses.
+
+        Raises:
+            SchemaError: the schema does not fit this process.
+        """
+        schema.check(self._settings.require_database(), timeout=self._settings.timeout) if self._reachable() else None
+        retrying = Retrying(
+            retry=retry_if_exception_type(_OUTAGE), wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE),
+            stop=stop_when_event_set(self._stop), sleep=self._stop.wait, before_sleep=self._report_outage, reraise=True,
+        )  # fmt: skip
+        while not self._stop.is_set():
+            with suppress(*_OUTAGE):
+                retrying(self._work)
+        self.close()
+
+    def _reachable(self) -> bool:
+        try:
+            self._open()
+        except _OUTAGE as error:
+            log.warning("not connected yet error=%s", error)
+            return False
+        return True
+
+    def _report_outage(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("outage pause=%.1f error=%s", state.next_action.sleep if state.next_action else 0.0, error)
+
+    def _work(self) -> None:
+        """Work until stopped or broken; an outage after progress starts a new round of pauses, small again."""
+        before = self.published
+        try:
+            self._open()
+            while not self._stop.is_set():
+                self._do_duties()
+                if self.drain_once() == 0:
+                    self._wait_for_work()
+        except _OUTAGE as error:
+            self._drop()
+            if self.published == before:
+                raise
+            log.warning("outage error=%s", error)
+
+    def _open(self) -> None:
+        """Connect to both sides, and listen."""
+        if self._connection is None:
+            self._connection = connect(
+                self._settings.require_database(), name="bridge drain", timeout=self._settings.timeout, asynchronous_commit=True
+            )
+            self._connection.execute("listen bridge_ready")
+            log.info("connected to postgres drainer=%s", self.id)
+        if self._broker is None:
+            self._broker = open_broker(self._settings.broker_url, timeout=self._settings.timeout)
+            self._broker_facts = self._broker.describe()
+            log.info("connected to broker %s", " ".join(f"{key}={value}" for key, value in self._broker_facts.items()))
+
+    def _drop(self) -> None:
+        """Let go of connections that may be broken."""
+        with suppress(Exception):
+            if self._broker is not None:
+                self._broker.close()
+        if self._connection is not None and self._connection.broken:
+            self._connection.close()
+            self._connection = None
+        self._broker = None
+
+    def close(self) -> None:
+        """Say good-bye and disconnect."""
+        with suppress(psycopg.Error):
+            if self._connection is not None:
+                self._report(stopped=True)
+                self._connection.close()
+        self._connection = None
+        self._drop()
+        log.info("stopped published=%d", self.published)
+
+    def drain_once(self) -> int:
+        """Claim one shipment of each queue that has ready jobs, publish it, and mark it published.
+
+        The order is what makes a job survive a crash at any line: it is claimed before it is sent and marked only after the broker
+        confirms. A crash in between sends a job twice, never zero times; the worker's start fence admits one of the copies.
+
+        Returns:
+            How many jobs were published; 0 when none was ready or the windows are full.
+
+        Raises:
+            PublishError: the broker refused or timed out; what was claimed is ready again.
+        """
+        self._open()
+        connection = self._postgres()
+        queues = self._woken or set(dispatch.ready_queues(connection))
+        self._woken = set()
+        count = 0
+        for queue in random.sample(sorted(queues), len(queues)):  # no queue is always first
+            if not self._wanted or queue in self._wanted:
+                shipment = uuid.uuid4()
+                jobs = dispatch.claim(
+                    connection, self.id, queue, shipment, limit=self._settings.shipment, size=self._settings.shipment_bytes
+                )
+                count += self._ship(shipment, jobs)
+        return count
+
+    def _ship(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> int:
+        if not jobs:
+            return 0
+        seqs = [job.seq for job in jobs]
+        try:
+            self._publish(jobs)
+        except PublishError:
+            # Uncertain: some may have arrived. They keep their tokens, so a second copy is harmless.
+            dispatch.unclaim(self._postgres(), shipment, seqs)
+            raise
+        dispatch.mark_published(self._postgres(), shipment, seqs)
+        self.published += len(jobs)
+        log.debug("published queue=%s jobs=%d shipment=%s", jobs[0].queue, len(jobs), shipment)
+        return len(jobs)
+
+    def _publish(self, jobs: Sequence[Claimed]) -> None:
+        if self._broker is None:
+            raise PublishError("not connected to the broker")
+        self._broker.publish(jobs)
+
+    def _postgres(self) -> Connection:
+        if self._connection is None:
+            raise ServerError("not connected to postgres")
+        return self._connection
+
+    def _wait_for_work(self) -> None:
+        """Sleep until a NOTIFY, the next duty or the poll interval."""
+        now = time.monotonic()
+        pause = min(self._settings.poll, max(0.01, min(self._clock.tick, self._clock.report) - now))
+        self._woken = {notice.payload for notice in self._postgres().notifies(timeout=pause, stop_after=1)}
+
+    def _do_duties(self) -> None:
+        """Tick, report and look for messages that are gone, each when it is due."""
+        now = time.monotonic()
+        if now >= self._clock.tick:
+            self._clock.tick = now + 1.0
+            self._tick()
+        if now >= self._clock.report:
+            self._clock.report = now + _REPORT_EVERY
+            self._report()
+        if now >= self._clock.recover:
+            self._clock.recover = now + _REPORT_EVERY
+            self.recover()
+
+    def _tick(self) -> None:
+        if self._settings.tick == "off":
+            return
+        tick = dispatch.tick if self._settings.tick == "drainer" else dispatch.tick_if_late
+        done = tick(self._postgres(), "drainer")
+        if done and any(done.values()):
+            log.info("ticked %s", " ".join(f"{step}={count}" for step, count in done.items() if count))
+
+    def _report(self, *, stopped: bool = False) -> None:
+        dispatch.report_drainer(
+            self._postgres(), self.id, name=f"{socket.gethostname()}:{os.getpid()}", pid=os.getpid(),
+            software=f"bridge {bridge.__version__} python {platform.python_version()}", published=self.published,
+            clock=datetime.now(UTC), broker=self._broker_facts, stopped=stopped,
+        )  # fmt: skip
+
+    def recover(self) -> int:
+        """Publish again what the broker has lost.
+
+        A published job has no deadline: it may wait behind long tasks or all night without a worker. Its message counts as gone only when
+        no living worker reports it, the broker certainly does not have it, and both are still so after a grace. Queues that a worker
+        without our plugin consumes are left alone: that worker reports nothing.
+
+        Returns:
+            How many jobs were published again.
+        """
+        connection, broker = self._postgres(), self._broker
+        suspects = dispatch.suspects(connection)
+        if not suspects or broker is None:
+            return 0
+        missing = broker.missing(suspects)
+        dispatch.mark_missing(connection, missing, {suspect.token for suspect in suspects} - missing)
+        late = {suspect for suspect in suspects if suspect.token in missing and suspect.missing_since is not None}
+        if not late:
+            return 0
+        silent = broker.silent_workers(dispatch.reporting_workers(connection), {suspect.queue for suspect in late})
+        for queue, workers in silent.items():
+            log.error(
+                "not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, len(late), ",".join(sorted(workers))
+            )
+        shipment = uuid.uuid4()
+        jobs = dispatch.republish(
+            connection, self.id, shipment, {suspect.token for suspect in late if suspect.queue not in silent}
+        )
+        count = self._ship(shipment, jobs)
+        if count:
+            log.warning("published again, their messages were gone jobs=%d", count)
+        return count

@@ -1,0 +1,98 @@
+"""The start fence: wrapped around a task's tracer, it admits one of all copies of a delivery.
+
+It stands before everything else of a task's life in a pool process: before STARTED is stored, before signals, before the user's own
+``before_start`` and ``__call__``. A refused copy enters none of them and writes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from celery.app.trace import build_tracer, trace_ok_t
+from celery.states import IGNORED, REJECTED
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from bridge.errors import ServerError
+from bridge.message import HEADER, Delivery
+from bridge.queries import runs
+from bridge.worker import outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    from bridge.application import Membership
+
+__all__ = ["Run", "fence"]
+
+log = logging.getLogger("bridge.worker")
+
+
+@dataclass
+class Run:
+    """One admitted start. Whoever writes its outcome settles it, so that nobody writes a second one."""
+
+    delivery: Delivery
+    id: UUID
+    settled: bool = False
+
+
+def fence(app: Any, joined: Membership) -> None:
+    """Wrap the tracer of every registered task; those wrapped already stay as they are."""
+    for task in app.tasks.values():
+        trace = task.__dict__.get("__trace__") or task.__trace__
+        if not getattr(trace, "fenced", False):
+            task.__trace__ = _fenced(trace or build_tracer(task.name, task, app.loader, app=app), joined)
+
+
+def _fenced(trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]:
+    @wraps(trace)
+    def fenced_trace(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        delivery = Delivery.parse((request or {}).get(HEADER))
+        if delivery is None:
+            return trace(task_id, args, kwargs, request)
+        run = _start(joined, delivery)
+        if run is None:
+            log.info("refused a copy that must not run task_id=%s delivery=%s", task_id, delivery)
+            return trace_ok_t(None, None, 0.0, "refused: another copy of this delivery ran, or the job was cancelled")
+        request["bridge_run"] = run
+        traced = trace(task_id, args, kwargs, request)
+        if not run.settled:
+            _settle(joined, run, traced[1])
+        return traced
+
+    fenced_trace.fenced = True  # type: ignore[attr-defined]
+    return fenced_trace
+
+
+def _start(joined: Membership, delivery: Delivery) -> Run | None:
+    """Ask for admission; Postgres may be away for a moment, but not for long: the message is then left unstarted."""
+    patience = stop_after_delay(joined.settings.start_patience)
+    again = retry_if_exception_type((ServerError, psycopg.OperationalError))
+    try:
+        identity = Retrying(retry=again, stop=patience, wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True)(
+            lambda: runs.start(joined.connections.get(), delivery.seq, delivery.token, joined.worker_id, os.getpid())
+        )
+    except (ServerError, psycopg.OperationalError) as error:
+        # Not started, so still published: once no worker reports the message, a drainer publishes it again.
+        log.warning("handed back, postgres is away delivery=%s error=%s", delivery, error)
+        return None
+    return None if identity is None else Run(delivery, identity)
+
+
+def _settle(joined: Membership, run: Run, info: Any) -> None:
+    """End a run whose outcome no backend hook has written."""
+    state = getattr(info, "state", None)
+    if state == REJECTED:
+        if info.retval.requeue:
+            # With early acknowledgement nothing would come back: handing back means publishing again, with a new token.
+            run.settled = True
+            outcome.lost(joined, run.delivery, "the task rejected its message with requeue=True")
+        return  # without requeue the main process ends it
+    if state == IGNORED or info is None:
+        outcome.succeeded(joined, run, None)

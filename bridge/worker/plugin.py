@@ -1,0 +1,87 @@
+"""Where the bridge hooks into a stock worker: public signals and one consumer bootstep."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from celery import bootsteps, signals
+from celery.exceptions import NotRegistered
+
+from bridge import schema
+from bridge.application import membership
+from bridge.job import Status
+from bridge.message import HEADER, Delivery
+from bridge.worker import outcome
+from bridge.worker.fence import fence
+from bridge.worker.heartbeat import Heartbeat
+
+__all__ = ["FenceStep", "register"]
+
+_UID = "bridge"
+
+
+class FenceStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Wraps tracers in the main process, where the threads and solo pools run tasks; again after each reconnection, which rebuilds them."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """Called by the consumer each time it has connected."""
+        joined = membership(parent.app)
+        if joined is not None:
+            fence(parent.app, joined)
+
+
+def register(app: Any) -> None:
+    """Hook into the workers of an application that has joined."""
+    app.steps["consumer"].add(FenceStep)
+    signals.worker_init.connect(_on_init, dispatch_uid=_UID, weak=False)
+    signals.worker_process_init.connect(_on_process_init, dispatch_uid=_UID, weak=False)
+    signals.worker_ready.connect(_on_ready, dispatch_uid=_UID, weak=False)
+    signals.task_unknown.connect(_on_refused_message, dispatch_uid=_UID, weak=False)
+    signals.task_rejected.connect(_on_refused_message, dispatch_uid=_UID, weak=False)
+    signals.worker_shutdown.connect(_on_shutdown, dispatch_uid=_UID, weak=False)
+
+
+def _on_init(sender: Any = None, **_: Any) -> None:
+    """Before the pool forks: check the schema, and make the identity that children inherit."""
+    joined = membership(sender.app)
+    if joined is not None:
+        schema.check(joined.settings.require_database(), timeout=joined.settings.timeout)
+        joined.worker_id = uuid.uuid4()
+
+
+def _on_process_init(**_: Any) -> None:
+    """In each pool child, after its tracers have been built."""
+    from celery import current_app  # noqa: PLC0415 - the child's own
+
+    app = current_app._get_current_object()  # noqa: SLF001
+    joined = membership(app)
+    if joined is not None:
+        fence(app, joined)
+
+
+def _on_ready(sender: Any = None, **_: Any) -> None:
+    """The consumer is up: report from now on."""
+    joined = membership(sender.app)
+    if joined is not None:
+        sender.bridge_heartbeat = Heartbeat(joined, sender.controller)
+        sender.controller.bridge_heartbeat = sender.bridge_heartbeat
+        sender.bridge_heartbeat.start()
+
+
+def _on_refused_message(sender: Any = None, message: Any = None, exc: Any = None, name: str = "", **_: Any) -> None:
+    """The worker does not know the task, or cannot read the message: the job fails with that reason, instead of being lost."""
+    joined, delivery = membership(sender.app), Delivery.parse((message.headers or {}).get(HEADER))
+    if joined is None or delivery is None:
+        return
+    reason = NotRegistered(f"task {name} is not registered in worker {sender.hostname}") if name else exc
+    outcome.ended_outside(joined, delivery, Status.FAILED, outcome.error_of(reason, None), final=True, beyond=None)
+
+
+def _on_shutdown(sender: Any = None, **_: Any) -> None:
+    """The pool has stopped: say good-bye."""
+    heartbeat = getattr(sender, "bridge_heartbeat", None)
+    if heartbeat is not None:
+        heartbeat.stop()
