@@ -52,9 +52,7 @@ class RowSender:
             if not joined.takes(name):
                 return publish(producer, name, message, **options)
             if not message.headers:
-                raise InvalidArgumentError(
-                    f"task {name} is sent with task_protocol 1", "set task_protocol = 2, Celery's default since 4.0"
-                )
+                raise InvalidArgumentError(f"task {name} is sent with task_protocol 1", "set task_protocol = 2, Celery's default since 4.0")
             # The event task-sent belongs to the moment when a drainer publishes.
             return publish(RowProducer(joined), name, message._replace(sent_event=None), **options)
 
@@ -68,9 +66,7 @@ class RowProducer:
         self._joined = joined
         self.connection = None
 
-    def publish(
-        self, body: Any, *, headers: dict[str, Any], serializer: str, compression: str | None = None, **options: Any
-    ) -> None:
+    def publish(self, body: Any, *, headers: dict[str, Any], serializer: str, compression: str | None = None, **options: Any) -> None:
         """Write one task message as a row.
 
         Raises:
@@ -107,11 +103,12 @@ def _content(
     """The row of one message: JSON parts as text, anything else as the bytes that Celery would have sent."""
     headers.pop(wire.HEADER, None)  # a retry or a child inherits its parent's; each delivery gets its own
     eta, expires = headers.get("eta"), headers.get("expires")
+    exchange_name = str(getattr(options.get("exchange"), "name", options.get("exchange") or ""))
     headers["eta"] = None
     parts = _json_parts(body, serializer, compression)
     payload, kind, encoding = (None, None, None) if parts else _encoded(body, serializer, compression, headers)
     args, kwargs, embed = parts or ("[]", "{}", None)
-    exchange, routing_key = options.get("exchange") or "", options.get("routing_key") or ""
+    routing_key = options.get("routing_key") or ""
     properties = {
         key: value for key, value in options.items()
         if key in {"priority", "delivery_mode", "reply_to", "correlation_id"} and value is not None
@@ -119,10 +116,10 @@ def _content(
     identity = job_id(headers["id"])
     return Content(
         id=identity, task_id=None if str(identity) == headers["id"] else headers["id"], task=headers["task"],
-        queue=routing_key or str(getattr(exchange, "name", exchange)), rank=_rank(options.get("priority"), reverse=reverse),
+        queue=routing_key or exchange_name, rank=_rank(options.get("priority"), reverse=reverse),
         args=args, kwargs=kwargs, embed=embed, payload=payload, content_type=kind, content_encoding=encoding,
         headers=json.dumps(headers, default=str),
-        properties=json.dumps({**properties, "exchange": str(getattr(exchange, "name", exchange)), "routing_key": routing_key}, default=str),
+        properties=json.dumps({**properties, "exchange": exchange_name, "routing_key": routing_key}, default=str),
         expires_at=datetime.fromisoformat(expires) if expires else None, run_at=datetime.fromisoformat(eta) if eta else None,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def _joined(app: Any) -> Membership:
     return membership(app) or Membership(app, (), ())
 
 
-class RowWriter(Backend):  # type: ignore[misc]
+class RowWriter(Backend):
     """Mixed over any backend: what Celery marks is written to the job's row too.
 
     In a pool's child the request carries the run and the outcome is the run's. In the main process there is only the delivery: it may
@@ -65,9 +65,7 @@ class RowWriter(Backend):  # type: ignore[misc]
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Nothing: a call is a row, and works with the result store down."""
 
-    def mark_as_done(
-        self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
-    ) -> None:  # noqa: FBT001, FBT002
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS) -> None:
         """Celery's hook: a task returned. The inner backend first, so that a failure to store is still the task's."""
         super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
         run = outcome.run_of(request)
@@ -75,10 +73,10 @@ class RowWriter(Backend):  # type: ignore[misc]
             outcome.succeeded(self._bridge, run, self._plain(result) if store_result else None)
 
     def mark_as_failure(
-        self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, store_result: bool = True,  # noqa: FBT001, FBT002
-        call_errbacks: bool = True, state: str = states.FAILURE,  # noqa: FBT001, FBT002
+        self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, store_result: bool = True,
+        call_errbacks: bool = True, state: str = states.FAILURE,
     ) -> None:  # fmt: skip
-        """Celery's hook: a task failed. The row decides whether it was the last attempt; before that, nothing that follows a failure happens."""
+        """Celery's hook: a task failed. The row decides whether that was the last attempt; only then does what follows a failure happen."""
         ended = self._end_failed(exc, traceback, request)
         if ended is None or ended.final:
             super().mark_as_failure(
@@ -113,7 +111,7 @@ class RowWriter(Backend):  # type: ignore[misc]
 
     def mark_as_revoked(
         self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True, state: str = states.REVOKED
-    ) -> None:  # noqa: FBT001, FBT002
+    ) -> None:
         """Celery's hook in the main process: revoked, terminated or expired."""
         delivery = outcome.delivery_of(request)
         if delivery is not None:
@@ -122,9 +120,7 @@ class RowWriter(Backend):  # type: ignore[misc]
             outcome.ended_outside(self._bridge, delivery, status, error, final=True, beyond=None)
         super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
 
-    def store_result(
-        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **options: Any
-    ) -> Any:
+    def store_result(self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
         """Celery's hook for every state, ``update_state`` with a state of the user's own among them."""
         self._note_progress(result, state, request)
         return super().store_result(task_id, result, state, traceback=traceback, request=request, **options)
@@ -148,24 +144,22 @@ class RowWriter(Backend):  # type: ignore[misc]
         return outcome.json_text(self.prepare_value(result))
 
 
-class BridgeBackend(RowWriter, BaseBackend):  # type: ignore[misc]
+class BridgeBackend(RowWriter, BaseBackend):
     """Postgres alone."""
 
     supports_autoexpire = True  # days of history are dropped
     supports_native_join = True
 
-    def as_uri(self, include_password: bool = False) -> str:  # noqa: ARG002, FBT001, FBT002
+    def as_uri(self, include_password: bool = False) -> str:
         """What ``celery report`` shows; there is no password in it."""
         return "bridge://"
 
-    def store_result(
-        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any
-    ) -> Any:  # noqa: ARG002
+    def store_result(self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any) -> Any:
         """Final states are written by the hooks above, with their run; a state of the user's own is progress."""
         self._note_progress(result, state, request)
         return result
 
-    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """State and result of one task, as Celery's result objects want them."""
         self._ensure_not_eager()
         if cache and task_id in self._cache:
@@ -193,7 +187,7 @@ class BridgeBackend(RowWriter, BaseBackend):  # type: ignore[misc]
 
     def wait_for(
         self, task_id: str, timeout: float | None = None, interval: float = 0.5, no_ack: bool = True, on_interval: Any = None
-    ) -> dict[str, Any]:  # noqa: ARG002, FBT001, FBT002
+    ) -> dict[str, Any]:
         """Wait for one task, woken by NOTIFY.
 
         Raises:

@@ -85,10 +85,19 @@ def enqueue(
     """
     _require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}))
     options = {
-        "queue": queue, "priority": priority, "run_at": run_at, "delay": _interval(delay), "max_attempts": max_attempts, "unique_key": unique_key,
-        "on_conflict": on_conflict, "depends_on": list(depends_on) if depends_on else None, "timeout": _interval(timeout), "expires_at": expires_at,
-        "backoff": None if backoff is None else jobs.jsonb(backoff), "headers": jobs.jsonb(dict(headers)) if headers else None,
-    }  # fmt: skip
+        "queue": queue,
+        "priority": priority,
+        "run_at": run_at,
+        "delay": _interval(delay),
+        "max_attempts": max_attempts,
+        "unique_key": unique_key,
+        "on_conflict": on_conflict,
+        "depends_on": list(depends_on) if depends_on else None,
+        "timeout": _interval(timeout),
+        "expires_at": expires_at,
+        "backoff": None if backoff is None else jobs.jsonb(backoff),
+        "headers": jobs.jsonb(dict(headers)) if headers else None,
+    }
     return jobs.enqueue(_connection(connection), task, list(args), dict(kwargs or {}), options)
 
 
@@ -174,9 +183,7 @@ def wait(*identities: UUID | str, timeout: float | None = None) -> list[Job]:
         ended = {job.id: job for job in jobs.wait(connection, wanted, timeout)}
     late = [str(identity) for identity in wanted if identity not in ended]
     if late:
-        raise WaitTimeoutError(
-            f"not ended after {timeout} s: {', '.join(late)}", "they go on; wait again or look with bridge jobs show"
-        )
+        raise WaitTimeoutError(f"not ended after {timeout} s: {', '.join(late)}", "they go on; wait again or look with bridge jobs show")
     return [ended[identity] for identity in wanted]
 
 

@@ -79,7 +79,7 @@ class Drainer:
         schema.check(self._settings.require_database(), timeout=self._settings.timeout) if self._reachable() else None
         retrying = Retrying(
             retry=retry_if_exception_type(_OUTAGE), wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE),
-            stop=stop_when_event_set(self._stop), sleep=self._stop.wait, before_sleep=self._report_outage, reraise=True,
+            stop=stop_when_event_set(self._stop), sleep=self._sleep, before_sleep=self._report_outage, reraise=True,
         )  # fmt: skip
         while not self._stop.is_set():
             with suppress(*_OUTAGE):
@@ -93,6 +93,9 @@ class Drainer:
             log.warning("not connected yet error=%s", error)
             return False
         return True
+
+    def _sleep(self, seconds: float) -> None:
+        self._stop.wait(seconds)
 
     def _report_outage(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -252,13 +255,9 @@ class Drainer:
             return 0
         silent = broker.silent_workers(dispatch.reporting_workers(connection), {suspect.queue for suspect in late})
         for queue, workers in silent.items():
-            log.error(
-                "not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, len(late), ",".join(sorted(workers))
-            )
+            log.error("not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, len(late), ",".join(sorted(workers)))
         shipment = uuid.uuid4()
-        jobs = dispatch.republish(
-            connection, self.id, shipment, {suspect.token for suspect in late if suspect.queue not in silent}
-        )
+        jobs = dispatch.republish(connection, self.id, shipment, {suspect.token for suspect in late if suspect.queue not in silent})
         count = self._ship(shipment, jobs)
         if count:
             log.warning("published again, their messages were gone jobs=%d", count)

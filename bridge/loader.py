@@ -11,7 +11,7 @@ from bridge.application import install
 __all__ = ["Loader"]
 
 
-class Loader(AppLoader):  # type: ignore[misc]
+class Loader(AppLoader):
     """Celery's own loader, which also joins its application to the bridge."""
 
     def __init__(self, app: Any, **options: Any) -> None:

@@ -72,9 +72,7 @@ def task_id(job: Claimed) -> str:
 
 def envelope(job: Claimed) -> Envelope:
     """The message as parsed parts: the portable way."""
-    properties = (
-        json.loads(job.properties) if job.properties else {"exchange": "", "routing_key": job.queue, "priority": 9 - job.rank}
-    )
+    properties = json.loads(job.properties) if job.properties else {"exchange": "", "routing_key": job.queue, "priority": 9 - job.rank}
     body, content_type, encoding = _body(job)
     return Envelope(
         queue=job.queue,
@@ -103,8 +101,8 @@ def _redis_message(job: Claimed, tag: str) -> bytes:
             "delivery_info": {"exchange": exchange, "routing_key": routing_key}, "delivery_tag": tag,
         }  # fmt: skip
         message = (
-            f'{{"body": "{b64encode(body).decode()}", "content-encoding": {json.dumps(encoding)}, "content-type": {json.dumps(content_type)}, '
-            f'"headers": {headers}, "properties": {json.dumps(full)}}}'
+            f'{{"body": "{b64encode(body).decode()}", "content-encoding": {json.dumps(encoding)}, '
+            f'"content-type": {json.dumps(content_type)}, "headers": {headers}, "properties": {json.dumps(full)}}}'
         )
         return message.encode()
     identity = json.dumps(task_id(job))

@@ -15,7 +15,7 @@ from bridge.settings import without_password
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check", "files", "install", "installed_version", "script"]
+__all__ = ["check", "files", "install", "install_pipeline", "installed_version", "script"]
 
 _LOCK = "select pg_advisory_xact_lock(hashtextextended('bridge.install', 0))"
 
@@ -65,6 +65,26 @@ def install(dsn: str, *, timeout: float = 10.0) -> str:
     return f"schema bridge {bridge.__version__} is installed; {row[0] if row else ''}"
 
 
+def install_pipeline(dsn: str, folder: Path, *, timeout: float = 10.0) -> int:
+    """Apply the SQL files of one pipeline's folder in name order, in one transaction; the bridge's own schema comes first.
+
+    Returns:
+        How many files there were.
+
+    Raises:
+        SchemaError: the folder holds no SQL, or the bridge is not installed.
+        ServerError: the database cannot be reached.
+    """
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.sql"))]
+    if not texts:
+        raise SchemaError(f"no SQL files in {folder}", "name a pipeline of the checkout you stand in, for example media")
+    check(dsn, timeout=timeout)
+    with _connect(dsn, timeout) as connection, connection.transaction():
+        for text in texts:
+            connection.execute(text.encode())
+    return len(texts)
+
+
 def installed_version(dsn: str, *, timeout: float = 10.0) -> str | None:
     """The version of the installed schema; None when there is none."""
     with _connect(dsn, timeout) as connection:
@@ -85,9 +105,7 @@ def check(dsn: str, *, timeout: float = 10.0) -> None:
     if version is None:
         raise SchemaError(f"no schema bridge in {without_password(dsn)}", 'run "bridge install"')
     if _numbers(version) < _numbers(bridge.__version__):
-        raise SchemaError(
-            f"schema is at {version}, this process needs {bridge.__version__}", 'run "bridge install" (safe to repeat)'
-        )
+        raise SchemaError(f"schema is at {version}, this process needs {bridge.__version__}", 'run "bridge install" (safe to repeat)')
     if _numbers(version) > _numbers(bridge.__version__):
         raise SchemaError(f"schema is at {version}, this process is {bridge.__version__}", "upgrade this process")
 

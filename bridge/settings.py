@@ -38,9 +38,7 @@ class Settings(BaseSettings):
     shipment: int = Field(
         default=1000, ge=1, le=10_000, description="most jobs published together; more = fewer round trips, later first job"
     )
-    shipment_bytes: int = Field(
-        default=4 << 20, ge=1024, description="bytes of content after which a shipment is closed: bounds memory"
-    )
+    shipment_bytes: int = Field(default=4 << 20, ge=1024, description="bytes of content after which a shipment is closed: bounds memory")
     poll: float = Field(
         default=1.0,
         gt=0,
@@ -48,13 +46,9 @@ class Settings(BaseSettings):
         description="seconds between two looks at the queues when no NOTIFY comes; lower behind a pooler",
     )
     timeout: float = Field(default=10.0, gt=0, description="seconds any one database or broker call may take")
-    start_patience: float = Field(
-        default=5.0, ge=0, description="seconds a worker waits for Postgres before it hands a message back"
-    )
+    start_patience: float = Field(default=5.0, ge=0, description="seconds a worker waits for Postgres before it hands a message back")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much the log says")
-    home: str = Field(
-        default="", description="where `bridge up` and `bridge demo` keep their servers; empty: a folder of the user's own"
-    )
+    home: str = Field(default="", description="where `bridge up` and `bridge demo` keep their servers; empty: a folder of the user's own")
 
     @field_validator("database_url")
     @classmethod
@@ -68,9 +62,7 @@ class Settings(BaseSettings):
             SettingError: it is not set.
         """
         if not self.database_url:
-            raise SettingError(
-                "BRIDGE_DATABASE_URL is not set", "give it a libpq URI, for example postgresql://user@host/database"
-            )
+            raise SettingError("BRIDGE_DATABASE_URL is not set", "give it a libpq URI, for example postgresql://user@host/database")
         return self.database_url
 
     def queue_names(self) -> frozenset[str]:

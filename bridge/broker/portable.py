@@ -49,9 +49,7 @@ class PortableBroker:
         try:
             yield
         except (*self._connection.connection_errors, *self._connection.channel_errors, OSError) as error:
-            raise PublishError(
-                f"broker {self._shown} failed: {error}", "check BRIDGE_BROKER_URL and that the broker runs"
-            ) from error
+            raise PublishError(f"broker {self._shown} failed: {error}", "check BRIDGE_BROKER_URL and that the broker runs") from error
 
     def publish(self, jobs: Sequence[Claimed]) -> None:
         """Publish one by one; the last confirmation is in when this returns."""

@@ -14,9 +14,12 @@ from bridge.errors import BridgeError
 __all__ = ["main"]
 
 _COMMANDS = {
-    "install": "bridge.cli.service", "sql": "bridge.cli.service", "drain": "bridge.cli.service", "tick": "bridge.cli.service",
-    "doctor": "bridge.cli.doctor", "jobs": "bridge.cli.jobs", "up": "bridge.cli.local", "demo": "bridge.cli.local", "bench": "bridge.cli.bench",
-}  # fmt: skip
+    **dict.fromkeys(["install", "sql", "drain", "tick"], "bridge.cli.service"),
+    "doctor": "bridge.cli.doctor",
+    "jobs": "bridge.cli.jobs",
+    **dict.fromkeys(["up", "demo"], "bridge.cli.local"),
+    "bench": "bridge.cli.bench",
+}
 
 
 class _Commands(click.Group):
@@ -40,7 +43,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(bridge.__version__, prog_name="bridge")
 def main() -> None:
-    """Keep Celery, make Postgres the truth.
+    r"""Keep Celery, make Postgres the truth.
 
     Two variables say where things are: BRIDGE_DATABASE_URL (a libpq URI or DSN) and BRIDGE_BROKER_URL (as Celery takes it).
 

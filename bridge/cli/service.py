@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,15 +20,21 @@ __all__ = ["drain_command", "install_command", "sql_command", "tick_command"]
 
 
 @click.command("install")
+@click.option("--pipeline", metavar="NAME", help="Install the SQL of tasks/NAME/sql of this checkout as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def install_command(*, as_json: bool) -> None:
-    """Install or upgrade the schema; safe to repeat, also while everything runs.
+def install_command(*, pipeline: str | None, as_json: bool) -> None:
+    r"""Install or upgrade the schema; safe to repeat, also while everything runs.
 
     \b
-    Example:
+    Examples:
       BRIDGE_DATABASE_URL=postgresql://me@host/db bridge install
+      bridge install --pipeline media
     """
-    said = schema.install(settings.load().require_database())
+    dsn = settings.load().require_database()
+    said = schema.install(dsn)
+    if pipeline is not None:
+        files = schema.install_pipeline(dsn, Path("tasks") / pipeline / "sql")
+        said += f"; pipeline {pipeline} is installed ({files} files)"
     click.echo(json.dumps({"installed": said}) if as_json else said)
 
 
@@ -47,7 +54,7 @@ def sql_command() -> None:
 @click.option("--queues", "-Q", help="Only these queues, separated by commas (BRIDGE_QUEUES).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to log (BRIDGE_LOG_LEVEL).")
 def drain_command(*, once: bool, queues: str | None, log_level: str | None) -> None:
-    """Publish ready jobs to the broker until SIGTERM; any number may run.
+    r"""Publish ready jobs to the broker until SIGTERM; any number may run.
 
     \b
     Examples:
@@ -81,7 +88,7 @@ def _drain_once(drainer: Drainer, dsn: str) -> None:
 @click.command("tick")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tick_command(*, as_json: bool) -> None:
-    """Do once what time has brought about: due jobs, expiry, the recovery of what dead processes left.
+    r"""Do once what time has brought about: due jobs, expiry, the recovery of what dead processes left.
 
     \b
     Example:

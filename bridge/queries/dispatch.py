@@ -74,9 +74,7 @@ def ready_queues(connection: Connection) -> list[str]:
 def claim(connection: Connection, drainer: UUID, queue: str, shipment: UUID, *, limit: int, size: int) -> list[Claimed]:
     """Claim at most ``limit`` jobs, ``size`` bytes and a bit; the claim is committed when this returns."""
     with translated():
-        rows = connection.execute(
-            "select * from bridge.claim(%s, %s, %s, %s, %s)", (drainer, queue, shipment, limit, size), binary=True
-        )
+        rows = connection.execute("select * from bridge.claim(%s, %s, %s, %s, %s)", (drainer, queue, shipment, limit, size), binary=True)
         return [Claimed._make(row) for row in rows]
 
 
@@ -108,9 +106,7 @@ def mark_missing(connection: Connection, missing: Collection[UUID], found: Colle
 
 def republish(connection: Connection, drainer: UUID, shipment: UUID, tokens: Collection[UUID]) -> list[Claimed]:
     """Claim again those of these that have been missing for long enough."""
-    rows = connection.execute(
-        "select * from bridge.republish(%s, %s, %s::uuid[])", (drainer, shipment, list(tokens)), binary=True
-    )
+    rows = connection.execute("select * from bridge.republish(%s, %s, %s::uuid[])", (drainer, shipment, list(tokens)), binary=True)
     return [Claimed._make(row) for row in rows]
 
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from bridge.job import Job, Status
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
+
+    from psycopg import Cursor
+    from psycopg.rows import RowMaker
 
     from bridge.queries.connection import Connection
 
@@ -35,7 +37,8 @@ __all__ = [
     "wait",
 ]
 
-_COLUMNS = ", ".join(field.name for field in fields(Job))
+_NAMES = tuple(field.name for field in fields(Job))
+_COLUMNS = ", ".join(_NAMES)
 _RECHECK = 1.0  # seconds between two looks while waiting: NOTIFY is only the fast way
 
 
@@ -88,9 +91,12 @@ def enqueue(connection: Connection, task: str, args: Sequence[Any], kwargs: dict
 
 
 _CASTS = {
-    "task": "::text", "queue": "::text", "priority": "::integer", "run_at": "::timestamptz", "delay": "::interval", "max_attempts": "::integer",
-    "unique_key": "::text", "on_conflict": "::text", "depends_on": "::uuid[]", "timeout": "::interval", "expires_at": "::timestamptz",
-}  # fmt: skip
+    **dict.fromkeys(["task", "queue", "unique_key", "on_conflict"], "::text"),
+    **dict.fromkeys(["priority", "max_attempts"], "::integer"),
+    **dict.fromkeys(["run_at", "expires_at"], "::timestamptz"),
+    **dict.fromkeys(["delay", "timeout"], "::interval"),
+    "depends_on": "::uuid[]",
+}
 
 
 def enqueue_many(connection: Connection, jobs: Sequence[dict[str, Any]]) -> list[UUID]:
@@ -124,18 +130,21 @@ def jsonb(value: Any) -> Jsonb:
     return Jsonb(value)
 
 
-def _job(row: dict[str, Any]) -> Job:
-    return Job(**{**row, "status": Status(row["status"])})
+def _job_rows(cursor: Cursor[Any]) -> RowMaker[Job]:
+    """A row factory: rows of ``_COLUMNS`` as jobs."""
+    del cursor
+
+    def job(values: Sequence[Any]) -> Job:
+        named = dict(zip(_NAMES, values, strict=True))
+        return Job(**{**named, "status": Status(named["status"])})
+
+    return job
 
 
 def get(connection: Connection, identity: UUID) -> Job | None:
     """One job, by one statement: a job that moves is seen in one place."""
-    with translated(), connection.cursor(row_factory=class_row(_row)) as cursor:
+    with translated(), connection.cursor(row_factory=_job_rows) as cursor:
         return cursor.execute(f"select {_COLUMNS} from bridge.jobs where id = %s", (identity,)).fetchone()
-
-
-def _row(**columns: Any) -> Job:
-    return _job(columns)
 
 
 def find(connection: Connection, wanted: Filter) -> list[Job]:
@@ -143,10 +152,8 @@ def find(connection: Connection, wanted: Filter) -> list[Job]:
     conditions = [f"{name} = %({name})s" for name in ("status", "task", "queue") if getattr(wanted, name) is not None]
     where = f"where {' and '.join(conditions)}" if conditions else ""
     values = {"status": wanted.status, "task": wanted.task, "queue": wanted.queue, "limit": wanted.limit}
-    with translated(), connection.cursor(row_factory=class_row(_row)) as cursor:
-        return cursor.execute(
-            f"select {_COLUMNS} from bridge.jobs {where} order by updated_at desc limit %(limit)s", values
-        ).fetchall()
+    with translated(), connection.cursor(row_factory=_job_rows) as cursor:
+        return cursor.execute(f"select {_COLUMNS} from bridge.jobs {where} order by updated_at desc limit %(limit)s", values).fetchall()
 
 
 def attempts(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
@@ -185,9 +192,7 @@ def wait(connection: Connection, identities: Sequence[UUID], timeout: float | ti
         timeout: seconds for all of them together; None waits for ever.
     """
     left = set(identities)
-    deadline = (
-        None if timeout is None else time.monotonic() + (timeout if isinstance(timeout, int | float) else timeout.total_seconds())
-    )
+    deadline = None if timeout is None else time.monotonic() + (timeout if isinstance(timeout, int | float) else timeout.total_seconds())
     with translated():
         connection.execute("listen bridge_done")
         try:
@@ -207,6 +212,6 @@ def wait(connection: Connection, identities: Sequence[UUID], timeout: float | ti
 
 
 def _ended(connection: Connection, identities: set[UUID]) -> list[Job]:
-    with connection.cursor(row_factory=class_row(_row)) as cursor:
+    with connection.cursor(row_factory=_job_rows) as cursor:
         query = f"select {_COLUMNS} from bridge.jobs where id = any(%s) and finished_at is not null"
         return cursor.execute(query, (list(identities),)).fetchall()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
@@ -24,7 +24,7 @@ _PREPARED = {
 }
 
 
-def _execute(connection: Connection, name: str, values: list[bytes | None]) -> bytes | None:
+def _execute(connection: Connection, name: str, values: Sequence[Any]) -> bytes | None:
     """Run one of the prepared statements; its single value as text."""
     statement, query = _PREPARED[name]
     pgconn = connection.pgconn
@@ -44,15 +44,13 @@ def start(connection: Connection, seq: int, token: str, worker: UUID, pid: int) 
     return None if value is None else UUID(value.decode())
 
 
-def finish(
-    connection: Connection, seq: int, run: UUID, status: str, result: str | None, error: str | None, outcome: str | None
-) -> bool:
+def finish(connection: Connection, seq: int, run: UUID, status: str, result: str | None, error: str | None, outcome: str | None) -> bool:
     """End a job by its run; JSON parts as text. False when the run has been superseded.
 
     Makes the day's partition when there is none, and repeats.
     """
     texts = (status, result, error, outcome)
-    values = [b"%d" % seq, run.hex.encode(), *(None if text is None else text.encode() for text in texts)]
+    values: list[bytes | None] = [b"%d" % seq, run.hex.encode(), *(None if text is None else text.encode() for text in texts)]
     with translated():
         try:
             return _execute(connection, "finish", values) == b"t"

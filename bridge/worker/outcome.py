@@ -101,9 +101,7 @@ def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, 
     """The run raised; the job's new status."""
     run.settled = True
     text = json_text({**error, **(beyond or {})})
-    return _status(
-        patiently(lambda: runs.fail(joined.connections.get(), run.delivery.seq, run.id, text, final=final, outcome=None))
-    )
+    return _status(patiently(lambda: runs.fail(joined.connections.get(), run.delivery.seq, run.id, text, final=final, outcome=None)))
 
 
 def lost(joined: Membership, delivery: Delivery, reason: str) -> Status | None:
@@ -119,9 +117,7 @@ def ended_outside(
 
     def write() -> str | None:
         connection = joined.connections.get()
-        return runs.end_delivery(
-            connection, delivery.seq, delivery.token, joined.worker_id, status, text, final=final, outcome=None
-        )
+        return runs.end_delivery(connection, delivery.seq, delivery.token, joined.worker_id, status, text, final=final, outcome=None)
 
     return _status(patiently(write))
 

@@ -21,7 +21,7 @@ __all__ = ["FenceStep", "register"]
 _UID = "bridge"
 
 
-class FenceStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class FenceStep(bootsteps.StartStopStep):
     """Wraps tracers in the main process, where the threads and solo pools run tasks; again after each reconnection, which rebuilds them."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
