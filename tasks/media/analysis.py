@@ -39,6 +39,4 @@ def analyse(name: str, look: Look, thumbnail: Path, settings: MediaSettings) -> 
     findings, words = examine(look, thumbnail)
     if settings.analysis_url:
         words = ask_endpoint(name, look, thumbnail, settings)
-    return Analysis(
-        analyser=analyser_name(settings), title=words.title, summary=words.summary, keywords=words.keywords, findings=findings
-    )
+    return Analysis(analyser=analyser_name(settings), title=words.title, summary=words.summary, keywords=words.keywords, findings=findings)

@@ -1,6 +1,6 @@
 """What a media job fails with."""
 
-from bridge.errors import PermanentError
+from bridge import PermanentError
 
 
 class MediaError(PermanentError):

@@ -26,14 +26,10 @@ class MediaSettings(BaseSettings):
 
     max_bytes: int = Field(default=512 * 2**20, gt=0)  # bytes of one file; raise it for long videos
     max_pixels: int = Field(default=50_000_000, gt=0)  # width x height of a picture; one takes about 12 bytes while it is decoded
-    max_page_points: float = Field(
-        default=14_400, gt=0
-    )  # longest side of a PDF page; 14,400 (200 inches) is the format's own limit
+    max_page_points: float = Field(default=14_400, gt=0)  # longest side of a PDF page; 14,400 (200 inches) is the format's own limit
     max_text_pages: int = Field(default=50, ge=1)  # pages of a PDF whose text is read
     max_text_chars: int = Field(default=20_000, ge=1)  # characters of text kept for the analysis
-    max_memory_bytes: int = Field(
-        default=2 * 2**30, ge=2**28
-    )  # address space of the decoding process; below 256 MiB it cannot start
+    max_memory_bytes: int = Field(default=2 * 2**30, ge=2**28)  # address space of the decoding process; below 256 MiB it cannot start
     max_cpu_seconds: int = Field(default=60, ge=1)  # processor time for one file; a file that needs more is refused
     decode_timeout: float = Field(default=300.0, gt=0)  # seconds on the clock for one file; the job is tried again after that
     thumbnail_pixels: int = Field(default=480, ge=16, le=4096)  # longest side of a thumbnail

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from bridge.errors import PermanentError
+from bridge import PermanentError
 from tasks.media.errors import TemporaryError
 
 _TIMEOUT = 15.0  # seconds for one answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 from tasks.media.settings import MediaSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tasks/media/samples"
@@ -38,6 +39,12 @@ def media_dsn(dsn: str) -> str:
     """DSN of a new database with both schemas, as runbooks see it: search_path is media, bridge, public."""
     install_pipeline(dsn)
     return psycopg.conninfo.make_conninfo(dsn, options="-c search_path=media,bridge,public")
+
+
+@pytest.fixture
+def install_media(media_dsn: str) -> Callable[[], None]:
+    """Installs the pipeline once more."""
+    return partial(install_pipeline, media_dsn)
 
 
 @pytest.fixture

@@ -82,9 +82,7 @@ def test_the_endpoint_gets_the_picture_and_the_text_and_its_words_are_taken(
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-def test_the_same_content_is_asked_about_once_so_that_its_card_stays(
-    samples: Path, remote: MediaSettings, endpoint: Endpoint
-) -> None:
+def test_the_same_content_is_asked_about_once_so_that_its_card_stays(samples: Path, remote: MediaSettings, endpoint: Endpoint) -> None:
     first = analysis_of(samples / "signet.png", remote)
     endpoint.content = json.dumps({**WORDS, "title": "Something else"})
     assert analysis_of(samples / "signet.png", remote) == first
@@ -92,9 +90,7 @@ def test_the_same_content_is_asked_about_once_so_that_its_card_stays(
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_busy_endpoint_is_left_to_the_jobs_retry_policy(
-    samples: Path, remote: MediaSettings, endpoint: Endpoint, status: int
-) -> None:
+def test_a_busy_endpoint_is_left_to_the_jobs_retry_policy(samples: Path, remote: MediaSettings, endpoint: Endpoint, status: int) -> None:
     endpoint.status = status
     with pytest.raises(TemporaryError, match=f"signet.png: .* answered {status}"):
         analysis_of(samples / "signet.png", remote)
@@ -120,9 +116,7 @@ def test_an_endpoint_that_is_not_there_is_left_to_the_jobs_retry_policy(samples:
         analysis_of(samples / "signet.png", closed)
 
 
-def test_a_webhook_gets_its_message_with_the_secret_of_the_environment(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_webhook_gets_its_message_with_the_secret_of_the_environment(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRON_SECRET", "hush")
     assert webhook.post(endpoint.url, {"alert": "x"}, "CRON_SECRET") == 200
     headers, body = endpoint.asked[0]

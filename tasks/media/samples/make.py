@@ -100,8 +100,7 @@ def pdf_pages() -> Iterator[str]:
         lines = f"/F1 12 Tf 0 -40 Td ({sentence[:half]}) Tj 0 -18 Td ({sentence[half:].strip()}) Tj"
         stream = f"BT {head} {lines} ET 0.9 0.7 0.1 rg {60 + 90 * number} 120 120 160 re f"
         yield (
-            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 420 595] "
-            f"/Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * number} 0 R >>"
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 420 595] /Resources << /Font << /F1 3 0 R >> >> /Contents {5 + 2 * number} 0 R >>"
         )
         yield f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream"
 
