@@ -10,7 +10,7 @@ $$;
 
 create or replace function bridge.place(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_run_at timestamptz,
     p_now timestamptz default clock_timestamp())
-  returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+  returns void language plpgsql set search_path = '' as $$
   -- Put a job where it waits: `ready` when it is due, else `scheduled`. One NOTIFY a transaction and queue wakes a drainer.
 begin
   if p_run_at > p_now then
@@ -76,7 +76,7 @@ create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
     p_max_attempts integer, p_backoff jsonb, p_unique_key text, p_expires_at timestamptz, p_run_at timestamptz, p_parents bigint[],
     p_given boolean, p_now timestamptz)
-  returns boolean language plpgsql set search_path = '' set enable_seqscan = off as $$
+  returns boolean language plpgsql set search_path = '' as $$
   -- Write one job and put it in its place. Every way to enqueue ends here.
   --
   --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job
@@ -113,7 +113,7 @@ begin
 end
 $$;
 
-create or replace function bridge.take_key(p_key text) returns bigint language plpgsql set search_path = '' set enable_seqscan = off as $$
+create or replace function bridge.take_key(p_key text) returns bigint language plpgsql set search_path = '' as $$
   -- Claim a unique key for a job about to be written in this transaction.
   --
   -- Returns  null when the key is ours now, else the number of the live job that has it
@@ -158,7 +158,7 @@ create or replace function bridge.enqueue(
     run_at timestamptz default null, delay interval default null, max_attempts integer default 3, backoff jsonb default null,
     unique_key text default null, on_conflict text default 'skip', depends_on uuid[] default null, timeout interval default null,
     expires_at timestamptz default null, headers jsonb default null)
-  returns uuid language plpgsql security definer set search_path = '' as $$
+  returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
   --
   --   task          registered name of a Celery task
@@ -277,7 +277,7 @@ $$;
 create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json,
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
     p_expires_at timestamptz, p_run_at timestamptz)
-  returns boolean language plpgsql security definer set search_path = '' as $$
+  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries.
   --
   --   p_args, p_kwargs, p_embed  the three parts of a JSON body; '[]', '{}' and null when p_payload carries the body

@@ -11,7 +11,7 @@ begin
 end
 $$;
 
-create or replace function bridge.ready_queues() returns setof text language sql stable set search_path = '' set enable_seqscan = off
+create or replace function bridge.ready_queues() returns setof text language sql stable set search_path = '' set enable_seqscan = off set jit = off
   -- The queues that have ready jobs and are not paused, by one index probe a queue.
   begin atomic
     with recursive q (name) as (
@@ -44,7 +44,7 @@ end
 $$;
 
 create or replace function bridge.deliveries(p_seqs bigint[]) returns setof bridge.claimed_job language plpgsql stable
-  set search_path = '' set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+  set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- What the messages of jobs in flight are made of, in the order of the numbers given.
 begin
   return query
@@ -57,7 +57,7 @@ end
 $$;
 
 create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment uuid, p_limit integer default 500, p_bytes bigint default 4194304)
-  returns setof bridge.claimed_job language plpgsql security definer set search_path = '' set enable_seqscan = off
+  returns setof bridge.claimed_job language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
   -- Take the ready jobs of one queue, most urgent first, for one drainer to publish.
   --
@@ -95,7 +95,7 @@ end
 $$;
 
 create or replace function bridge.mark_published(p_shipment uuid, p_seqs bigint[]) returns integer language plpgsql security definer
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = '' set enable_seqscan = off set jit = off as $$
   -- The broker has confirmed these jobs of a shipment. One that a worker has started already stays running.
 declare
   v_count integer;
@@ -108,7 +108,7 @@ end
 $$;
 
 create or replace function bridge.unclaim(p_seqs bigint[], p_shipment uuid default null) returns integer language plpgsql security definer
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Put claimed jobs back where they were. Their tokens stay with them, because a copy may have reached the broker after all.
   --
   --   p_shipment  only jobs of this shipment, when given
@@ -160,7 +160,7 @@ create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] 
   end;
 
 create or replace function bridge.republish(p_drainer uuid, p_shipment uuid, p_tokens uuid[]) returns setof bridge.claimed_job
-  language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Claim again jobs whose messages have been missing for the whole grace. The token stays: should the old copy turn up after all,
   -- one of the two starts and the other is refused. Each time the next look comes later.
 declare

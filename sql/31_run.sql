@@ -2,7 +2,7 @@
 -- superseded writes nothing on the row.
 
 create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uuid, p_pid integer) returns uuid language plpgsql
-  security definer set search_path = '' set enable_seqscan = off as $$
+  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- The start fence: of all copies of a delivery, one starts.
   --
   --   p_seq, p_token  from the message
@@ -22,7 +22,7 @@ end
 $$;
 
 create or replace function bridge.progress(p_seq bigint, p_run uuid, p_progress json) returns boolean language plpgsql security definer
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Note how far a run has come. Returns false when the run has been superseded.
 begin
   update bridge.inflight i set progress = p_progress where i.seq = p_seq and i.run = p_run;
@@ -32,7 +32,7 @@ $$;
 
 create or replace function bridge.end_job(p_seq bigint, p_status text, p_result json, p_error json, p_outcome jsonb, p_attempts integer,
     p_started_at timestamptz, p_run uuid, p_worker uuid, p_progress json)
-  returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+  returns void language plpgsql set search_path = '' as $$
   -- Move a job that has left its place into history, and let go what waited for it.
 declare
   v_id uuid;
@@ -61,7 +61,7 @@ end
 $$;
 
 create or replace function bridge.release_children(p_seq bigint, p_status text) returns void language plpgsql
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = '' as $$
   -- A job has ended: those that waited for it alone are due now, or cancelled when it did not succeed. Two parents that end at the
   -- same time each see the other's row still; the sweep releases that child.
 declare
@@ -88,7 +88,7 @@ begin
 end
 $$;
 
-create or replace function bridge.unblock(p_seq bigint) returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+create or replace function bridge.unblock(p_seq bigint) returns void language plpgsql set search_path = '' as $$
   -- Put a blocked job where it waits next; does nothing when it is blocked no more.
 declare
   v_run_at timestamptz;
@@ -114,7 +114,7 @@ $$;
 
 create or replace function bridge.finish(p_seq bigint, p_run uuid, p_status text, p_result json default null, p_error json default null,
     p_outcome jsonb default null)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off
+  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
   -- End a job by the run that has it.
   --
@@ -160,7 +160,7 @@ end
 $$;
 
 create or replace function bridge.again(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns void
-  language plpgsql set search_path = '' set enable_seqscan = off as $$
+  language plpgsql set search_path = '' as $$
   -- A run is over and its job is not: note the attempt, and put the job back where it waits. The old token dies with the row.
 declare
   v_job bridge.job;
@@ -175,7 +175,7 @@ end
 $$;
 
 create or replace function bridge.settle_failure(p_row bridge.inflight, p_error json, p_final boolean, p_outcome jsonb) returns text
-  language plpgsql set search_path = '' set enable_seqscan = off as $$
+  language plpgsql set search_path = '' as $$
   -- A delivery that has left its place failed: try again as its job's policy says, or end it. Returns the new status.
 declare
   v_job bridge.job;
@@ -194,7 +194,7 @@ end
 $$;
 
 create or replace function bridge.fail(p_seq bigint, p_run uuid, p_error json, p_final boolean default false, p_outcome jsonb default null)
-  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- A run failed: try again as its job's policy says, or end it as failed.
   --
   --   p_error    {"type", "message", "traceback"}
@@ -216,7 +216,7 @@ $$;
 
 create or replace function bridge.end_delivery(p_seq bigint, p_token uuid, p_worker uuid, p_status text, p_error json,
     p_final boolean default true, p_outcome jsonb default null)
-  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- A worker's main process ends a delivery: one that never ran (expired, revoked, a task that nobody knows), or a run of its own
   -- child (a hard time limit, a terminated task). It cannot end what runs elsewhere.
   --
@@ -241,7 +241,7 @@ $$;
 create or replace function bridge.retry_run(p_seq bigint, p_run uuid, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_expires_at timestamptz,
     p_run_at timestamptz, p_error json default null)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- A run asks for its own next attempt (Celery's self.retry and replace): new content, same id, attempt n becomes n + 1 in one step.
   -- It must not be called inside the user's transaction, which the Retry exception would roll back.
   --
@@ -265,7 +265,7 @@ end
 $$;
 
 create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text) returns text language plpgsql security definer
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = '' set enable_seqscan = off set jit = off as $$
   -- The process that had this delivery is dead. What it ran is due again at once, without backoff, at most max_losses times; what it had
   -- not begun is due again uncharged. The token changes, so that nothing of the old delivery can start or write any more.
   --

@@ -1,7 +1,7 @@
 -- What people do to jobs and queues. A job is looked for where it waits, in the direction in which it moves; one that keeps moving
 -- is looked for again.
 
-create or replace function bridge.cancel(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+create or replace function bridge.cancel(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Cancel a job. What waits is cancelled here and now, also when its message is in the broker already: the start fence refuses it.
   -- What runs is asked to stop; its worker sees that within a heartbeat.
   --
@@ -44,7 +44,7 @@ begin
 end
 $$;
 
-create or replace function bridge.retry(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
+create or replace function bridge.retry(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Run an ended job again, under the same id, with all its attempts before it; or a scheduled one at once.
   --
   -- Returns  the new status: queued

@@ -1,7 +1,7 @@
 -- The tick: everything that time brings about, in short pages. Any number of sources may call it; one at a time does the work.
 
 create or replace function bridge.move_due(p_limit integer, p_now timestamptz) returns integer language plpgsql
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = '' as $$
   -- Make scheduled jobs ready whose time has come, earliest first.
 declare
   v_count integer;
@@ -26,7 +26,7 @@ end
 $$;
 
 create or replace function bridge.expire_due(p_limit integer, p_now timestamptz) returns integer language plpgsql
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = '' as $$
   -- End jobs as expired that were not started in time.
 declare
   v_seq bigint;
@@ -139,7 +139,7 @@ end
 $$;
 
 create or replace function bridge.tick(p_source text default 'manual', p_limit integer default 2000, p_now timestamptz default clock_timestamp())
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Do what time has brought about since the last tick. Safe to call from anywhere at any rate.
   --
   --   p_source  who calls: pg_cron, drainer, manual; the doctor shows it
