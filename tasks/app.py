@@ -6,6 +6,7 @@ It shows how little an application needs: a broker, the result backend, and one 
 import os
 
 from celery import Celery
+from kombu import Queue
 
 import bridge
 
@@ -16,6 +17,8 @@ app = Celery(
     include=["tasks.media.jobs"],
 )
 app.conf.update(
+    # A plain worker serves both: a pipeline that is given a queue of its own is paused without holding the others.
+    task_queues=[Queue("celery"), Queue("media")],
     task_acks_late=True,  # a worker that dies gives its job back
     worker_prefetch_multiplier=1,  # decoding takes seconds: no job waits behind a busy child while another is free
     broker_connection_retry_on_startup=True,
