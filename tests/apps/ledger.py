@@ -1,0 +1,63 @@
+"""Tasks that write the start and the end of every run into a table that the bridge knows nothing of."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from celery import Celery
+
+import bridge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TABLE = """
+create table ledger (
+  run uuid not null, task_id text not null, event text not null, pid integer not null, at timestamptz not null default clock_timestamp()
+)"""
+
+app = Celery("ledger", broker=os.environ.get("BRIDGE_BROKER_URL"), backend="bridge://")
+app.conf.update(worker_prefetch_multiplier=4, broker_connection_retry_on_startup=True, task_acks_late=False)
+bridge.install(app)
+
+
+@cache
+def _connection(_pid: int) -> psycopg.Connection[Any]:
+    return psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], autocommit=True)
+
+
+def _note(request: Any, event: str) -> None:
+    _connection(os.getpid()).execute(
+        "insert into ledger (run, task_id, event, pid) values (%s, %s, %s, %s)",
+        (request.bridge_run.id, request.id, event, os.getpid()),
+    )
+
+
+@contextmanager
+def noted(request: Any) -> Iterator[None]:
+    """Write the start before, and the end after, however it ends."""
+    _note(request, "start")
+    try:
+        yield
+    finally:
+        _note(request, "end")
+
+
+@app.task(name="ledger.work", bind=True)
+def work(self: Any, number: int, seconds: float = 0.0) -> int:
+    """Take a while, give back twice the number."""
+    with noted(self.request):
+        time.sleep(seconds)
+        return number * 2
+
+
+@app.task(name="ledger.fail", bind=True)
+def fail(self: Any, words: str) -> None:
+    """Fail."""
+    with noted(self.request):
+        raise ValueError(words)

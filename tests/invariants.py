@@ -1,0 +1,49 @@
+"""What must hold in every database at every moment, asked of the tables themselves."""
+
+from __future__ import annotations
+
+import psycopg
+
+# Each query gives the rows that break the rule; none of them may give any.
+RULES = {
+    "a live job is in exactly one place": """
+        select j.seq, count(p.place), array_agg(p.place) from bridge.job j
+        left join (select seq, 'blocked' from bridge.blocked union all select seq, 'scheduled' from bridge.scheduled
+          union all select seq, 'ready' from bridge.ready union all select seq, 'inflight' from bridge.inflight) p (seq, place)
+          on p.seq = j.seq
+        group by j.seq having count(p.place) <> 1""",
+    "a place holds live jobs only": """
+        select p.* from (select seq, 'blocked' from bridge.blocked union all select seq, 'scheduled' from bridge.scheduled
+          union all select seq, 'ready' from bridge.ready union all select seq, 'inflight' from bridge.inflight) p (seq, place)
+        where not exists (select from bridge.job j where j.seq = p.seq)""",
+    "a job is live or finished, never both": "select j.id from bridge.job j join bridge.finished f using (id)",
+    "a job finishes once": "select id, count(*) from bridge.finished group by id having count(*) > 1",
+    "a reader sees one row of each job": "select id, count(*) from bridge.jobs group by id having count(*) > 1",
+    "a ready job waits where its content says": """
+        select r.seq from bridge.ready r join bridge.job j using (seq)
+        where (r.queue, r.rank, r.size) is distinct from (j.queue, j.rank, j.size)""",
+    "a job in flight is counted for its own queue": """
+        select i.seq from bridge.inflight i join bridge.job j using (seq) where i.queue <> j.queue""",
+    "a unique key belongs to one live job, and a live job has its key": """
+        select k.key, j.seq from bridge.unique_key k full join bridge.job j on j.seq = k.seq
+        where (k.key is not null or j.unique_key is not null) and k.key is distinct from j.unique_key""",
+    "what waits for a parent is blocked": """
+        select d.* from bridge.dependency d where not exists (select from bridge.blocked b where b.seq = d.child)""",
+    "a parent is live, or has just ended": """
+        select d.* from bridge.dependency d where not exists (select from bridge.job j where j.seq = d.parent)
+          and not exists (select from bridge.finished f where f.seq = d.parent)""",
+    "a run is in one place": """
+        select r.run, count(*) from (select run from bridge.inflight where run is not null
+          union all select run from bridge.finished where run is not null
+          union all select run from bridge.attempt where run is not null and outcome <> 'superseded') r (run)
+        group by r.run having count(*) > 1""",
+    "no job has ended more attempts than it may": "select id from bridge.jobs where attempts > max_attempts + losses",
+}
+
+
+def assert_sound(dsn: str) -> None:
+    """Fail with the rule that is broken and the rows that break it."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute("set transaction isolation level repeatable read")
+        for rule, query in RULES.items():
+            assert connection.execute(query.encode()).fetchmany(5) == [], rule
