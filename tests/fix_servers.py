@@ -1,7 +1,7 @@
 """Real servers for the tests: Postgres, Redis, drainers, workers.
 
 A test asks for the fixtures `dsn`, `empty_dsn`, `cron_dsn`, `durable_postgres`, `redis_url`, `redis_server`, `drainer`,
-`worker`; and imports `wait_until`, `wait_for_row` and `wait_for_value` from here. Nothing waits for a fixed time.
+`worker`, `launcher`; and imports `wait_until`, `wait_for_row` and `wait_for_value` from here. Nothing waits for a fixed time.
 
 Environment: BRIDGE_TEST_POSTGRES_BIN names a folder of Postgres programs, BRIDGE_TEST_DATABASE_URL a running server that we
 may make databases on (as a superuser), BRIDGE_REQUIRE_SERVERS=1 turns "skipped, no server here" into a failure.
@@ -257,15 +257,20 @@ class Launcher:
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, **urls: str | None) -> Process:
         log = self.folder / f"{name}-{len(self.started)}.log"
-        process = Process(name, command, log=log, env=self.environment(env or {}, **urls), cwd=ROOT)
+        # A worker that outlives its broker hangs in a polite shutdown.
+        environment = self.environment(env or {}, **urls)
+        process = Process(name, command, log=log, env=environment, cwd=ROOT, death_signal=signal.SIGKILL)
         self.started.append(process)
         process.start()
         return process
 
     def environment(self, extra: Mapping[str, str], *, dsn: str | None = None, broker_url: str | None = None) -> dict[str, str]:
+        broker = broker_url or self.request.getfixturevalue("redis_url")
         ours = {
             "BRIDGE_DATABASE_URL": dsn or self.request.getfixturevalue("dsn"),
-            "BRIDGE_BROKER_URL": broker_url or self.request.getfixturevalue("redis_url"),
+            "BRIDGE_BROKER_URL": broker,
+            # For applications that name no broker; Celery lets it win over one that is named.
+            "CELERY_BROKER_URL": broker,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
             "PYTHONUNBUFFERED": "1",
         }
@@ -333,6 +338,13 @@ def worker(launcher: Launcher) -> StartWorker:
     return start
 
 
+def drainer_reports(process: Process) -> bool:
+    """Whether the drainer has written its row into the database that it was started for."""
+    query = "select 1 from bridge.drainer where pid = %s and stopped_at is null"
+    with psycopg.connect((process.env or {})["BRIDGE_DATABASE_URL"]) as connection:
+        return connection.execute(query, (process.pid,)).fetchone() is not None
+
+
 class StartDrainer(Protocol):
     """What the fixture `drainer` gives."""
 
@@ -344,7 +356,7 @@ class StartDrainer(Protocol):
         broker_url: str | None = None,
         ready: bool = True,
     ) -> Process:
-        """Start `python -m bridge drain` and wait until it has said something."""
+        """Start `python -m bridge drain` and wait until its row says that it is there."""
 
 
 @pytest.fixture
@@ -360,7 +372,7 @@ def drainer(launcher: Launcher) -> StartDrainer:
     ) -> Process:
         process = launcher.start("drainer", [sys.executable, "-m", "bridge", "drain", *args], env, dsn=dsn, broker_url=broker_url)
         if ready:
-            process.wait_ready(lambda: bool(process.log_text()), 30.0)
+            process.wait_ready(lambda: drainer_reports(process), 30.0)
         return process
 
     return start

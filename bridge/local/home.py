@@ -66,9 +66,7 @@ def private_folder(folder: Path, account: Account | None) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
         raise ServerError(f"{folder} is not a folder of user id {owner} with mode 0700: remove it, or choose another place")
     if account is not None and not account.can_enter(folder):
-        raise ServerError(
-            f"user {account.name} cannot walk into {folder}: choose a place outside closed folders with BRIDGE_HOME"
-        )
+        raise ServerError(f"user {account.name} cannot walk into {folder}: choose a place outside closed folders with BRIDGE_HOME")
     return folder
 
 

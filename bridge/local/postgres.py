@@ -84,9 +84,7 @@ class PostgresServer:
         private_folder(self.directory, self.account)
         private_folder(self.sockets, self.account)
         if not self._lock.acquire():
-            raise ServerError(
-                f"postgres in {self.directory} is held by another process ({self._lock.read()}): stop that one first"
-            )
+            raise ServerError(f"postgres in {self.directory} is held by another process ({self._lock.read()}): stop that one first")
         self.binaries = self.binaries.readable_by(self.account, self.directory)
         self._make_data()
         self._end_predecessor()
@@ -224,9 +222,7 @@ class PostgresServer:
             **identity(self.account),
         )
         if done.returncode != 0:
-            raise ServerError(
-                f"{program} failed with status {done.returncode} in {self.directory}: {done.stdout[-2000:].strip()}"
-            )
+            raise ServerError(f"{program} failed with status {done.returncode} in {self.directory}: {done.stdout[-2000:].strip()}")
 
     def _end_predecessor(self) -> None:
         # We hold the lock: whoever started this postmaster is dead.

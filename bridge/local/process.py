@@ -65,6 +65,7 @@ class Process:
         self.stop_steps = stop_steps
         self.death_signal = death_signal
         self._child: subprocess.Popen[bytes] | None = None
+        self._asked = False
 
     def start(self) -> None:
         """Start the program and return at once; see `wait_ready`.
@@ -74,6 +75,7 @@ class Process:
         """
         if self.alive:
             raise ServerError(f"{self.name} runs already with pid {self.pid}")
+        self._asked = False
         out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         try:
             self._child = self._spawn(out)
@@ -136,12 +138,20 @@ class Process:
         except subprocess.TimeoutExpired:
             raise ServerError(f"{self.name} with pid {self.pid} still runs after {timeout:g} s") from None
 
+    def ask_to_stop(self) -> None:
+        """Send the first of `stop_steps` and return at once, so that several can end at the same time; `stop` goes on from there."""
+        if not self._asked:
+            self.kill(self.stop_steps[0][0])
+            self._asked = True
+
     def stop(self) -> None:
         """End the program by `stop_steps`, then whatever is left of its session; safe to repeat."""
         if self._child is None:
             return
-        for number, patience in self.stop_steps:
-            self.kill(number)
+        self.ask_to_stop()
+        for step, (number, patience) in enumerate(self.stop_steps):
+            if step > 0:
+                self.kill(number)
             try:
                 self._child.wait(patience)
             except subprocess.TimeoutExpired:

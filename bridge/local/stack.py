@@ -14,6 +14,7 @@ from bridge import schema
 from bridge.errors import ServerError
 from bridge.local.broker import Broker, free_port, start_broker
 from bridge.local.endpoints import LOCK, Endpoints
+from bridge.local.guard import Guard
 from bridge.local.home import FolderLock, open_home, state_home
 from bridge.local.postgres import PostgresServer
 from bridge.local.programs import Programs
@@ -37,8 +38,8 @@ class Stack:
     """The servers and processes of one machine: started in order, stopped in reverse.
 
     A context manager: whatever ends the block ends them. From `start` to `stop` SIGTERM and SIGHUP act as Ctrl-C does, by
-    KeyboardInterrupt. When this process is killed, the kernel ends the others (on Linux), and the next start clears up. Start
-    it from the main thread.
+    KeyboardInterrupt. When this process is killed, a guard ends the others, and the next start clears up. Start it from the
+    main thread.
 
     Args:
         app: what `celery -A` gets.
@@ -69,6 +70,7 @@ class Stack:
         self._postgres: PostgresServer | None = None
         self._broker: Broker | None = None
         self._programs: list[Process] = []
+        self._guard: Guard | None = None
         self._endpoints: Endpoints | None = None
         self._handlers: dict[signal.Signals, Any] = {}
 
@@ -118,13 +120,18 @@ class Stack:
     def stop(self) -> None:
         """Stop everything in reverse order; bounded, safe to repeat, and not cut short by a second Ctrl-C."""
         self._ignore_signals()
+        # They do not need each other to end; the servers they do need.
+        for process in self._programs:
+            process.ask_to_stop()
         for process in reversed(self._programs):
             process.stop()
         for server in (self._broker, self._postgres):
             if server is not None:
                 server.stop()
+        if self._guard is not None:
+            self._guard.dismiss()
         self._programs.clear()
-        self._broker = self._postgres = self._endpoints = None
+        self._guard = self._broker = self._postgres = self._endpoints = None
         self._lock.release()
         self._restore_signals()
 
@@ -158,11 +165,14 @@ class Stack:
         self.stop()
 
     def _start_servers(self, tell: Callable[[str], None]) -> None:
+        self._guard = Guard()
         tell("postgres")
         self._postgres = PostgresServer(self.home / "postgres")
-        self._postgres.start()
+        self._guard.watch(self._postgres.start().process, signal.SIGINT)
         tell("broker")
         self._broker = start_broker(self.home / "broker")
+        if self._broker.process is not None:
+            self._guard.watch(self._broker.process)
         self._endpoints = Endpoints(
             pid=os.getpid(),
             home=str(self.home),
@@ -175,7 +185,7 @@ class Stack:
         )
 
     def _start_programs(self) -> None:
-        programs = Programs(self.endpoints, self.app, self.workdir)
+        programs, guard = Programs(self.endpoints, self.app, self.workdir), self._guard
         wanted = [programs.drainer(), programs.worker(self.concurrency, self.queues)]
         if self.with_flower:
             wanted.append(programs.flower())
@@ -183,6 +193,8 @@ class Stack:
         for process in wanted:
             self._programs.append(process)
             process.start()
+            if guard is not None:
+                guard.watch(process)
         for process in wanted:
             process.wait_ready(lambda asked=process: programs.is_ready(asked), 60.0)  # type: ignore[misc]
 
