@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bridge.settings import Settings
+    from bridge.worker.channel import Channels
 
 __all__ = ["Membership", "install", "membership"]
 
@@ -32,6 +34,7 @@ class Membership:
     only: tuple[str, ...]
     exclude: tuple[str, ...]
     worker_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    _channels: tuple[int, Channels] | None = None
 
     @cached_property
     def settings(self) -> Settings:
@@ -42,6 +45,15 @@ class Membership:
     def connections(self) -> Connections:
         """Connections to Postgres, one a process and thread."""
         return Connections(self.settings.require_database(), name="bridge client", timeout=self.settings.timeout)
+
+    @property
+    def channels(self) -> Channels:
+        """Ways to Postgres for the runs of this process; a forked child makes its own."""
+        if self._channels is None or self._channels[0] != os.getpid():
+            from bridge.worker.channel import Channels  # noqa: PLC0415 - producers run nothing
+
+            self._channels = (os.getpid(), Channels(self.settings))
+        return self._channels[1]
 
     def takes(self, task: str) -> bool:
         """Whether calls of this task become rows; the others go straight to the broker."""

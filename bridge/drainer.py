@@ -25,7 +25,7 @@ from bridge.queries import dispatch
 from bridge.queries.connection import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from threading import Event
 
     from bridge.broker import Broker
@@ -38,6 +38,9 @@ __all__ = ["Drainer"]
 log = logging.getLogger("bridge.drainer")
 
 _REPORT_EVERY = 5.0  # seconds between two reports, and two looks for messages that are gone
+# While windows are full: pauses adapt so that a look finds about this many jobs' room, not one job's.
+_FAIR_SHIPMENT = 100
+_SHORTEST_PAUSE, _LONGEST_WINDOW_PAUSE = 0.01, 0.25  # seconds
 _LONGEST_PAUSE = 15.0  # seconds between two tries to reconnect, at most
 _OUTAGE = (PublishError, ServerError, psycopg.OperationalError)
 
@@ -65,6 +68,7 @@ class Drainer:
         self._stop = stop
         self._wanted = settings.queue_names()
         self._woken: set[str] = set()
+        self._pause = _SHORTEST_PAUSE
         self._clock = _Clock()
         self._connection: Connection | None = None
         self._broker: Broker | None = None
@@ -108,8 +112,9 @@ class Drainer:
             self._open()
             while not self._stop.is_set():
                 self._do_duties()
-                if self.drain_once() == 0:
-                    self._wait_for_work()
+                published = self.drain_once()
+                if published < self._settings.shipment:
+                    self._wait_for_work(published)
         except _OUTAGE as error:
             self._drop()
             if self.published == before:
@@ -163,16 +168,14 @@ class Drainer:
         """
         self._open()
         connection = self._postgres()
-        queues = self._woken or set(dispatch.ready_queues(connection))
+        queues = self._serve(self._woken or dispatch.ready_queues(connection))
         self._woken = set()
+        random.shuffle(queues)  # no queue is always first
+        limit, size = self._settings.shipment, self._settings.shipment_bytes
         count = 0
-        for queue in random.sample(sorted(queues), len(queues)):  # no queue is always first
-            if not self._wanted or queue in self._wanted:
-                shipment = uuid.uuid4()
-                jobs = dispatch.claim(
-                    connection, self.id, queue, shipment, limit=self._settings.shipment, size=self._settings.shipment_bytes
-                )
-                count += self._ship(shipment, jobs)
+        for queue in queues:
+            shipment = uuid.uuid4()
+            count += self._ship(shipment, dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size))
         return count
 
     def _ship(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> int:
@@ -200,11 +203,17 @@ class Drainer:
             raise ServerError("not connected to postgres")
         return self._connection
 
-    def _wait_for_work(self) -> None:
-        """Sleep until a NOTIFY, the next duty or the poll interval."""
-        now = time.monotonic()
-        pause = min(self._settings.poll, max(0.01, min(self._clock.tick, self._clock.report) - now))
+    def _wait_for_work(self, published: int) -> None:
+        """Sleep until a NOTIFY, the next duty or the poll interval; shorter while full windows hold ready jobs back."""
+        held_back = bool(self._serve(dispatch.ready_queues(self._postgres())))
+        self._pause = max(self._pause / 2, _SHORTEST_PAUSE) if published >= _FAIR_SHIPMENT else min(self._pause * 2, _LONGEST_WINDOW_PAUSE)
+        wanted = self._pause if held_back else self._settings.poll
+        pause = min(wanted, max(0.01, min(self._clock.tick, self._clock.report) - time.monotonic()))
         self._woken = {notice.payload for notice in self._postgres().notifies(timeout=pause, stop_after=1)}
+
+    def _serve(self, queues: Iterable[str]) -> list[str]:
+        """Those of these queues that this drainer serves."""
+        return [queue for queue in queues if not self._wanted or queue in self._wanted]
 
     def _do_duties(self) -> None:
         """Tick, report and look for messages that are gone, each when it is due."""

@@ -53,7 +53,9 @@ begin
   if v_key is not null then
     delete from bridge.unique_key u where u.key = v_key and u.seq = p_seq;
   end if;
-  perform bridge.release_children(p_seq, p_status);
+  if exists (select from bridge.dependency d where d.parent = p_seq) then
+    perform bridge.release_children(p_seq, p_status);
+  end if;
   if exists (select from bridge.waiter w where w.id = v_id) then
     perform pg_notify('bridge_done', v_id::text);
   end if;

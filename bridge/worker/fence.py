@@ -19,7 +19,6 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from bridge.errors import ServerError
 from bridge.message import HEADER, Delivery
-from bridge.queries import runs
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _start(joined: Membership, delivery: Delivery) -> Run | None:
     again = retry_if_exception_type((ServerError, psycopg.OperationalError))
     try:
         identity = Retrying(retry=again, stop=patience, wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True)(
-            lambda: runs.start(joined.connections.get(), delivery.seq, delivery.token, joined.worker_id, os.getpid())
+            lambda: joined.channels.get().start(delivery.seq, delivery.token, joined.worker_id, os.getpid())
         )
     except (ServerError, psycopg.OperationalError) as error:
         # Not started, so still published: once no worker reports the message, a drainer publishes it again.

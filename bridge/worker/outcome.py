@@ -91,10 +91,10 @@ def is_final(exc: Any) -> bool:
     return isinstance(exc, NotRegistered | Reject | PermanentError)
 
 
-def succeeded(joined: Membership, run: Run, result: str | None) -> bool:
-    """The run returned; False when it has been superseded."""
+def succeeded(joined: Membership, run: Run, result: str | None) -> None:
+    """The run returned; its job ends when Postgres has taken the result, which is on its way when this returns."""
     run.settled = True
-    return patiently(lambda: runs.finish(joined.connections.get(), run.delivery.seq, run.id, "succeeded", result, None, None))
+    joined.channels.get().finish(runs.Finish(run.delivery.seq, run.id, "succeeded", result))
 
 
 def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, beyond: dict[str, Any] | None) -> Status | None:

@@ -41,6 +41,7 @@ def register(app: Any) -> None:
     signals.worker_ready.connect(_on_ready, dispatch_uid=_UID, weak=False)
     signals.task_unknown.connect(_on_refused_message, dispatch_uid=_UID, weak=False)
     signals.task_rejected.connect(_on_refused_message, dispatch_uid=_UID, weak=False)
+    signals.worker_process_shutdown.connect(_on_process_shutdown, dispatch_uid=_UID, weak=False)
     signals.worker_shutdown.connect(_on_shutdown, dispatch_uid=_UID, weak=False)
 
 
@@ -60,6 +61,15 @@ def _on_process_init(**_: Any) -> None:
     joined = membership(app)
     if joined is not None:
         fence(app, joined)
+
+
+def _on_process_shutdown(**_: Any) -> None:
+    """A pool child ends: no finish may be left on its way."""
+    from celery import current_app  # noqa: PLC0415 - the child's own
+
+    joined = membership(current_app._get_current_object())  # noqa: SLF001
+    if joined is not None:
+        joined.channels.settle()
 
 
 def _on_ready(sender: Any = None, **_: Any) -> None:
@@ -82,6 +92,9 @@ def _on_refused_message(sender: Any = None, message: Any = None, exc: Any = None
 
 def _on_shutdown(sender: Any = None, **_: Any) -> None:
     """The pool has stopped: say good-bye."""
+    joined = membership(sender.app)
+    if joined is not None:
+        joined.channels.settle()  # the threads and solo pools run tasks in this process
     heartbeat = getattr(sender, "bridge_heartbeat", None)
     if heartbeat is not None:
         heartbeat.stop()

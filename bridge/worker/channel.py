@@ -1,0 +1,148 @@
+"""A pool process's own way to Postgres for starts and finishes, one a thread.
+
+A start is waited for: the fence must have answered before the task begins. A finish is only sent: its commit reaches the disk while the
+process fetches its next task, and its answer is read before the next start. Should no next start come, a small thread reads the answer
+a moment later; should the connection break before, whoever notices sends the finish again, until Postgres has taken it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+
+from bridge.errors import ServerError
+from bridge.queries import runs
+from bridge.queries.connection import connect
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from bridge.queries.connection import Connection
+    from bridge.queries.runs import Finish
+    from bridge.settings import Settings
+
+__all__ = ["Channels", "RunChannel"]
+
+log = logging.getLogger("bridge.worker")
+
+_OUTAGE = (ServerError, psycopg.OperationalError)
+_UNREAD = 0.2  # seconds that an answer may wait for a next start to read it
+
+
+class RunChannel:
+    """One connection, and at most one finish whose answer is still to be read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._unread: Finish | None = None
+        self._sent_at = 0.0
+
+    def start(self, seq: int, token: str, worker: UUID, pid: int) -> UUID | None:
+        """Ask the fence; the run's id, or None when this copy must not run.
+
+        Raises:
+            ServerError: Postgres is away.
+        """
+        with self._lock:
+            self._settle()
+            try:
+                return runs.start(self._connected(), seq, token, worker, pid)
+            except _OUTAGE:
+                self._drop()
+                raise
+
+    def finish(self, finish: Finish) -> None:
+        """Send the outcome of a run; it is repeated until Postgres has taken it."""
+        with self._lock:
+            self._settle()
+            self._unread, self._sent_at = finish, time.monotonic()
+            try:
+                runs.send_finish(self._connected(), finish)
+            except _OUTAGE:
+                self._settle_again()
+
+    def settle(self) -> None:
+        """Read the answer of the last finish, whenever it comes."""
+        with self._lock:
+            self._settle()
+
+    def settle_old(self) -> None:
+        """Read an answer that no start has come to read."""
+        if self._unread is not None and time.monotonic() - self._sent_at > _UNREAD:
+            self.settle()
+
+    def _settle(self) -> None:
+        if self._unread is None:
+            return
+        try:
+            self._noted(runs.read_finish(self._connected(), self._unread))
+        except _OUTAGE:
+            self._settle_again()
+
+    def _settle_again(self) -> None:
+        """The answer is lost with its connection: the finish is sent again, which a finish that arrived answers with "superseded"."""
+        again = retry_if_exception_type(_OUTAGE)
+        self._noted(Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(self._finish_anew))
+
+    def _finish_anew(self) -> bool:
+        self._drop()
+        return self._unread is None or runs.finish(self._connected(), self._unread)
+
+    def _noted(self, counted: bool) -> None:  # noqa: FBT001 - the answer itself
+        if not counted and self._unread is not None:
+            log.warning(
+                "outcome kept aside, the run was superseded or is recorded already seq=%d run=%s", self._unread.seq, self._unread.run
+            )
+        self._unread = None
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._settings.require_database(), name="bridge run", timeout=self._settings.timeout)
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Channels:
+    """The channels of one process, made after its fork, and the thread that reads answers nobody else came to read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._local = threading.local()
+        self._all: list[RunChannel] = []
+        self._reader: threading.Thread | None = None
+
+    def get(self) -> RunChannel:
+        """This thread's channel."""
+        channel: RunChannel | None = getattr(self._local, "channel", None)
+        if channel is None:
+            channel = self._local.channel = RunChannel(self._settings)
+            self._all.append(channel)
+            self._start_reader()
+        return channel
+
+    def settle(self) -> None:
+        """Read every answer that is still to be read, before the process ends."""
+        for channel in list(self._all):
+            channel.settle()
+
+    def _start_reader(self) -> None:
+        if self._reader is None:
+            self._reader = threading.Thread(target=self._read, name="bridge-settle", daemon=True)
+            self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            time.sleep(_UNREAD)
+            for channel in list(self._all):
+                channel.settle_old()
