@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from endpoint import Endpoint, serve_endpoint
 
 from tasks.media.settings import MediaSettings
 
@@ -32,6 +33,13 @@ def samples() -> Path:
 @pytest.fixture
 def settings(tmp_path: Path) -> MediaSettings:
     return MediaSettings(output=tmp_path / "output")
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """A running HTTP server that answers what the test tells it to."""
+    with serve_endpoint() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tasks.media.inbox import scan
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from endpoint import Endpoint
     from fix_servers import StartDrainer, StartWorker
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -27,7 +28,7 @@ def working(media: Connection, drainer: StartDrainer, worker: StartWorker, tmp_p
     """The database of a drainer and a worker, without bounds on the pace."""
     media.execute("select set('iterations', '0'), set('delay', '0')")
     drainer()
-    worker(env={"MEDIA_OUTPUT": str(tmp_path / "output")})
+    worker(concurrency=1, env={"MEDIA_OUTPUT": str(tmp_path / "output"), "MEDIA_ANALYSIS_URL": ""})
     return media
 
 
@@ -55,9 +56,6 @@ def test_good_files_end_as_done_and_a_corrupt_one_as_failed_at_its_first_attempt
     assert failed[0] == 1
     assert failed[1].startswith("broken.jpg: is a corrupt jpeg")
 
-
-@pytest.mark.media("media-05")
-def test_the_result_on_the_row_names_thumbnail_card_and_analysis(processed: Connection) -> None:
     row = processed.execute("select result, upload_id::text from jobs where path like '%bees.pdf'").fetchone()
     assert row
     result = row[0]
@@ -67,7 +65,9 @@ def test_the_result_on_the_row_names_thumbnail_card_and_analysis(processed: Conn
 
 @pytest.mark.media("media-16")
 @pytest.mark.media("media-17")
-def test_the_runbooks_statistics_count_what_happened(processed: Connection) -> None:
+@pytest.mark.media("media-22")
+@pytest.mark.media("media-25")
+def test_the_runbooks_questions_after_a_run_are_answered_truly(processed: Connection) -> None:
     hour = (
         "SELECT COUNT(*) FILTER (WHERE status='done'), COUNT(*) FILTER (WHERE status='failed'),"
         " COUNT(*) FILTER (WHERE status='queued') FROM jobs WHERE updated_at > NOW() - INTERVAL '1 hour'"
@@ -76,11 +76,6 @@ def test_the_runbooks_statistics_count_what_happened(processed: Connection) -> N
     assert processed.execute(hour).fetchone() == processed.execute("select * from job_stats_hourly").fetchone()
     assert processed.execute(by_minute).fetchall() == processed.execute("select * from job_rate_per_minute order by minute desc").fetchall()
     assert processed.execute("select completed, still_queued from job_stats_hourly").fetchone() == (4, 0)
-
-
-@pytest.mark.media("media-22")
-@pytest.mark.media("media-25")
-def test_the_workers_last_runs_and_their_messages_can_be_read(processed: Connection) -> None:
     rows = processed.execute("select path, status from worker_pull where worker is not null").fetchall()
     assert only_samples(rows)["broken.jpg"] == "failed"
     remedy = processed.execute("select remedy from job_failures where path like '%broken.jpg'").fetchone()
@@ -89,31 +84,39 @@ def test_the_workers_last_runs_and_their_messages_can_be_read(processed: Connect
 
 
 @pytest.mark.media("media-10")
-def test_the_smoke_test_follows_a_file_from_queued_to_done(working: Connection, samples: Path) -> None:
+def test_the_smoke_test_follows_a_file_to_its_end_and_says_why_it_failed(working: Connection, samples: Path) -> None:
     notices: list[str] = []
     working.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
     working.execute("call smoke_test(%s)", (str(samples / "signet.png"),))
     assert " is queued (" in notices[0]
     assert " is done (succeeded)" in notices[-1]
 
-
-@pytest.mark.media("media-10")
-def test_the_smoke_test_says_why_a_file_failed(working: Connection, samples: Path) -> None:
     with pytest.raises(psycopg.Error, match=r"is failed .* broken\.jpg: is a corrupt jpeg"):
         working.execute("call smoke_test(%s)", (str(samples / "broken.jpg"),))
 
 
 @pytest.mark.media("media-05")
-@pytest.mark.parametrize(
-    ("job_type", "made"),
-    [("thumbnail", {"thumbnail"}), ("analysis", {"thumbnail", "analysis"}), ("card", {"thumbnail", "analysis", "card"})],
-)
-def test_each_kind_of_job_makes_its_part(working: Connection, media_dsn: str, samples: Path, job_type: str, made: set[str]) -> None:
-    working.execute("select add_upload(%s, job_type => %s)", (str(samples / "pendulum.mp4"), job_type))
+def test_each_kind_of_job_makes_its_part(working: Connection, media_dsn: str, samples: Path) -> None:
+    for kind in ("thumbnail", "analysis", "card"):
+        working.execute("select add_upload(%s, version => %s, job_type => %s)", (str(samples / "pendulum.mp4"), kind, kind))
+    wait_for_value(media_dsn, "select count(*) from jobs where status = 'done'", value=3, timeout=60)
+    results = dict(working.execute("select job_type, result from jobs").fetchall())
+    made = {kind: {"thumbnail", "analysis", "card"} & set(result) for kind, result in results.items()}
+    assert made == {"thumbnail": {"thumbnail"}, "analysis": {"thumbnail", "analysis"}, "card": {"thumbnail", "analysis", "card"}}
+
+
+def test_a_busy_analysis_endpoint_is_asked_again_by_the_jobs_retry_policy(
+    media: Connection, media_dsn: str, drainer: StartDrainer, worker: StartWorker, endpoint: Endpoint, samples: Path, tmp_path: Path
+) -> None:
+    endpoint.status = 503
+    drainer()
+    worker(concurrency=1, env={"MEDIA_OUTPUT": str(tmp_path / "output"), "MEDIA_ANALYSIS_URL": endpoint.url})
+    media.execute("select add_upload(%s)", (str(samples / "signet.png"),))
+    wait_for_value(media_dsn, "select bridge_status from jobs where attempts = 1", value="scheduled", timeout=30)
+    endpoint.status = 200
+    media.execute("select bridge.retry(id) from jobs")
     wait_for_value(media_dsn, "select status from jobs", value="done", timeout=30)
-    row = working.execute("select result from jobs").fetchone()
-    assert row
-    assert {"thumbnail", "analysis", "card"} & set(row[0]) == made
+    assert media.execute("select attempts, result->'analysis'->>'title' from jobs").fetchone() == (2, "A meadow")
 
 
 @pytest.mark.media("media-24")
