@@ -6,6 +6,7 @@ uses) the application's own backend keeps results as it did, and the row follows
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -70,7 +71,8 @@ class RowWriter(Backend):
         super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
         run = outcome.run_of(request)
         if run is not None:
-            outcome.succeeded(self._bridge, run, self._plain(result) if store_result else None)
+            result_text, beyond = outcome.result_columns(self.prepare_value(result)) if store_result else (None, None)
+            outcome.succeeded(self._bridge, run, result_text, beyond)
 
     def mark_as_failure(
         self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, store_result: bool = True,
@@ -135,14 +137,6 @@ class RowWriter(Backend):
         prepared = self.prepare_exception(exc, serializer="json") if isinstance(exc, BaseException) else None
         return {"exception": prepared} if prepared else None
 
-    def _plain(self, result: Any) -> str | None:
-        """The return value as JSON text.
-
-        Raises:
-            kombu.exceptions.EncodeError: it has no JSON form; Celery turns that into a failed task.
-        """
-        return outcome.json_text(self.prepare_value(result))
-
 
 class BridgeBackend(RowWriter, BaseBackend):
     """Postgres alone."""
@@ -174,7 +168,7 @@ class BridgeBackend(RowWriter, BaseBackend):
         if job is None:
             return {"status": states.PENDING, "result": None, "traceback": None, "children": [], "task_id": task_id}
         state = _STATES.get(job.status, states.RETRY if job.error else states.PENDING)
-        result: Any = job.result
+        result: Any = json.loads(job.outcome["json"]) if job.outcome and "json" in job.outcome else job.result
         if job.status is Status.RUNNING and job.progress and "state" in job.progress:
             state, result = job.progress["state"], job.progress.get("meta")
         if state in states.EXCEPTION_STATES:

@@ -37,7 +37,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row of ``bridge.jobs`` at one moment."""
+    """One row of ``bridge.jobs`` at one moment; ``outcome`` is what Celery's result needs beyond ``result``."""
 
     id: uuid.UUID
     task_id: str
@@ -58,6 +58,7 @@ class Job:
     run_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    outcome: dict[str, Any] | None
 
     @property
     def seconds(self) -> float | None:

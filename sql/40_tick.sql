@@ -60,6 +60,17 @@ begin
 end
 $$;
 
+create or replace function bridge.note_unheld(p_now timestamptz) returns void language plpgsql set search_path = '' as $$
+  -- Remember since when a living worker has not named a run that is its own; forget it for runs that it names again. A finish may be on
+  -- its way, so one report proves nothing.
+begin
+  update bridge.inflight i set missing_since = p_now from bridge.worker w
+  where w.id = i.worker and i.state = 'running' and i.missing_since is null and w.seen_at > i.started_at and not i.token = any (w.holding);
+  update bridge.inflight i set missing_since = null from bridge.worker w
+  where w.id = i.worker and i.state = 'running' and i.missing_since is not null and i.token = any (w.holding);
+end
+$$;
+
 create or replace function bridge.reap_workers(p_now timestamptz, p_steady_since timestamptz, p_limit integer) returns integer language plpgsql
   set search_path = '' as $$
   -- Take their deliveries from workers that are dead, and from living ones that no longer know of them.
@@ -78,22 +89,21 @@ begin
     return 0;
   end if;
   update bridge.worker w set lost_at = p_now where w.seen_at < p_now - v_lost and w.lost_at is null and w.stopped_at is null;
+  perform bridge.note_unheld(p_now);
   for v_row in
-    select i.seq, i.token, w.name, w.lost_at from bridge.inflight i left join bridge.worker w on w.id = i.worker
-    where i.state = 'running' and (w.id is null or w.lost_at is not null or w.stopped_at is not null
-      -- it has reported twice since the start, and did not name this run
-      or (w.seen_at > i.started_at + 2 * v_beat and not i.token = any (w.holding)))
+    select i.seq, i.token, coalesce('worker ' || w.name || case when w.lost_at is not null then ' died' when w.stopped_at is not null
+        then ' stopped' else ' lost the run' end, 'a worker that never reported died') as reason
+    from bridge.inflight i left join bridge.worker w on w.id = i.worker
+    where i.state = 'running' and (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
+      or (w.id is null and i.started_at < p_now - v_lost))
+    union all
+    -- what a dead worker had in hand and had not begun
+    select i.seq, i.token, 'worker ' || w.name || ' died' from bridge.worker w cross join unnest(w.holding) h (token)
+    join bridge.inflight i on i.token = h.token
+    where w.lost_at is not null and i.state = 'published'
     limit p_limit
   loop
-    if bridge.lose(v_row.seq, v_row.token, format('worker %s died or lost the run', coalesce(v_row.name, 'unknown'))) is not null then
-      v_count := v_count + 1;
-    end if;
-  end loop;
-  for v_row in
-    select i.seq, i.token, w.name from bridge.worker w cross join unnest(w.holding) h (token) join bridge.inflight i on i.token = h.token
-    where w.lost_at is not null and i.state = 'published' limit p_limit
-  loop
-    if bridge.lose(v_row.seq, v_row.token, format('worker %s died', v_row.name)) is not null then
+    if bridge.lose(v_row.seq, v_row.token, v_row.reason) is not null then
       v_count := v_count + 1;
     end if;
   end loop;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import traceback as tracebacks
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +36,7 @@ __all__ = [
     "succeeded",
 ]
 
+_NOT_A_NUMBER = re.compile(r"NaN|Infinity")
 Written = TypeVar("Written")
 
 _TRACEBACK_SIZE = 64 << 10  # characters kept of a traceback's end
@@ -68,6 +71,32 @@ def json_text(value: Any) -> str:
     return text
 
 
+def result_columns(value: Any) -> tuple[str | None, str | None]:
+    """A return value as the columns ``result`` and ``outcome``.
+
+    Python's JSON knows NaN and infinities, Postgres's does not: such a value is kept as text beside the row's result, and read from there.
+
+    Raises:
+        kombu.exceptions.EncodeError: it has no JSON form.
+    """
+    text = json_text(value)
+    if _NOT_A_NUMBER.search(text) and not _is_strict(text):
+        return None, json.dumps({"json": text})
+    return text, None
+
+
+def _is_strict(text: str) -> bool:
+    try:
+        json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
 def error_of(exc: Any, traceback: Any) -> dict[str, Any]:
     """The error of a row: type, message and the end of the traceback."""
     text = str(traceback) if traceback else None
@@ -91,10 +120,10 @@ def is_final(exc: Any) -> bool:
     return isinstance(exc, NotRegistered | Reject | PermanentError)
 
 
-def succeeded(joined: Membership, run: Run, result: str | None) -> None:
+def succeeded(joined: Membership, run: Run, result: str | None, beyond: str | None = None) -> None:
     """The run returned; its job ends when Postgres has taken the result, which is on its way when this returns."""
     run.settled = True
-    joined.channels.get().finish(runs.Finish(run.delivery.seq, run.id, "succeeded", result))
+    joined.channels.get().finish(runs.Finish(run.delivery.seq, run.id, "succeeded", result, outcome=beyond))
 
 
 def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, beyond: dict[str, Any] | None) -> Status | None:
