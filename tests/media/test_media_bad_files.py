@@ -90,6 +90,20 @@ def test_a_video_whose_index_comes_first_is_corrupt_when_it_is_cut_short(tmp_pat
     assert "cut short" in refusal(tmp_path / "cut.mp4", settings)
 
 
+def test_a_film_container_with_sound_alone_is_no_video(tmp_path: Path, settings: MediaSettings) -> None:
+    import av
+
+    with av.open(str(tmp_path / "song.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame(format="s16", layout="mono", samples=800)
+        frame.sample_rate, frame.pts = 8000, 0
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert refusal(tmp_path / "song.mkv", settings) == "song.mkv: is a matroska without a video stream"
+
+
 def test_an_encrypted_pdf_asks_for_a_password(samples: Path, tmp_path: Path, settings: MediaSettings) -> None:
     content = (samples / "bees.pdf").read_bytes().replace(b"/Root 1 0 R", ENCRYPTION + b"/Root 1 0 R")
     (tmp_path / "secret.pdf").write_bytes(content)

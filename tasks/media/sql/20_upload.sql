@@ -140,8 +140,8 @@ begin
     cross join media.pace(coalesce(nullif(w.lane, ''), 'process')) p where p.lane = w.lane
   loop
     -- null where there is no bound: such a lane empties at once
-    v_most := least(nullif(v_lane.iterations, 0), floor(extract(epoch from v_lane.tick) / nullif(extract(epoch from v_lane.delay), 0)));
-    select greatest(v_most - count(*), case when v_most is not null then 0 end) into v_room
+    v_most := least(nullif(v_lane.iterations, 0), floor(extract(epoch from v_lane.tick) / nullif(extract(epoch from v_lane.delay), 0))::integer);
+    select greatest(v_most - count(*)::integer, case when v_most is not null then 0 end) into v_room
     from media.upload_jobs u where u.lane = v_lane.lane and u.run_at > v_now - v_lane.tick and u.run_at <= v_now;
     for v_job in select u.job_id from media.upload_jobs u where u.lane = v_lane.lane and u.run_at > v_now order by u.run_at limit v_room loop
       v_count := v_count + media.start_now(v_job.job_id, v_now);
