@@ -9,11 +9,10 @@ import difflib
 import os
 import re
 from typing import Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from bridge.errors import SettingError
 
@@ -115,9 +114,8 @@ def without_password(url: str) -> str:
     """The same URL, fit to be shown."""
     if "://" not in url:
         return re.sub(r"password\s*=\s*('[^']*'|\S+)", "password=***", url)
-    try:
-        shown = make_url(url)
-        secret = [key for key in shown.query if "password" in key.lower()]
-        return shown.difference_update_query(secret).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        return re.sub(r"//[^@/]*@", "//***@", url)
+    parts = urlsplit(url)
+    if parts.password is not None:
+        parts = parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}")
+    query = [(key, "***" if "password" in key.lower() else value) for key, value in parse_qsl(parts.query)]
+    return urlunsplit(parts._replace(query=urlencode(query, safe="*/")))

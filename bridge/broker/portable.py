@@ -6,7 +6,6 @@ from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
 
 from bridge import message
@@ -82,6 +81,8 @@ class PortableBroker:
 
     def silent_workers(self, reporting: set[str], queues: set[str]) -> dict[str, set[str]]:
         """Ask all workers what they consume; those that answer and do not report run without our plugin."""
+        from celery import Celery  # noqa: PLC0415 - asked for once in a blue moon, and large
+
         app = Celery(broker=self.url, set_as_current=False)
         with self.translated():
             answers = app.control.inspect(timeout=_INSPECT_TIMEOUT).active_queues() or {}
