@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.app import backends
 from celery.backends.base import Backend, BaseBackend
+from celery.exceptions import Reject, WorkerLostError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from celery.exceptions import WorkerLostError
 
 from bridge.application import Membership, membership
 from bridge.errors import PermanentError
@@ -96,7 +96,7 @@ class RowWriter(Backend):
     def _end_failed(self, exc: Any, traceback: str | None, request: Any) -> Status | None:
         run, delivery = outcome.run_of(request), outcome.delivery_of(request)
         if run is not None:
-            final = isinstance(exc, PermanentError)
+            final = isinstance(exc, PermanentError | Reject)  # the threads pool has the run here too
             return outcome.failed(self._bridge, run, outcome.error_of(exc, traceback), final=final, beyond=self._beyond(exc))
         if delivery is None:
             return None

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import redis
+from apps.ledger import TABLE
 from fix_servers import wait_until
 from invariants import assert_sound
-
-from apps.ledger import TABLE
 
 if TYPE_CHECKING:
     from fix_servers import RedisServer, StartDrainer, StartWorker
