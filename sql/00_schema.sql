@@ -33,18 +33,20 @@ create or replace function bridge.new_id() returns uuid language sql volatile pa
       placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
     6, (get_byte(uuid_send(gen_random_uuid()), 6) & 15) | 112), 'hex')::uuid;
 
-create or replace function bridge.define_view(p_name text, p_query text) returns void language plpgsql set search_path = '' as $$
-  -- Create or replace one of our views, only when its text has changed: replacing takes a lock that readers would wait behind.
+create or replace function bridge.define_view(p_name text, p_query text, p_schema text default 'bridge') returns void language plpgsql
+  set search_path = '' as $$
+  -- Create or replace a view, only when its text has changed: replacing takes a lock that readers would wait behind.
   --
-  --   p_name   the view's name in schema bridge
-  --   p_query  its query, whole; columns may only be added at the end
+  --   p_name    the view's name
+  --   p_query   its query, whole; columns may only be added at the end
+  --   p_schema  where it stands; pipelines give their own
 declare
-  v_mark text := 'text ' || md5(p_query);
+  v_mark constant text := 'text ' || md5(p_query);
 begin
-  if obj_description(to_regclass('bridge.' || quote_ident(p_name)), 'pg_class') is not distinct from v_mark then
+  if obj_description(to_regclass(format('%I.%I', p_schema, p_name)), 'pg_class') is not distinct from v_mark then
     return;
   end if;
-  execute format('create or replace view bridge.%I as %s', p_name, p_query);
-  execute format('comment on view bridge.%I is %L', p_name, v_mark);
+  execute format('create or replace view %I.%I as %s', p_schema, p_name, p_query);
+  execute format('comment on view %I.%I is %L', p_schema, p_name, v_mark);
 end
 $$;

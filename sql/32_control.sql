@@ -78,7 +78,8 @@ begin
     perform bridge.refuse(format('job %s is %s', retry.id, (select v.status from bridge.jobs v where v.id = retry.id)),
       'only jobs that have ended or are scheduled can be retried', 'JB006');
   end if;
-  perform bridge.place(j.seq, j.queue, j.rank, j.size, clock_timestamp()) from bridge.job j where j.seq = v_seq;
+  update bridge.job j set run_at = clock_timestamp(), updated_at = clock_timestamp() where j.seq = v_seq;
+  perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = v_seq;
   return 'queued';
 end
 $$;

@@ -16,19 +16,3 @@ end
 $$;
 
 create schema if not exists media;
-
-create or replace function media.define_view(p_name text, p_query text) returns void language plpgsql set search_path = '' as $$
-  -- Create or replace one view of this schema, only when its text has changed: replacing takes a lock that readers would wait behind.
-  --
-  --   p_name   the view's name
-  --   p_query  its query, whole; columns may only be added at the end
-declare
-  v_mark constant text := 'text ' || md5(p_query);
-begin
-  if obj_description(to_regclass('media.' || quote_ident(p_name)), 'pg_class') is not distinct from v_mark then
-    return;
-  end if;
-  execute format('create or replace view media.%I as %s', p_name, p_query);
-  execute format('comment on view media.%I is %L', p_name, v_mark);
-end
-$$;

@@ -1,6 +1,6 @@
 -- What the runbooks ask, under the names and status words that stand in them: queued, done, failed.
 
-select media.define_view('jobs', $view$
+select bridge.define_view('jobs', $view$
   -- queued is everything that has not ended; bridge_status tells a waiting job from a running one
   select j.id, coalesce(u.job_type, substring(j.task from 7)) as job_type, u.upload_id, j.kwargs->>'path' as path,
     case j.status when 'succeeded' then 'done' when 'failed' then 'failed' when 'cancelled' then 'failed' when 'expired' then 'failed'
@@ -10,24 +10,24 @@ select media.define_view('jobs', $view$
   from bridge.jobs j
   left join media.upload_jobs u on u.job_id = j.id
   where j.task in ('media.process', 'media.thumbnail', 'media.analysis', 'media.card')
-$view$);
+$view$, 'media');
 
-select media.define_view('job_stats_hourly', $view$
+select bridge.define_view('job_stats_hourly', $view$
   select count(*) filter (where j.status = 'done') as completed, count(*) filter (where j.status = 'failed') as failed,
     count(*) filter (where j.status = 'queued') as still_queued
   from media.jobs j
   where j.updated_at > now() - interval '1 hour' or j.status = 'queued'
-$view$);
+$view$, 'media');
 
-select media.define_view('job_rate_per_minute', $view$
+select bridge.define_view('job_rate_per_minute', $view$
   select date_trunc('minute', j.updated_at) as minute, count(*) as jobs_completed
   from media.jobs j
   where j.status = 'done' and j.updated_at > now() - interval '1 hour'
   group by 1
-$view$);
+$view$, 'media');
 
 -- Failed jobs with what to do about each.
-select media.define_view('job_failures', $view$
+select bridge.define_view('job_failures', $view$
   select j.id, j.job_type, j.path, j.error_message,
     case
       when j.error_message ~* 'not registered|unknown task|NotRegistered' then 'function not found: start the workers with "celery -A tasks worker"'
@@ -39,15 +39,15 @@ select media.define_view('job_failures', $view$
     j.attempts, j.worker, j.updated_at as failed_at
   from media.jobs j
   where j.status = 'failed'
-$view$);
+$view$, 'media');
 
 -- What the workers are doing and did last.
-select media.define_view('worker_pull', $view$
+select bridge.define_view('worker_pull', $view$
   select j.worker, j.id, j.job_type, j.path, j.bridge_status as status, j.progress, j.started_at, j.finished_at,
     j.finished_at - j.started_at as duration, j.error_message
   from media.jobs j
   where j.started_at is not null
-$view$);
+$view$, 'media');
 
 create or replace function media.check_alerts() returns text language plpgsql security definer set search_path = '' as $$
   -- Look for jobs that are queued for too long, and post one message to the webhook when there are too many.

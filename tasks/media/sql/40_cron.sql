@@ -85,7 +85,7 @@ begin
 end
 $$;
 
-select media.define_view('cron_failures', $view$
+select bridge.define_view('cron_failures', $view$
   select r.runid, r.jobname, r.return_message, r.start_time, r.end_time,
     case
       when r.return_message ~* 'does not exist' then 'function not found: run tasks/media/sql again'
@@ -95,7 +95,7 @@ select media.define_view('cron_failures', $view$
     end as remedy
   from media.cron_runs(1000) r
   where r.status = 'failed'
-$view$);
+$view$, 'media');
 
 create or replace function media.clean_cron_log(p_older interval default interval '30 days') returns integer language plpgsql set search_path = '' as $$
   -- Delete old runs of these entries from pg_cron's log, which it never cleans itself. Returns how many.
