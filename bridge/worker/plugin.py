@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import Any
 
@@ -9,7 +10,8 @@ from celery import bootsteps, signals
 from celery.exceptions import NotRegistered
 
 from bridge import schema
-from bridge.application import membership
+from bridge.application import Membership, membership
+from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
 from bridge.worker import outcome
@@ -17,6 +19,8 @@ from bridge.worker.fence import fence
 from bridge.worker.heartbeat import Heartbeat
 
 __all__ = ["FenceStep", "register"]
+
+log = logging.getLogger("bridge.worker")
 
 _UID = "bridge"
 
@@ -49,8 +53,22 @@ def _on_init(sender: Any = None, **_: Any) -> None:
     """Before the pool forks: check the schema, and make the identity that children inherit."""
     joined = membership(sender.app)
     if joined is not None:
-        schema.check(joined.settings.require_database(), timeout=joined.settings.timeout)
         joined.worker_id = uuid.uuid4()
+        _check_schema(joined)
+
+
+def _check_schema(joined: Membership) -> None:
+    """Refuse to start where every job would fail; Postgres being away is no reason, it may come back.
+
+    Raises:
+        SystemExit: the schema is missing or of another release, or a setting is wrong. Celery logs any other exception and goes on.
+    """
+    try:
+        schema.check(joined.settings.require_database(), timeout=joined.settings.timeout)
+    except (SchemaError, SettingError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except ServerError as error:
+        log.warning("postgres is away, jobs wait error=%s", error)
 
 
 def _on_process_init(**_: Any) -> None:
