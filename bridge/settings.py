@@ -90,8 +90,9 @@ def _refuse_unknown() -> None:
     for name in sorted(os.environ):
         if not name.startswith(_PREFIX) or name in known or _FOREIGN.match(name):
             continue
-        near = difflib.get_close_matches(name, known, n=1)
-        raise SettingError(f"unknown setting {name}" + (f", did you mean {near[0]}?" if near else ""), "see bridge --help")
+        near = difflib.get_close_matches(name.removeprefix(_PREFIX), [field.removeprefix(_PREFIX) for field in known], n=1)
+        guess = f", did you mean {_PREFIX}{near[0]}?" if near else f": known are {', '.join(sorted(known))}"
+        raise SettingError(f"unknown setting {name}{guess}")
 
 
 def libpq_url(url: str) -> str:
