@@ -1,0 +1,18 @@
+"""The scenarios by name, in the order in which they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.bench.scenarios.drain import Drain
+from bridge.bench.scenarios.end_to_end import EndToEnd
+from bridge.bench.scenarios.enqueue import Enqueue
+from bridge.bench.scenarios.latency import Latency
+from bridge.bench.scenarios.memory import Memory
+
+if TYPE_CHECKING:
+    from bridge.bench.rounds import Scenario
+
+__all__ = ["SCENARIOS"]
+
+SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in (Drain, EndToEnd, Latency, Enqueue, Memory)}
