@@ -1,0 +1,9 @@
+"""What `bridge doctor` looks at: one check a function, each with what was found and what to do about it."""
+
+from __future__ import annotations
+
+from bridge.health.doctor import CHECKS, examine
+from bridge.health.finding import Finding, Grade
+from bridge.health.limits import Limits
+
+__all__ = ["CHECKS", "Finding", "Grade", "Limits", "examine"]

@@ -1,0 +1,100 @@
+"""Who is there: drainers, workers, workers that do not report, and their clocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bridge.health.finding import Finding, error, ok, warning
+from bridge.queries import health
+
+if TYPE_CHECKING:
+    from bridge.health.subject import Subject
+    from bridge.queries.health import Process
+
+__all__ = ["clocks", "drainers", "plugin", "workers"]
+
+_JOIN = "bridge.install(app) in its application, or CELERY_LOADER=bridge.loader.Loader in its environment, then restart it"
+
+
+def drainers(subject: Subject) -> Finding:
+    """Without one, nothing leaves Postgres."""
+    known = health.drainers(subject.postgres, subject.limits.drainer_silent)
+    alive = [one for one in known if one.alive]
+    if not alive:
+        return error("drainers", f"none alive{_last_seen(known)}: jobs stay queued", "start one: bridge drain", value=0.0)
+    return ok("drainers", _shown(alive), value=float(len(alive)))
+
+
+def workers(subject: Subject) -> Finding:
+    """Without one that reports, nothing runs; without one for a queue, nothing of that queue."""
+    known = health.workers(subject.postgres, subject.limits.worker_silent)
+    alive = [one for one in known if one.alive]
+    if not alive:
+        return error(
+            "workers", f"none alive{_last_seen(known)}: jobs stay published",
+            f"start one: celery -A <app> worker; it reports when it has joined: {_JOIN}", value=0.0,
+        )  # fmt: skip
+    served = {queue for one in alive for queue in one.queues}
+    unserved = sorted(health.published_queues(subject.postgres) - served)
+    if unserved:
+        return warning(
+            "workers", f"{_shown(alive)}; none of them consumes {', '.join(unserved)}, where published jobs wait",
+            f"celery -A <app> worker -Q {','.join(unserved)}", value=float(len(alive)),
+        )  # fmt: skip
+    return ok("workers", _shown(alive), value=float(len(alive)))
+
+
+def plugin(subject: Subject) -> Finding:
+    """A worker without our plugin runs jobs and says nothing: they stay published for ever, and are not published again when lost."""
+    if subject.broker is None:
+        raise LookupError("no broker")
+    alive = [one for one in health.workers(subject.postgres, subject.limits.worker_silent) if one.alive]
+    silent = subject.broker.silent_workers({one.name for one in alive}, set())
+    if not silent:
+        return ok("plugin", "every worker that answers on the broker reports to Postgres", value=0.0)
+    ours = health.queues_in_use(subject.postgres) | {queue for one in alive for queue in one.queues}
+    shared = sorted(set(silent) & ours)
+    names = sorted(set().union(*(silent[queue] for queue in shared or silent)))
+    found = f"without the plugin: {', '.join(names)} on {', '.join(shared or sorted(silent))}"
+    if not shared:
+        return warning("plugin", f"{found}, where no job of ours is", f"when it is to run jobs: {_JOIN}", value=float(len(names)))
+    return error("plugin", f"{found}: what it takes is never reported", _JOIN, value=float(len(names)))
+
+
+def clocks(subject: Subject) -> Finding:
+    """Everything in SQL goes by the database's clock; an ETA or expiry computed elsewhere goes by that machine's."""
+    here, slack = _skew_here(subject)
+    skews = {"this machine": here if abs(here) > slack else 0.0}
+    running = [
+        *health.drainers(subject.postgres, subject.limits.drainer_silent), *health.workers(subject.postgres, subject.limits.worker_silent)
+    ]  # fmt: skip
+    skews |= {one.name: one.skew for one in running if one.alive}
+    name = max(skews, key=lambda one: abs(skews[one]))
+    if abs(skews[name]) > subject.limits.clock_skew:
+        wrong = [f"{one} {skew:+.1f} s" for one, skew in skews.items() if abs(skew) > subject.limits.clock_skew]
+        return warning(
+            "clocks", f"against the database's clock: {', '.join(wrong)}",
+            "run a time service (chrony, systemd-timesyncd) there and on the database's machine", value=abs(skews[name]),
+        )  # fmt: skip
+    return ok("clocks", f"{len(skews)} within {abs(skews[name]):.2f} s of the database's", value=abs(skews[name]))
+
+
+def _skew_here(subject: Subject) -> tuple[float, float]:
+    """Seconds that this machine is ahead, and how far that may be wrong: half of the question's way there and back."""
+    before = subject.now()
+    server = health.server(subject.postgres).clock
+    after = subject.now()
+    half = (after - before) / 2
+    return (before + half - server).total_seconds(), half.total_seconds()
+
+
+def _shown(alive: list[Process]) -> str:
+    names = ", ".join(one.name for one in alive[:5])
+    return f"{len(alive)} alive: {names}" + (f" and {len(alive) - 5} more" if len(alive) > 5 else "")  # noqa: PLR2004
+
+
+def _last_seen(known: list[Process]) -> str:
+    if not known:
+        return ", and none ever was"
+    last = min(known, key=lambda one: one.age)
+    return f", the last one ({last.name}) {'stopped' if last.stopped else 'went silent'} {last.age:.0f} s ago"

@@ -1,0 +1,355 @@
+"""What the doctor asks of Postgres: reads only, each bounded in what it touches."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, LiteralString
+
+import psycopg
+
+from bridge.errors import ServerError
+from bridge.queries.connection import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import date, datetime
+
+    from bridge.queries.connection import Connection
+
+__all__ = [
+    "MOST_STUCK",
+    "Cron",
+    "CronEntry",
+    "Holder",
+    "Process",
+    "ReadyHead",
+    "Server",
+    "StuckGroup",
+    "Tick",
+    "connections",
+    "cron",
+    "cron_entries",
+    "drainers",
+    "may_see_sessions",
+    "missing_days",
+    "published_queues",
+    "queues_in_use",
+    "ready_heads",
+    "server",
+    "shut_out",
+    "snapshot_holders",
+    "stuck",
+    "tick_state",
+    "workers",
+]
+
+MOST_STUCK = 1000  # stuck jobs that are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The database server, and what its clock says."""
+
+    version: str
+    standby: bool
+    read_only: bool
+    clock: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Who ticked last and how many seconds ago (None: nobody ever), and the seconds that should lie between two ticks."""
+
+    source: str
+    age: float | None
+    interval: float
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A drainer or worker: seconds since its last report and by which its clock is ahead; a stopped one said good-bye."""
+
+    name: str
+    age: float
+    stopped: bool
+    alive: bool
+    skew: float
+    queues: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyHead:
+    """The job of a queue and priority that is published next: how many seconds it has been due, and what may hold it.
+
+    ``room`` is how many more jobs of the queue may be published now, None when there is no bound.
+    """
+
+    queue: str
+    age: float
+    paused: bool
+    room: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StuckGroup:
+    """Stuck jobs of one status: how many (MOST_STUCK are counted in all), the age of the oldest in seconds, and one of them."""
+
+    status: str
+    count: int
+    age: float
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What keeps dead rows from being vacuumed.
+
+    Attributes:
+        kind: session, prepared or slot.
+        handle: pid, or the quoted name of the prepared transaction or slot.
+        age: seconds since its transaction began; None for what has no such time.
+        lag: transactions since then.
+        active: whether somebody reads the slot; True for the others.
+    """
+
+    kind: str
+    handle: str
+    what: str
+    age: float | None
+    lag: int
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """The state of pg_cron.
+
+    Attributes:
+        version: of the extension in this database; None when it is not created.
+        available: its files are on the server.
+        loaded_for: the database that its library is bound to; None when it is not loaded, or this role may not know.
+        usable: this role may look into schema cron.
+        launcher: its launcher runs.
+    """
+
+    version: str | None
+    available: bool
+    loaded_for: str | None
+    usable: bool
+    launcher: bool
+    database: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class CronEntry:
+    """One of our entries, and how its last ended run went; all None when it has no run among the latest of all entries."""
+
+    job: int
+    name: str
+    schedule: str
+    active: bool
+    failures: int
+    last_status: str | None
+    last_message: str | None
+    last_age: float | None
+
+
+def server(connection: Connection) -> Server:
+    """Version, whether it takes writes, and its clock."""
+    query = """
+        select split_part(current_setting('server_version'), ' ', 1), pg_is_in_recovery(),
+          current_setting('transaction_read_only')::boolean, clock_timestamp()"""
+    version, standby, read_only, clock = _row(connection, query)
+    return Server(version, standby, read_only, clock)
+
+
+def shut_out(connection: Connection) -> str | None:
+    """This role's name when it may not use schema bridge; None when it may, or when there is no such schema."""
+    query = "select case when not has_schema_privilege(to_regnamespace('bridge'), 'usage') then current_user::text end"
+    role: str | None = _row(connection, query)[0]
+    return role
+
+
+def tick_state(connection: Connection) -> Tick:
+    """The tick as it last was."""
+    query = """
+        select t.source, case when isfinite(t.ticked_at) then extract(epoch from clock_timestamp() - t.ticked_at)::float8 end,
+          extract(epoch from bridge.seconds('tick_interval'))::float8
+        from bridge.tick_state t"""
+    return Tick(*_row(connection, query))
+
+
+def drainers(connection: Connection, silent: float) -> list[Process]:
+    """All that reported in the last day; alive are those that did within ``silent`` seconds."""
+    query = """
+        select d.name, a.age, d.status = 'stopped', d.status <> 'stopped' and a.age <= %(silent)s,
+          extract(epoch from d.clock_skew)::float8, '{}'::text[]
+        from bridge.drainers d, lateral (select extract(epoch from clock_timestamp() - d.seen_at)::float8) a (age)
+        where a.age < 86400 order by d.name"""
+    return [Process(*row) for row in _rows(connection, query, {"silent": silent})]
+
+
+def workers(connection: Connection, silent: float) -> list[Process]:
+    """As `drainers`; ``silent`` 0 takes the setting ``worker_lost``."""
+    query = """
+        select w.name, a.age, w.status = 'stopped',
+          w.status <> 'stopped'
+            and a.age <= coalesce(nullif(%(silent)s::float8, 0), extract(epoch from bridge.seconds('worker_lost'))::float8),
+          extract(epoch from w.clock_skew)::float8, w.queues
+        from bridge.workers w, lateral (select extract(epoch from clock_timestamp() - w.seen_at)::float8) a (age)
+        where a.age < 86400 order by w.name"""
+    return [Process(*row) for row in _rows(connection, query, {"silent": silent})]
+
+
+def published_queues(connection: Connection) -> set[str]:
+    """Queues with jobs that are with the broker and not started."""
+    return {row[0] for row in _rows(connection, "select distinct i.queue from bridge.inflight i where i.state = 'published'")}
+
+
+def queues_in_use(connection: Connection) -> set[str]:
+    """Queues with jobs that are due, with the broker or running, and those that have an entry of their own."""
+    query = """
+        select distinct i.queue from bridge.inflight i
+        union select bridge.ready_queues()
+        union select q.name from bridge.queue q"""
+    return {row[0] for row in _rows(connection, query)}
+
+
+def ready_heads(connection: Connection) -> list[ReadyHead]:
+    """The first ready job of each queue and priority, by one index probe each: a million others are not touched."""
+    query = """
+        with recursive head (queue, rank, seq) as (
+          (select r.queue, r.rank, r.seq from bridge.ready r order by r.queue, r.rank, r.pos limit 1)
+          union all
+          select n.* from head h, lateral (
+            select r.queue, r.rank, r.seq from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
+            order by r.queue, r.rank, r.pos limit 1) n
+        )
+        select h.queue, extract(epoch from clock_timestamp() - greatest(j.run_at, j.updated_at))::float8, q.paused_at is not null,
+          bridge.room(h.queue)
+        from head h join bridge.job j on j.seq = h.seq left join bridge.queue q on q.name = h.queue"""
+    return [ReadyHead(*row) for row in _rows(connection, query)]
+
+
+def stuck(connection: Connection) -> list[StuckGroup]:
+    """Jobs that are published or running for longer than the setting ``stuck_after``; those that wait before that are `ready_heads`."""
+    query = """
+        select g.state, g.count, g.age, coalesce(j.task_id, j.id::text)
+        from (
+          select s.state, count(*)::integer as count, extract(epoch from max(s.age))::float8 as age,
+            (array_agg(s.seq order by s.age desc))[1] as seq
+          from (
+            select i.state, i.seq, clock_timestamp() - coalesce(i.started_at, i.published_at) as age from bridge.inflight i
+            where i.state <> 'claimed' and coalesce(i.started_at, i.published_at) < clock_timestamp() - bridge.seconds('stuck_after')
+            limit %(most)s) s
+          group by s.state) g
+        join bridge.job j on j.seq = g.seq order by g.state"""
+    return [StuckGroup(*row) for row in _rows(connection, query, {"most": MOST_STUCK})]
+
+
+def snapshot_holders(connection: Connection) -> list[Holder]:
+    """Sessions of this database and standbys, prepared transactions, and replication slots that hold an old transaction, oldest first."""
+    query = """
+        select 'session', a.pid::text, format('pid %%s (%%s, %%s) holds a snapshot or writes', a.pid,
+            coalesce(nullif(a.application_name, ''), a.backend_type), coalesce(a.state, 'no state')),
+          extract(epoch from clock_timestamp() - a.xact_start)::float8, greatest(age(a.backend_xmin), age(a.backend_xid)), true
+        from pg_catalog.pg_stat_activity a
+        where (a.backend_xmin is not null or a.backend_xid is not null) and a.pid <> pg_backend_pid()
+          and (a.datname = current_database() or a.backend_type = 'walsender') and a.backend_type <> 'autovacuum worker'
+        union all
+        select 'prepared', quote_literal(p.gid), format('prepared transaction %%L is open', p.gid),
+          extract(epoch from clock_timestamp() - p.prepared)::float8, age(p.transaction), true
+        from pg_catalog.pg_prepared_xacts p where p.database = current_database()
+        union all
+        select 'slot', quote_literal(s.slot_name), format('replication slot %%s is %%s and holds transactions back by %%s', s.slot_name,
+            case when s.active then 'in use' else 'read by nobody' end, x.lag), null, x.lag, s.active
+        from pg_catalog.pg_replication_slots s, lateral (select greatest(age(s.xmin), age(s.catalog_xmin))) x (lag)
+        where x.lag is not null
+        order by 5 desc"""
+    return [Holder(*row) for row in _rows(connection, query, {})]
+
+
+def may_see_sessions(connection: Connection) -> bool:
+    """Whether this role sees what other roles' sessions do."""
+    return bool(_row(connection, "select pg_has_role('pg_read_all_stats', 'usage')")[0])
+
+
+def connections(connection: Connection) -> tuple[int, int]:
+    """Connections in use, and how many ordinary roles may have."""
+    query = """
+        select (select sum(d.numbackends) from pg_catalog.pg_stat_database d)::integer,
+          current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer"""
+    used, most = _row(connection, query)
+    return used, most
+
+
+def missing_days(connection: Connection, ahead: int) -> tuple[list[tuple[str, date]], list[tuple[str, str]]]:
+    """Days (UTC) from today on without a partition, as table and day; and partitions left half detached, as parent and child."""
+    days = """
+        select t.name, d.day from unnest(array['finished', 'attempt']) t (name), generate_series(0, %(ahead)s::integer) g,
+          lateral (select (clock_timestamp() at time zone 'utc')::date + g) d (day)
+        where not exists (select from pg_catalog.pg_inherits i
+          where i.inhparent = ('bridge.' || t.name)::regclass and not i.inhdetachpending
+            and i.inhrelid = to_regclass('bridge.' || t.name || '_' || to_char(d.day, 'YYYYMMDD')))
+        order by d.day, t.name"""
+    pending = """
+        select i.inhparent::regclass::text, i.inhrelid::regclass::text from pg_catalog.pg_inherits i
+        where i.inhdetachpending and i.inhparent in ('bridge.finished'::regclass, 'bridge.attempt'::regclass)"""
+    return [(name, day) for name, day in _rows(connection, days, {"ahead": ahead})], [
+        (parent, child) for parent, child in _rows(connection, pending)
+    ]
+
+
+def cron(connection: Connection) -> Cron:
+    """How much of pg_cron is there, without touching its schema."""
+    query = """
+        select (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pg_cron'),
+          exists (select from pg_catalog.pg_available_extensions a where a.name = 'pg_cron'),
+          (select s.setting from pg_catalog.pg_settings s where s.name = 'cron.database_name'),
+          coalesce(has_schema_privilege(to_regnamespace('cron'), 'usage'), false),
+          -- The launcher's name is shown to every role, its type is not.
+          exists (select from pg_catalog.pg_stat_activity a
+            where a.application_name = 'pg_cron scheduler' or a.backend_type = 'pg_cron launcher'),
+          current_database(), current_user"""
+    return Cron(*_row(connection, query))
+
+
+def cron_entries(connection: Connection) -> list[CronEntry]:
+    """Our entries, with their ended runs among the latest 500 of all entries: only ``runid`` has an index."""
+    query = """
+        select c.jobid, c.jobname, c.schedule, c.active, coalesce(r.failures, 0)::integer, r.status, r.message,
+          extract(epoch from clock_timestamp() - r.ended_at)::float8
+        from cron.job c left join (
+          select d.jobid, count(*) filter (where d.status = 'failed') as failures,
+            (array_agg(d.status order by d.runid desc))[1] as status,
+            (array_agg(d.return_message order by d.runid desc))[1] as message,
+            (array_agg(d.end_time order by d.runid desc))[1] as ended_at
+          from (select * from cron.job_run_details order by runid desc limit 500) d
+          where d.status in ('failed', 'succeeded') group by d.jobid
+        ) r on r.jobid = c.jobid
+        where c.jobname in ('bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database())
+        order by c.jobname desc"""
+    return [CronEntry(*row) for row in _rows(connection, query)]
+
+
+def _row(connection: Connection, query: LiteralString) -> tuple[Any, ...]:
+    return _rows(connection, query)[0]
+
+
+def _rows(connection: Connection, query: LiteralString, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    with translated(), _reasons_named():
+        return connection.execute(query, values).fetchall()
+
+
+@contextmanager
+def _reasons_named() -> Iterator[None]:
+    """Tell a missing right (PermissionError) and a lock that somebody holds from the faults that are looked for."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise PermissionError(error.diag.message_primary or "permission denied") from error
+    except psycopg.errors.QueryCanceled as error:
+        hint = "is it busy, or does somebody hold a lock: select pid, query from pg_stat_activity where wait_event_type = 'Lock'"
+        raise ServerError("the database did not answer in time", hint) from error
