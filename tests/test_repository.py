@@ -92,7 +92,9 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 
 
 def test_lines_of_documents_are_not_wider_than_a_page() -> None:
-    wide = [(name, number) for name, text in texts(".md") for number, line in enumerate(text.splitlines(), 1) if len(line) > 130]
+    documents = {path.name: path.read_text(encoding="utf-8").splitlines() for path in ROOT.glob("*.md")}
+    lines = ((name, number, line) for name, text in documents.items() for number, line in enumerate(text, 1))
+    wide = [(name, number) for name, number, line in lines if len(line) > 130 and not line.startswith("|")]
     assert wide == []
 
 
