@@ -1,0 +1,109 @@
+"""How the command line prints data: a table on a terminal, lines with tabs in a pipe, JSON on request."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["STYLES", "ago", "one_line", "print_json", "print_table", "span", "status_text"]
+
+# What each status looks like on a terminal; anything else is plain.
+STYLES = {
+    "succeeded": "green", "failed": "bold red", "cancelled": "magenta", "expired": "magenta", "running": "cyan", "published": "blue",
+    "alive": "green", "lost": "bold red",
+}  # fmt: skip
+
+_LOG_WIDTH = 200
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str | Text]], *, keep: Sequence[str] = ("id",), lines: bool = True) -> None:
+    """Print rows of text.
+
+    On a terminal as a table that fits it. Elsewhere one line a row, columns separated by tabs and nothing shortened, the headers
+    first: made for cut, awk and spreadsheets.
+
+    Args:
+        headers: names of the columns.
+        rows: the cells; a tab or line break in one becomes a space where lines matter.
+        keep: columns that a narrow terminal must not shorten.
+        lines: whether other programs may read it; if not, it is a table elsewhere too, as wide as it needs.
+    """
+    console = Console()
+    if lines and not console.is_terminal:
+        for row in (headers, *rows):
+            click.echo("\t".join(" ".join(str(cell).split()) for cell in row))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in headers:
+        table.add_column(name, no_wrap=name in keep)
+    for row in rows:
+        table.add_row(*(_cell(cell) for cell in row))
+    # A log has no edge at which something would have to be cut off.
+    (console if console.is_terminal else Console(width=_LOG_WIDTH)).print(table)
+
+
+def _cell(content: str | Text) -> Text:
+    # As Text, because what comes from a job may look like rich's markup; shortened, because wrapped cells cannot be scanned.
+    text = content.copy() if isinstance(content, Text) else Text(content)
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document; dataclasses become objects, moments ISO 8601, ids and other values their text."""
+    click.echo(json.dumps(_plain(value), default=str, indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(status, style=STYLES.get(status, ""))
+
+
+def one_line(value: Any, width: int = 200) -> str:
+    """A JSON value or text as one line of at most so many characters."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def span(seconds: float | None) -> str:
+    """A duration for people: ``0.42 s``, ``3 min 20 s``, ``2 h 5 min``, ``4 d 3 h``; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < _MINUTE:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - two digits are enough for any
+    whole = round(seconds)
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+    return f"{whole // _DAY} d {whole % _DAY // _HOUR} h"
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """How far a moment is away: ``3 min 20 s ago``, ``in 5 s``; empty for None."""
+    if moment is None:
+        return ""
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
