@@ -91,7 +91,12 @@ def installed_version(dsn: str, *, timeout: float = 10.0) -> str | None:
         row = connection.execute("select to_regprocedure('bridge.version()')").fetchone()
         if row is None or row[0] is None:
             return None
-        found = connection.execute("select bridge.version()").fetchone()
+        try:
+            found = connection.execute("select bridge.version()").fetchone()
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SchemaError(
+                f"role {connection.info.user} may not use schema bridge", "grant it bridge_producer or bridge_worker"
+            ) from error
         return str(found[0]) if found else None
 
 

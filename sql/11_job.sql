@@ -47,6 +47,7 @@ begin
       pos   bigint generated always as identity,
       seq   bigint not null,
       size  integer not null,
+      since timestamptz not null default clock_timestamp(),  -- when it came here
       token uuid,                            -- kept when a claim died, so that a copy already sent stays valid
       primary key (queue, rank, pos)         -- claim: most urgent first, oldest first
     );

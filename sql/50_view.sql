@@ -34,13 +34,20 @@ select bridge.define_view('dead_jobs', $view$
 $view$);
 
 select bridge.define_view('stuck_jobs', $view$
-  select v.id, v.task_id, v.task, v.queue, v.status, v.attempts, v.worker, v.created_at, v.updated_at, v.run_at, v.started_at,
-    clock_timestamp() - coalesce(v.started_at, v.run_at) as age,
-    case v.status when 'queued' then 'due and not published: is a drainer alive, is the queue paused or its window full?'
+  select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue, p.status, j.attempts + (p.status = 'running')::integer as attempts,
+    w.name as worker, j.created_at, j.run_at, p.since, clock_timestamp() - p.since as age,
+    case p.status when 'queued' then 'due and not published: is a drainer alive, is the queue paused or its window full?'
       when 'published' then 'with the broker and not started: is a worker consuming this queue?'
       else 'running for long: is its worker busy with it?' end as reason
-  from bridge.jobs v
-  where v.status in ('queued', 'published', 'running') and coalesce(v.started_at, v.run_at) < clock_timestamp() - bridge.seconds('stuck_after')
+  from (
+    select r.seq, 'queued' as status, r.since, null::uuid as worker from bridge.ready r
+    union all
+    select i.seq, case i.state when 'claimed' then 'queued' else i.state end, coalesce(i.started_at, i.published_at, i.claimed_at), i.worker
+    from bridge.inflight i
+  ) p
+  join bridge.job j on j.seq = p.seq
+  left join bridge.worker w on w.id = p.worker
+  where p.since < clock_timestamp() - (select bridge.seconds('stuck_after'))
 $view$);
 
 select bridge.define_view('job_queue_stats', $view$
@@ -57,7 +64,8 @@ select bridge.define_view('job_queue_stats', $view$
   left join (
     select v.queue, count(*) filter (where v.status = 'blocked') as blocked, count(*) filter (where v.status = 'scheduled') as scheduled,
       count(*) filter (where v.status = 'queued') as queued, count(*) filter (where v.status = 'published') as published,
-      count(*) filter (where v.status = 'running') as running, min(v.run_at) filter (where v.status = 'queued') as oldest_queued_at
+      count(*) filter (where v.status = 'running') as running,
+      (select min(r.since) from bridge.ready r where r.queue = v.queue) as oldest_queued_at
     from bridge.jobs v where v.finished_at is null group by v.queue
   ) l on l.queue = q.queue
   left join (

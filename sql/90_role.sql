@@ -29,8 +29,8 @@ declare
       "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter"],
     "bridge_operator": ["enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
-      "version", "wait_for", "forget_waiter"],
-    "bridge_viewer": ["setting", "seconds", "version"]}'::jsonb;
+      "version", "room", "ready_queues", "wait_for", "forget_waiter"],
+    "bridge_viewer": ["setting", "seconds", "version", "room", "ready_queues"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;
@@ -47,7 +47,7 @@ begin
     end loop;
     if v_role <> 'bridge_producer' then
       execute format('grant select on bridge.jobs, bridge.failed_jobs, bridge.dead_jobs, bridge.stuck_jobs, bridge.job_queue_stats, bridge.attempts, '
-        'bridge.workers, bridge.drainers, bridge.setting, bridge.tick_state to %I', v_role);
+        'bridge.workers, bridge.drainers, bridge.setting, bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then
       execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);

@@ -8,6 +8,8 @@ from kombu import Connection
 
 from bridge.broker.portable import PortableBroker
 from bridge.broker.redis import RedisBroker
+from bridge.errors import SettingError
+from bridge.settings import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +52,12 @@ def open_broker(url: str, *, timeout: float) -> Broker:
 
     Raises:
         PublishError: it cannot be reached.
+        SettingError: the URL names a transport that kombu does not know, or cannot be read.
     """
-    connection = Connection(url, connect_timeout=timeout)
-    if connection.transport.driver_type == "redis":
+    try:
+        kind = Connection(url).transport.driver_type
+    except (KeyError, ValueError, ImportError) as error:
+        raise SettingError(f"broker url {without_password(url)} cannot be used: {error}", "check BRIDGE_BROKER_URL") from error
+    if kind == "redis":
         return RedisBroker(url, timeout=timeout)
     return PortableBroker(url, timeout=timeout)

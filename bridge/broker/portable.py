@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kombu import Connection, Exchange, Producer, Queue
+from kombu.exceptions import OperationalError
 
 from bridge import message
 from bridge.errors import PublishError
@@ -47,7 +48,7 @@ class PortableBroker:
         """
         try:
             yield
-        except (*self._connection.connection_errors, *self._connection.channel_errors, OSError) as error:
+        except (*self._connection.connection_errors, *self._connection.channel_errors, OperationalError, OSError) as error:
             raise PublishError(f"broker {self._shown} failed: {error}", "check BRIDGE_BROKER_URL and that the broker runs") from error
 
     def publish(self, jobs: Sequence[Claimed]) -> None:

@@ -220,16 +220,15 @@ def queues_in_use(connection: Connection) -> set[str]:
 def ready_heads(connection: Connection) -> list[ReadyHead]:
     """The first ready job of each queue and priority, by one index probe each: a million others are not touched."""
     query = """
-        with recursive head (queue, rank, seq) as (
-          (select r.queue, r.rank, r.seq from bridge.ready r order by r.queue, r.rank, r.pos limit 1)
+        with recursive head (queue, rank, since) as (
+          (select r.queue, r.rank, r.since from bridge.ready r order by r.queue, r.rank, r.pos limit 1)
           union all
           select n.* from head h, lateral (
-            select r.queue, r.rank, r.seq from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
+            select r.queue, r.rank, r.since from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
             order by r.queue, r.rank, r.pos limit 1) n
         )
-        select h.queue, extract(epoch from clock_timestamp() - greatest(j.run_at, j.updated_at))::float8, q.paused_at is not null,
-          bridge.room(h.queue)
-        from head h join bridge.job j on j.seq = h.seq left join bridge.queue q on q.name = h.queue"""
+        select h.queue, extract(epoch from clock_timestamp() - h.since)::float8, q.paused_at is not null, bridge.room(h.queue)
+        from head h left join bridge.queue q on q.name = h.queue"""
     return [ReadyHead(*row) for row in _rows(connection, query)]
 
 
