@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
 
-__all__ = ["Run", "fence"]
+__all__ = ["Run", "TaskMemoryError", "fence"]
 
 log = logging.getLogger("bridge.worker")
+
+
+class TaskMemoryError(Exception):
+    """A task's MemoryError on its way to the main process."""
 
 
 @dataclass
@@ -63,6 +67,9 @@ def _fenced(trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]
         traced = trace(task_id, args, kwargs, request)
         if not run.settled:
             _settle(joined, run, traced[1])
+        if isinstance(getattr(traced[0], "exception", None), MemoryError):
+            # The row has the true error. To the main process, which ends the whole worker on a MemoryError, it goes by another name.
+            traced[0].exception = TaskMemoryError(str(traced[0].exception))
         return traced
 
     fenced_trace.fenced = True  # type: ignore[attr-defined]

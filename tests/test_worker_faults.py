@@ -1,0 +1,120 @@
+"""What becomes of a job when its process dies, its time is over or somebody cancels it: prefork, with a worker that others share."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from fix_servers import wait_until
+from invariants import assert_sound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fix_stack import Stack
+pytest_plugins = ["fix_stack"]
+
+
+@pytest.fixture
+def stack(bare_stack: Stack) -> Iterator[Stack]:
+    """One worker for all tests, a new one only after a test in which it died."""
+    if not all(process.alive for process in bare_stack.processes) or not bare_stack.processes:
+        bare_stack.kill_all()
+        bare_stack.start_drainer()
+        bare_stack.start_worker("apps.kinds", "-Q", "celery")
+    worker = bare_stack.processes[1]
+    yield bare_stack
+    assert worker.alive, f"the worker itself died: {worker.log_tail()}"
+    assert bare_stack.run("kinds.add", 1, 2)["result"] == 3
+    assert_sound(bare_stack.dsn)
+
+
+def test_a_killed_child_is_a_loss_and_the_job_runs_again_at_once(stack: Stack, tmp_path: Path) -> None:
+    job = stack.run("kinds.die_once", str(tmp_path / "mark"), max_attempts=1)
+    assert (job["status"], job["result"], job["attempts"], job["losses"]) == ("succeeded", "alive", 1, 1)
+    assert stack.attempts(job["id"]) == [(1, "lost"), (1, "succeeded")]
+    assert (job["finished_at"] - job["created_at"]).total_seconds() < 20, "no backoff after a loss"
+
+
+def test_a_job_that_always_kills_its_process_fails_after_max_losses(stack: Stack) -> None:
+    stack.sql.execute("update bridge.setting set value = '2' where name = 'max_losses'")
+    job = stack.run("kinds.die_always", max_attempts=1)
+    stack.sql.execute("update bridge.setting set value = '5' where name = 'max_losses'")
+    assert (job["status"], job["losses"], job["error"]["type"]) == ("failed", 2, "WorkerLostError")
+    assert [outcome for _, outcome in stack.attempts(job["id"])] == ["lost", "lost", "failed"]
+
+
+def test_one_memory_error_fails_its_job_and_not_the_worker(stack: Stack) -> None:
+    job = stack.run("kinds.memory", max_attempts=1)
+    assert (job["status"], job["error"]["type"], job["error"]["message"]) == ("failed", "MemoryError", "the input is too large")
+
+
+def test_a_task_that_leaves_its_process_is_reported(stack: Stack) -> None:
+    job = stack.run("kinds.exit", max_attempts=1)
+    assert job["status"] == "failed"
+    assert job["error"]["type"] in {"SystemExit", "WorkerLostError"}
+
+
+def test_a_task_may_clean_up_at_its_soft_time_limit(stack: Stack) -> None:
+    job = stack.run("kinds.slow_soft")
+    assert (job["status"], job["result"]) == ("succeeded", "cleaned up")
+
+
+def test_a_hard_time_limit_fails_the_job_with_that_reason(stack: Stack) -> None:
+    job = stack.run("kinds.slow_hard", max_attempts=1)
+    assert (job["status"], job["error"]["type"]) == ("failed", "TimeLimitExceeded")
+
+
+def test_a_timeout_given_in_sql_limits_each_attempt(stack: Stack) -> None:
+    job = stack.run("kinds.sleep", 60, timeout="1 second", max_attempts=2, backoff="0")
+    assert (job["status"], job["error"]["type"], job["attempts"], job["losses"]) == ("failed", "TimeLimitExceeded", 2, 0)
+
+
+def test_a_running_job_that_is_cancelled_stops_and_says_so(stack: Stack, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    identity = stack.enqueue("kinds.hold", str(started), str(tmp_path / "never"))
+    wait_until(started.exists, 30)
+    assert stack.sql.execute("select bridge.cancel(%s)", (identity,)).fetchone() == ("running",)
+    assert stack.wait(identity, timeout=30)["status"] == "cancelled"
+
+
+def test_a_child_killed_from_outside_loses_only_the_job_it_ran(stack: Stack, tmp_path: Path) -> None:
+    started, go = tmp_path / "started", tmp_path / "go"
+    identity = stack.enqueue("kinds.hold", str(started), str(go), max_attempts=1)
+    wait_until(started.exists, 30)
+    os.kill(int(started.read_text()), signal.SIGKILL)
+    wait_until(lambda: started.read_text().count("\n") == 2, 30, "the second run")
+    go.touch()
+    assert stack.wait(identity)["losses"] == 1
+
+
+def test_a_worker_killed_outright_gives_its_jobs_to_another(stack: Stack, tmp_path: Path) -> None:
+    started, go = tmp_path / "started", tmp_path / "go"
+    second = stack.start_worker("apps.kinds", "-Q", "second")
+    identity = stack.enqueue("kinds.hold", str(started), str(go), queue="second", max_attempts=1)
+    wait_until(started.exists, 30)
+    second.kill(signal.SIGKILL)
+    second.stop()  # and its children
+    third = stack.start_worker("apps.kinds", "-Q", "second")
+    wait_until(lambda: started.read_text().count("\n") == 2, 90, "running again")
+    go.touch()
+    job = stack.wait(identity)
+    assert (job["status"], job["losses"], stack.attempts(identity)) == ("succeeded", 1, [(1, "lost"), (1, "succeeded")])
+    third.stop()
+
+
+def test_a_worker_told_to_stop_finishes_what_it_runs_and_says_good_bye(stack: Stack, tmp_path: Path) -> None:
+    started, go = tmp_path / "started", tmp_path / "go"
+    leaving = stack.start_worker("apps.kinds", "-Q", "leaving")
+    identity = stack.enqueue("kinds.hold", str(started), str(go), queue="leaving")
+    wait_until(started.exists, 30)
+    leaving.kill(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in leaving.log_text(), 30)
+    go.touch()
+    assert leaving.wait(60) == 0
+    assert (stack.job(identity)["status"], stack.job(identity)["result"]) == ("succeeded", "held")
+    stopped = "select status from bridge.workers where pid = %s"
+    assert stack.sql.execute(stopped, (leaving.pid,)).fetchone() == ("stopped",)
