@@ -43,7 +43,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(bridge.__version__, prog_name="bridge")
 def main() -> None:
-    r"""Keep Celery, make Postgres the truth.
+    """Keep Celery, make Postgres the truth.
 
     Two variables say where things are: BRIDGE_DATABASE_URL (a libpq URI or DSN) and BRIDGE_BROKER_URL (as Celery takes it).
 

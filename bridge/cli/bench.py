@@ -35,7 +35,7 @@ def bench_command(
     *, scenarios: tuple[str, ...], rounds: int, jobs: int | None, concurrency: int, rate: float, database_url: str | None,
     broker_url: str | None, as_json: bool, output: Path | None,
 ) -> None:  # fmt: skip
-    r"""Measure this beside plain Celery on the same work, in interleaved rounds; all scenarios, or those named.
+    """Measure this beside plain Celery on the same work, in interleaved rounds; all scenarios, or those named.
 
     It needs nothing: Postgres and Redis are started as they come in a folder that goes away. TMPDIR chooses the disk.
     Jobs that are lost or run twice end it with exit code 1 and without figures.

@@ -39,7 +39,7 @@ _MARKS = {
 @click.option("--limits", "show_limits", is_flag=True, help="List the limits with their values, and exit.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds that a server may take to answer (BRIDGE_TIMEOUT, 10).")
 def doctor_command(*, as_json: bool, names: tuple[str, ...], limits: tuple[str, ...], show_limits: bool, timeout: float | None) -> None:
-    r"""Look at everything that jobs need, and say what to do where something is wrong. Changes nothing.
+    """Look at everything that jobs need, and say what to do where something is wrong. Changes nothing.
 
     \b
     Examples:

@@ -71,7 +71,7 @@ def jobs_command() -> None:
       bridge jobs list --status failed --since 1h
       bridge jobs show 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
       bridge jobs retry --failed --task mail.send --dry-run
-    """  # noqa: D301
+    """
 
 
 @jobs_command.command("list")
@@ -86,7 +86,7 @@ def list_command(*, status: str | None, as_json: bool, **chosen: Any) -> None:
       bridge jobs list
       bridge jobs list --status failed --task mail.send --since 2h
       bridge jobs list --queue celery --limit 1000 --json | jq '.[].error.message'
-    """  # noqa: D301
+    """
     with open_database("bridge jobs list") as connection:
         found = select(connection, Selection(() if status is None else (status,), **chosen))
     job_text.print_jobs(found, as_json=as_json)
@@ -102,7 +102,7 @@ def show_command(*, identity: str, as_json: bool) -> None:
     Examples:
       bridge jobs show 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
       bridge jobs show my-own-task-id --json
-    """  # noqa: D301
+    """
     with open_database("bridge jobs show") as connection:
         (job,) = by_ids(connection, [identity])
         history = jobs.attempts(connection, job.id)
@@ -120,7 +120,7 @@ def wait_command(*, ids: Sequence[str], timeout: float | None, as_json: bool) ->
     Examples:
       bridge jobs wait 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
       bridge jobs wait my-task-1 my-task-2 --timeout 5m && echo done
-    """  # noqa: D301
+    """
     if not ids:
         raise click.UsageError("name the jobs to wait for: bridge jobs wait ID...")
     with open_database("bridge jobs wait") as connection:
@@ -155,7 +155,7 @@ def retry_command(*, ids: Sequence[str], failed: bool, dry_run: bool, as_json: b
       bridge jobs retry 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
       bridge jobs retry --failed --since 1h --dry-run
       bridge jobs retry --failed --task mail.send --queue mail
-    """  # noqa: D301
+    """
     _require_one_way(ids, by_filter=failed, filters=chosen, how="give IDs, or --failed with filters")
     with open_database("bridge jobs retry") as connection:
         meant = by_ids(connection, ids) if ids else select(connection, Selection(("failed",), **chosen))
@@ -182,7 +182,7 @@ def cancel_command(*, ids: Sequence[str], status: tuple[str, ...], dry_run: bool
       bridge jobs cancel 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
       bridge jobs cancel --task mail.send --dry-run
       bridge jobs cancel --status scheduled --queue mail
-    """  # noqa: D301
+    """
     by_filter = bool(status) or any(chosen[name] is not None for name in ("task", "queue", "since"))
     _require_one_way(ids, by_filter=by_filter, filters=chosen, how="give IDs, or at least one of --status, --task, --queue, --since")
     with open_database("bridge jobs cancel") as connection:

@@ -40,7 +40,7 @@ def up_command(*, app: str | None, concurrency: int | None, flower: bool, as_jso
       bridge up
       bridge up --app myproject --concurrency 4
       bridge up --app none
-    """  # noqa: D301
+    """
     from bridge.local.stack import Stack
 
     chosen = _default_app() if app is None else None if app == _NO_APP else app
@@ -97,7 +97,7 @@ def demo_command(*, files: tuple[Path, ...], pictures: Path | None) -> None:
     Examples:
       bridge demo
       bridge demo ~/Pictures report.pdf
-    """  # noqa: D301
+    """
     from bridge.cli.demo.files import checkout, media_files
     from bridge.cli.demo.run import Demo
     from bridge.cli.demo.screen import open_screen

@@ -23,7 +23,7 @@ __all__ = ["drain_command", "install_command", "sql_command", "tick_command"]
 @click.option("--pipeline", metavar="NAME", help="Install the SQL of tasks/NAME/sql of this checkout as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def install_command(*, pipeline: str | None, as_json: bool) -> None:
-    r"""Install or upgrade the schema; safe to repeat, also while everything runs.
+    """Install or upgrade the schema; safe to repeat, also while everything runs.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def install_command(*, pipeline: str | None, as_json: bool) -> None:
 
 @click.command("sql")
 def sql_command() -> None:
-    r"""Print the SQL that install runs, for psql or another tool's migrations.
+    """Print the SQL that install runs, for psql or another tool's migrations.
 
     \b
     Example:
@@ -54,7 +54,7 @@ def sql_command() -> None:
 @click.option("--queues", "-Q", help="Only these queues, separated by commas (BRIDGE_QUEUES).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to log (BRIDGE_LOG_LEVEL).")
 def drain_command(*, once: bool, queues: str | None, log_level: str | None) -> None:
-    r"""Publish ready jobs to the broker until SIGTERM; any number may run.
+    """Publish ready jobs to the broker until SIGTERM; any number may run.
 
     \b
     Examples:
@@ -88,7 +88,7 @@ def _drain_once(drainer: Drainer, dsn: str) -> None:
 @click.command("tick")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tick_command(*, as_json: bool) -> None:
-    r"""Do once what time has brought about: due jobs, expiry, the recovery of what dead processes left.
+    """Do once what time has brought about: due jobs, expiry, the recovery of what dead processes left.
 
     \b
     Example:
