@@ -59,12 +59,22 @@ class RowSender:
         return send
 
 
+class RowConnection:
+    """What Celery asks of a producer's connection when it publishes callbacks: which errors a new connection could mend."""
+
+    recoverable_connection_errors = (OperationalError,)
+
+
 class RowProducer:
     """Looks like a kombu producer to Celery; what is published is a row when the transaction commits."""
 
+    connection = RowConnection()
+
     def __init__(self, joined: Membership) -> None:
         self._joined = joined
-        self.connection = None
+
+    def revive(self, channel: Any) -> None:
+        """Nothing: a broken connection to Postgres is opened again by the next call."""
 
     def publish(self, body: Any, *, headers: dict[str, Any], serializer: str, compression: str | None = None, **options: Any) -> None:
         """Write one task message as a row.
