@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row
-
 from bridge.job import Job, Status
 from bridge.queries.connection import translated
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_uploads", "states"]
 
-_COLUMNS = ", ".join(field.name for field in fields(Job))
+_COLUMNS = tuple(field.name for field in fields(Job))
 
 
 def add_uploads(connection: Connection, files: Iterable[Path], version: str) -> list[UUID]:
@@ -50,9 +48,11 @@ def add_uploads(connection: Connection, files: Iterable[Path], version: str) -> 
 
 def states(connection: Connection, identities: Sequence[UUID]) -> list[Job]:
     """Those jobs as they are now, in no order."""
-    with translated(), connection.cursor(row_factory=class_row(_job)) as cursor:
-        return cursor.execute(f"select {_COLUMNS} from bridge.jobs where id = any(%s)", (list(identities),)).fetchall()
+    query = f"select {', '.join(_COLUMNS)} from bridge.jobs where id = any(%s)"
+    with translated():
+        return [_job(row) for row in connection.execute(query, (list(identities),))]
 
 
-def _job(**row: Any) -> Job:
-    return Job(**{**row, "status": Status(row["status"])})
+def _job(row: tuple[Any, ...]) -> Job:
+    columns = dict(zip(_COLUMNS, row, strict=True))
+    return Job(**{**columns, "status": Status(columns["status"])})
