@@ -45,7 +45,7 @@ def up_command(*, app: str | None, concurrency: int | None, flower: bool, as_jso
 
     chosen = _default_app() if app is None else None if app == _NO_APP else app
     # Ctrl-C is how it is meant to end, also before it is ready.
-    with suppress(KeyboardInterrupt), Stack(chosen, concurrency=concurrency, flower=flower) as stack:  # type: ignore[arg-type]
+    with suppress(KeyboardInterrupt), Stack(chosen, concurrency=concurrency, flower=flower) as stack:
         stack.start(lambda step: click.echo(f"starting {step}", err=True))
         if as_json:
             print_json(stack.endpoints)
@@ -107,7 +107,7 @@ def demo_command(*, files: tuple[Path, ...], pictures: Path | None) -> None:
     place = checkout()
     chosen = media_files(files, place)
     target = (pictures or state_home() / "pictures").absolute()
-    with Stack(_DEFAULT_APP, workdir=place) as stack:
+    with Stack(_DEFAULT_APP, workdir=place, wait_for_flower=False) as stack:
         with open_screen() as screen:
             demo = Demo(place, target, screen)
             demo.start(stack)

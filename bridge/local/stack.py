@@ -42,30 +42,33 @@ class Stack:
     main thread.
 
     Args:
-        app: what `celery -A` gets.
+        app: what `celery -A` gets; None starts servers and drainer only, no worker and no Flower.
         workdir: folder that `app` is imported from; None for the current one.
         home: folder of the state; None for `state_home()`.
         concurrency: pool children of the worker; None leaves it to Celery, one a core.
         queues: what the worker consumes; None leaves it to the application.
         flower: start Flower where it is installed.
+        wait_for_flower: take the stack for ready only when Flower is; jobs do not need it.
     """
 
     def __init__(
         self,
-        app: str = "tasks",
+        app: str | None = "tasks",
         *,
         workdir: Path | None = None,
         home: Path | None = None,
         concurrency: int | None = None,
         queues: tuple[str, ...] | None = None,
         flower: bool = True,
+        wait_for_flower: bool = True,
     ) -> None:
         self.app = app
         self.workdir = (workdir or Path.cwd()).absolute()
         self.home = (home or state_home()).absolute()
         self.concurrency = concurrency
         self.queues = queues
-        self.with_flower = flower and importlib.util.find_spec("flower") is not None
+        self.with_flower = flower and app is not None and importlib.util.find_spec("flower") is not None
+        self.wait_for_flower = wait_for_flower
         self._lock = FolderLock(self.home / LOCK)
         self._postgres: PostgresServer | None = None
         self._broker: Broker | None = None
@@ -185,8 +188,10 @@ class Stack:
         )
 
     def _start_programs(self) -> None:
-        programs, guard = Programs(self.endpoints, self.app, self.workdir), self._guard
-        wanted = [programs.drainer(), programs.worker(self.concurrency, self.queues)]
+        programs, guard = Programs(self.endpoints, self.app or "", self.workdir), self._guard
+        wanted = [programs.drainer()]
+        if self.app is not None:
+            wanted.append(programs.worker(self.concurrency, self.queues))
         if self.with_flower:
             wanted.append(programs.flower())
         # All at once, because each spends its first second importing.
@@ -196,6 +201,8 @@ class Stack:
             if guard is not None:
                 guard.watch(process)
         for process in wanted:
+            if process.name == "flower" and not self.wait_for_flower:
+                continue
             process.wait_ready(lambda asked=process: programs.is_ready(asked), 60.0)  # type: ignore[misc]
 
     def _holder(self) -> str:

@@ -1,12 +1,14 @@
 """The Celery tasks of the media pipeline: the job kinds that an upload can ask for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import bridge
 from tasks.app import app
 from tasks.media import pipeline, webhook
 from tasks.media.settings import MediaSettings
+from tasks.media.sheet import contact_sheet
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -54,6 +56,20 @@ def analysis(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
 def card(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
     """Make the card of one uploaded file, with the thumbnail and analysis that it shows; arguments and errors as `process`."""
     return {"upload_id": upload_id, **pipeline.process(path, MediaSettings(), bridge.progress)}
+
+
+@job("contact_sheet")
+def sheet(*, cards: Sequence[str], target: str) -> str:
+    """Draw finished cards on one picture and return its path; see `sheet.contact_sheet`.
+
+    Args:
+        cards: paths that `process` returned as `card`.
+        target: the picture to write.
+
+    Raises:
+        ValueError: no cards were given.
+    """
+    return str(contact_sheet([Path(card) for card in cards], Path(target)))
 
 
 @job("webhook")
