@@ -21,6 +21,7 @@ from bridge.queries import runs
 from bridge.queries.connection import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from uuid import UUID
 
     from bridge.application import Membership
@@ -99,6 +100,13 @@ class Heartbeat(threading.Thread):
 
 def _held() -> dict[str, Any]:
     """Deliveries of active and reserved messages, by token."""
-    requests = {*state.reserved_requests, *state.active_requests, *list(state.requests.values())}
+    requests = {*_copy(state.reserved_requests), *_copy(state.active_requests), *_copy(state.requests.values())}
     found = ((Delivery.parse(request.request_dict.get(HEADER)), request) for request in requests)
     return {delivery.token: request for delivery, request in found if delivery is not None}
+
+
+def _copy(requests: Iterable[Any]) -> list[Any]:
+    """The members of a set that the main thread goes on changing: Python refuses to walk through it then, so begin again."""
+    while True:
+        with suppress(RuntimeError):
+            return list(requests)
