@@ -88,7 +88,7 @@ class RowProducer:
             connection = self._joined.connections.get()
             if run is not None:
                 run.settled = True
-                jobs.retry_run(connection, run.delivery.seq, run.id, content)
+                jobs.retry_run(connection, run.delivery.seq, run.id, run.delivery.token, content)
             else:
                 jobs.enqueue_message(connection, content)
         except (ServerError, psycopg.OperationalError) as error:

@@ -71,6 +71,7 @@ begin
       claimed_at    timestamptz not null,
       published_at  timestamptz,
       republished   integer not null default 0,
+      copied        boolean not null default false,  -- the broker may hold a second message with this token
       missing_since timestamptz,             -- evidence that the message is gone was first seen then
       run           uuid,                    -- made by the start; every later write names it
       worker        uuid,

@@ -86,8 +86,8 @@ begin
     delete from bridge.ready r where r.ctid = any (array (select b.place from bounded b where b.before < p_bytes))
     returning r.seq, r.token, r.rank, r.pos
   ), sent as (
-    insert into bridge.inflight (seq, queue, token, shipment, drainer, claimed_at)
-    select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), p_shipment, p_drainer, clock_timestamp() from taken t
+    insert into bridge.inflight (seq, queue, token, copied, shipment, drainer, claimed_at)
+    select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp() from taken t
   )
   select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
   return query select * from bridge.deliveries(v_seqs);
@@ -168,7 +168,7 @@ declare
 begin
   with gone as (
     update bridge.inflight i set state = 'claimed', claimed_at = clock_timestamp(), missing_since = null, published_at = null,
-      republished = i.republished + 1, shipment = p_shipment, drainer = p_drainer
+      republished = i.republished + 1, copied = true, shipment = p_shipment, drainer = p_drainer
     where i.token = any (p_tokens) and i.state = 'published' and i.missing_since < clock_timestamp() - bridge.seconds('republish_grace')
     returning i.seq
   )

@@ -26,7 +26,6 @@ begin
       delete from bridge.inflight f where f.seq = v_seq and f.state <> 'running';
     end if;
     if found then
-      delete from bridge.dependency d where d.child = v_seq;
       perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
       return 'cancelled';
     end if;
@@ -61,6 +60,7 @@ begin
       v_old.content_encoding, v_old.headers, v_old.properties, v_old.size, least(v_old.attempts + v_old.max_attempts, 10000), v_old.backoff, v_old.attempts, 0,
       v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp())
     returning seq into v_seq;
+    perform bridge.release_children(v_old.seq, v_old.status);  -- those that the sweep was still to release: the number is history now
     if v_old.run is not null then
       insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result)
       values (v_old.id, v_seq, v_old.attempts, v_old.run, v_old.worker, v_old.started_at, v_old.finished_at,

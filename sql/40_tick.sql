@@ -38,7 +38,6 @@ begin
     if not found then delete from bridge.ready r where r.seq = v_seq; end if;
     if not found then delete from bridge.inflight f where f.seq = v_seq and f.state = 'published'; end if;
     continue when not found;
-    delete from bridge.dependency d where d.child = v_seq;
     perform bridge.end_job(v_seq, 'expired', null, null, null, 0, null, null, null, null);
     v_count := v_count + 1;
   end loop;

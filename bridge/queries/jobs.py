@@ -115,12 +115,12 @@ def enqueue_message(connection: Connection, content: Content) -> bool:
     return bool(row and row[0])
 
 
-def retry_run(connection: Connection, seq: int, run: UUID, content: Content) -> bool:
+def retry_run(connection: Connection, seq: int, run: UUID, token: str, content: Content) -> bool:
     """Call ``bridge.retry_run``; False when the run has been superseded."""
     with translated():
         row = connection.execute(
-            "select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (seq, run, *content.content()),
+            "select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, null, %s)",
+            (seq, run, *content.content(), token),
         ).fetchone()
     return bool(row and row[0])
 

@@ -22,7 +22,7 @@ __all__ = ["Finish", "end_delivery", "fail", "finish", "lose", "make_days", "pro
 # These two go around psycopg's cursor: a tenth of a small job's time is spent there otherwise.
 _PREPARED = {
     b"bridge_start": b"select bridge.start($1::bigint, $2::uuid, $3::uuid, $4::integer)",
-    b"bridge_finish": b"select bridge.finish($1::bigint, $2::uuid, $3, $4::json, $5::json, $6::jsonb)",
+    b"bridge_finish": b"select bridge.finish($1::bigint, $2::uuid, $3, $4::json, $5::json, $6::jsonb, $7::uuid)",
 }
 _UNPREPARED = b"26000"  # invalid_sql_statement_name: first use on this connection
 
@@ -33,6 +33,7 @@ class Finish:
 
     seq: int
     run: UUID
+    token: str
     status: str
     result: str | None = None
     error: str | None = None
@@ -40,7 +41,7 @@ class Finish:
 
     def values(self) -> list[bytes | None]:
         """The parameters of ``bridge.finish``."""
-        texts = (self.status, self.result, self.error, self.outcome)
+        texts = (self.status, self.result, self.error, self.outcome, self.token)
         return [b"%d" % self.seq, self.run.hex.encode(), *(None if text is None else text.encode() for text in texts)]
 
 
@@ -113,10 +114,10 @@ def _read(connection: Connection) -> bytes | None:
     return result.get_value(0, 0)
 
 
-def fail(connection: Connection, seq: int, run: UUID, error: str, *, final: bool, outcome: str | None) -> str | None:
+def fail(connection: Connection, seq: int, run: UUID, token: str, error: str, *, final: bool, outcome: str | None) -> str | None:
     """A run failed; the job's new status, or None when the run has been superseded."""
     with translated():
-        row = connection.execute("select bridge.fail(%s, %s, %s, %s, %s)", (seq, run, error, final, outcome)).fetchone()
+        row = connection.execute("select bridge.fail(%s, %s, %s, %s, %s, %s)", (seq, run, error, final, outcome, token)).fetchone()
     return row[0] if row else None
 
 

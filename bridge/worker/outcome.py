@@ -123,14 +123,18 @@ def is_final(exc: Any) -> bool:
 def succeeded(joined: Membership, run: Run, result: str | None, beyond: str | None = None) -> None:
     """The run returned; its job ends when Postgres has taken the result, which is on its way when this returns."""
     run.settled = True
-    joined.channels.get().finish(runs.Finish(run.delivery.seq, run.id, "succeeded", result, outcome=beyond))
+    joined.channels.get().finish(runs.Finish(run.delivery.seq, run.id, run.delivery.token, "succeeded", result, outcome=beyond))
 
 
 def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, beyond: dict[str, Any] | None) -> Status | None:
     """The run raised; the job's new status."""
     run.settled = True
     text = json_text({**error, **(beyond or {})})
-    return _status(patiently(lambda: runs.fail(joined.connections.get(), run.delivery.seq, run.id, text, final=final, outcome=None)))
+    return _status(
+        patiently(
+            lambda: runs.fail(joined.connections.get(), run.delivery.seq, run.id, run.delivery.token, text, final=final, outcome=None)
+        )
+    )
 
 
 def lost(joined: Membership, delivery: Delivery, reason: str) -> Status | None:
