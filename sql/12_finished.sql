@@ -43,6 +43,8 @@ begin
     ) partition by range (finished_at);
     -- get, .get(), retry
     create index finished_id on bridge.finished (id);
+    -- late results, children of a parent that has ended: who had this number
+    create index finished_seq on bridge.finished (seq);
     -- a page by task and status, newest first
     create index finished_task_status on bridge.finished (task, status, finished_at);
     -- failed_jobs, dead_jobs: the last failures

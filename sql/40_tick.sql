@@ -113,13 +113,15 @@ end
 $$;
 
 create or replace function bridge.unblock_late(p_limit integer) returns integer language plpgsql set search_path = '' as $$
-  -- Release blocked jobs whose parents have all ended, where the ends could not see each other.
+  -- Release blocked jobs whose parents have all ended, where the ends could not see each other. A parent that is in no place at all was
+  -- retried while its child was being enqueued, and has another number now.
 declare
   v_row record;
   v_count integer := 0;
 begin
   for v_row in
-    select distinct d.parent, f.status from bridge.dependency d join bridge.finished f on f.seq = d.parent limit p_limit
+    select e.parent, coalesce((select f.status from bridge.finished f where f.seq = e.parent limit 1), 'retried') as status
+    from (select distinct d.parent from bridge.dependency d where not exists (select from bridge.job j where j.seq = d.parent) limit p_limit) e
   loop
     perform bridge.release_children(v_row.parent, v_row.status);
   end loop;

@@ -27,8 +27,9 @@ RULES = {
     "a unique key belongs to one live job, and a live job has its key": """
         select k.key, j.seq from bridge.unique_key k full join bridge.job j on j.seq = k.seq
         where (k.key is not null or j.unique_key is not null) and k.key is distinct from j.unique_key""",
-    "what waits for a parent is blocked": """
-        select d.* from bridge.dependency d where not exists (select from bridge.blocked b where b.seq = d.child)""",
+    "a live job that waits for a parent is blocked": """
+        select d.* from bridge.dependency d join bridge.job j on j.seq = d.child
+        where not exists (select from bridge.blocked b where b.seq = d.child)""",
     "a parent is live, or has just ended": """
         select d.* from bridge.dependency d where not exists (select from bridge.job j where j.seq = d.parent)
           and not exists (select from bridge.finished f where f.seq = d.parent)""",
