@@ -11,6 +11,8 @@ JOBS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
+# The last line of a target's own program stays the last line.
+MAKEFLAGS += --no-print-directory
 .PHONY: help demo up test bench check check-style check-types check-layers check-sql check-repository clean env-demo env-dev
 
 help:  ## show this list
