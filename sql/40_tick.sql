@@ -32,7 +32,11 @@ declare
   v_seq bigint;
   v_count integer := 0;
 begin
-  for v_seq in select j.seq from bridge.job j where j.expires_at <= p_now order by j.expires_at limit p_limit loop
+  for v_seq in
+    select j.seq from bridge.job j
+    where j.expires_at <= p_now and not exists (select from bridge.inflight i where i.seq = j.seq and i.state <> 'published')
+    order by j.expires_at limit p_limit
+  loop
     delete from bridge.blocked b where b.seq = v_seq;
     if not found then delete from bridge.scheduled s where s.seq = v_seq; end if;
     if not found then delete from bridge.ready r where r.seq = v_seq; end if;
@@ -47,7 +51,7 @@ $$;
 
 create or replace function bridge.unclaim_dead(p_limit integer, p_now timestamptz) returns integer language plpgsql
   set search_path = '' as $$
-  -- Free what a drainer claimed and never marked: it died on the way. A claim of a drainer that still reports is left to it.
+  -- Free what a drainer claimed and did not mark within the lease: it died on the way.
 declare
   v_seqs bigint[];
 begin

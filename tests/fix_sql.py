@@ -1,4 +1,4 @@
-"""A session on a new database and short names for what drainers and workers do to it. A module says `pytest_plugins = ["fix_sql"]`."""
+"""A session on a new database and short names for what drainers and workers do to it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Session:
         return str(self.one("select status from bridge.jobs where id = %s", identity))
 
     def field(self, identity: Any, name: str) -> Any:
-        return self.one(f"select {name} from bridge.jobs where id = %s", identity)
+        return self.one(f"select {name} from bridge.jobs where id = %s", identity)  # noqa: S608
 
     def claim(self, queue: str = "celery", limit: int = 500, size: int = 4 << 20) -> list[Claim]:
         self.shipment = uuid.uuid4()

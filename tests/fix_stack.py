@@ -1,6 +1,5 @@
 """One database, Redis, drainer and worker for all tests of a module: starting a worker takes longer than most of what they ask.
 
-A module says `pytest_plugins = ["fix_stack"]`, and `POOLS = (...)` when it wants its tests run in other pools than prefork.
 A test that breaks something asks for servers of its own, from fix_servers.
 """
 

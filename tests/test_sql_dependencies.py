@@ -13,7 +13,6 @@ from fix_sql import Session
 if TYPE_CHECKING:
     from uuid import UUID
 
-pytest_plugins = ["fix_sql"]
 
 
 def test_a_child_waits_for_all_of_its_parents(db: Session) -> None:

@@ -7,8 +7,6 @@ import uuid
 import pytest
 from fix_sql import Session
 
-pytest_plugins = ["fix_sql"]
-
 
 def numbers(db: Session, **options: object) -> list[int]:
     return [claim.args[0] for claim in db.claim(**options)]  # type: ignore[arg-type]

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from fix_sql import Claim, Session
 
-pytest_plugins = ["fix_sql"]
-
 
 def test_of_two_copies_of_one_delivery_one_starts(db: Session, dsn: str) -> None:
     db.enqueue()
@@ -253,7 +251,7 @@ def test_a_superseded_run_cannot_ask_for_a_next_attempt(db: Session) -> None:
 
 
 def enqueue_message(db: Session, identity: uuid.UUID) -> bool:
-    query = """select bridge.enqueue_message(%s, null, 'a.task', 'celery', 9::smallint, '[]', '{}', null, null, null, null, '{}', '{}', null, null)"""
+    query = """select bridge.enqueue_message(%s, null, 'a.task', 'celery', 9::smallint, '[]', '{}', null, null, null, null, '{}', '{}', null, null)"""  # noqa: E501
     return bool(db.one(query, identity))
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fix_stack import Stack
-pytest_plugins = ["fix_stack"]
 
 
 @pytest.fixture

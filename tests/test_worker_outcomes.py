@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from fix_stack import Stack
 
-pytest_plugins = ["fix_stack"]
 
 
 @pytest.fixture(scope="module", params=["prefork", "threads", "solo"])

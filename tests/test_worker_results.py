@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from fix_stack import Stack
 
-pytest_plugins = ["fix_stack"]
 
 
 @pytest.fixture(scope="module")
