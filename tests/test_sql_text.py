@@ -1,0 +1,180 @@
+"""The SQL as a program: it parses, it checks, and its hot statements use the indexes that were made for them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fix_servers import ROOT
+from fix_sql import Session
+from pglast import parse_sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fix_servers import Databases
+
+FILES = sorted((ROOT / "sql").rglob("*.sql")) + sorted((ROOT / "tasks").rglob("sql/**/*.sql"))
+ROWS = 50_000
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_parses(path: Any) -> None:
+    text = path.read_text()
+    assert text.endswith("\n")
+    parse_sql(text)  # raises where it does not
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_needs_nothing_but_a_server(path: Any) -> None:
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if line.startswith("\\")] == [], "no psql meta-commands"
+    assert [line for line in lines if "create extension" in line.lower() and "'" not in line and "--" not in line] == []
+
+
+def test_every_function_says_its_contract(db: Session) -> None:
+    functions = "select proname from pg_proc p join pg_language l on l.oid = prolang where pronamespace = 'bridge'::regnamespace"
+    assert db.rows(rf"{functions} and lanname = 'plpgsql' and prosrc !~ '^\s*--'") == []
+
+
+@pytest.fixture(scope="module")
+def full(databases: Databases, template: str) -> Iterator[Session]:
+    """A database with many rows in every place."""
+    name = databases.create(template)
+    db = Session(databases.server.dsn_of(name))
+    db.do("select bridge.make_days((now() - interval '9 days')::date, 10)")
+    db.do("update bridge.setting set value = '0' where name = 'window'")
+    db.do(
+        """
+        with made as (
+          insert into bridge.job (id, task, queue, rank, args, kwargs, size, max_attempts, run_at, created_at, updated_at, expires_at)
+          select gen_random_uuid(), 'task.' || n % 20, 'queue' || n % 5, n % 10, '[]', '{}', 4, 3, now(), now(), now(),
+            case when n % 10 = 0 then now() + interval '1 day' end
+          from generate_series(1, 3 * %s) n returning seq, queue, rank, size
+        ), waits as (insert into bridge.scheduled (seq, run_at) select seq, now() + seq * interval '1 second' from made where seq %% 3 = 0)
+        , flies as (
+          insert into bridge.inflight (seq, queue, token, shipment, drainer, claimed_at, state)
+          select seq, queue, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), now(), 'published' from made where seq %% 3 = 1
+        )
+        insert into bridge.ready (queue, rank, seq, size) select queue, rank, seq, size from made where seq %% 3 = 2
+        """.replace("n % ", "n %% "),
+        ROWS,
+    )
+    db.do(
+        """
+        insert into bridge.finished (seq, id, task, queue, rank, args, kwargs, size, max_attempts, attempts, losses, run_at, created_at,
+          finished_at, started_at, status, run)
+        select n + 1000000, gen_random_uuid(), 'task.' || n %% 20, 'queue' || n %% 5, 9, '[]', '{}', 4, 3, 1, 0, now(), now(),
+          now() - n * interval '15 seconds', now(), case when n %% 50 = 0 then 'failed' else 'succeeded' end, gen_random_uuid()
+        from generate_series(1, %s) n""",
+        ROWS,
+    )
+    db.do("analyze bridge.finished")
+    yield db
+    db.connection.close()
+    databases.drop(name)
+
+
+def plan(db: Session, query: str, *params: Any) -> tuple[str, int]:
+    """The plan's text and how many rows it read."""
+    row = db.one(f"explain (analyze, buffers, timing off, format json) {query}", *params)
+
+    def read(node: dict[str, Any]) -> int:
+        below = sum(read(child) for child in node.get("Plans", []))
+        own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] if "Scan" in node["Node Type"] else 0
+        return below + int(own)
+
+    return json.dumps(row), read(row[0]["Plan"])
+
+
+@pytest.fixture
+def inside(full: Session) -> Iterator[Session]:
+    """Plans of the statements inside functions go to the log of the session, as notices."""
+    seen: list[str] = []
+    full.connection.add_notice_handler(lambda notice: seen.append(notice.message_primary or ""))
+    full.do("load 'auto_explain'")
+    full.do("set auto_explain.log_min_duration = 0")
+    full.do("set auto_explain.log_nested_statements = on")
+    full.do("set auto_explain.log_level = notice")
+    full.do("set client_min_messages = notice")
+    full.plans = seen  # type: ignore[attr-defined]
+    yield full
+    full.do("set auto_explain.log_min_duration = -1")
+    full.connection._notice_handlers.clear()
+
+
+def plans_of(db: Session, query: str, *params: Any) -> str:
+    """All plans of a call, what it did undone."""
+    db.plans.clear()  # type: ignore[attr-defined]
+    with db.connection.transaction(force_rollback=True):
+        db.rows(query, *params)
+    text = "\n".join(db.plans)  # type: ignore[attr-defined]
+    assert "Query Text" in text
+    return text
+
+
+def big_scans(text: str) -> list[str]:
+    """Sequential scans of tables that grow."""
+    big = ("job", "ready", "scheduled", "inflight", "finished", "attempt")
+    lines = [line.strip() for line in text.splitlines() if "Seq Scan on" in line]
+    return [line for line in lines if any(f"Seq Scan on {name}" in line for name in big)]
+
+
+CALLS = {
+    "claim": ("select * from bridge.claim(gen_random_uuid(), 'queue2', gen_random_uuid(), 100)", "ready_pkey"),
+    "ready_queues": ("select bridge.ready_queues()", "ready_pkey"),
+    "due": ("select bridge.move_due(100, now() + interval '1000 seconds')", "scheduled_run_at"),
+    "expire": ("select bridge.expire_due(10, now() + interval '2 days')", "job_expires"),
+    "start": ("select bridge.start(1, (select token from bridge.inflight where seq = 1), gen_random_uuid(), 1)", "inflight_pkey"),
+    "finish": ("select bridge.finish(1, gen_random_uuid(), 'succeeded')", "finished_[0-9]+_seq_idx|finished_seq"),
+    "cancel": ("select bridge.cancel((select id from bridge.job where seq = 2))", "job_id"),
+    "retry": ("select bridge.retry('{ended}')", "_id_idx"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_hot_function_reads_by_its_index(inside: Session, call: str) -> None:
+    query, index = CALLS[call]
+    text = plans_of(inside, query.format(ended=inside.one("select id from bridge.finished limit 1")))
+    assert re.search(index, text), text
+    assert [scan for scan in big_scans(text) if "One-Time" not in scan] == []
+
+
+def test_a_tick_looks_only_for_parents_that_children_wait_for(inside: Session) -> None:
+    with inside.connection.transaction(force_rollback=True):
+        inside.do("insert into bridge.dependency (parent, child) select seq + 1000000, seq from bridge.job order by seq desc limit 5")
+        text = plans_of(inside, "select bridge.tick('test')")
+    # What is in flight is bounded by the windows.
+    assert [scan for scan in big_scans(text) if "inflight" not in scan] == []
+    looked = text[text.index("from bridge.dependency d where") :].partition("Query Text")[0]
+    assert "Loop" in looked, f"a merge or a hash would walk through all jobs: {looked}"
+
+
+def test_a_lookup_by_id_reads_one_row_of_one_day(full: Session) -> None:
+    live = full.one("select id from bridge.job where seq = 777")
+    ended = full.one("select id from bridge.finished limit 1")
+    for identity in (live, ended):
+        text, rows = plan(full, "select * from bridge.jobs where id = %s", identity)
+        assert '"job_id"' in text
+        assert rows <= 10
+
+
+def test_the_last_failures_are_read_without_the_successes(full: Session) -> None:
+    text, rows = plan(full, "select * from bridge.failed_jobs order by finished_at desc limit 50")
+    assert "unsuccessful" in text or "finished_at_idx" in text
+    assert rows < 500
+
+
+def test_a_page_by_task_and_status_is_read_from_its_end(full: Session) -> None:
+    query = "select * from bridge.finished where task = 'task.3' and status = 'succeeded' order by finished_at desc limit 50"
+    text, rows = plan(full, query)
+    assert "task_status_finished_at_idx" in text
+    assert rows < 500
+
+
+def test_the_last_hour_is_read_without_the_days_before(full: Session) -> None:
+    text, rows = plan(full, "select status, count(*) from bridge.finished where finished_at > now() - interval '1 hour' group by status")
+    assert rows < ROWS // 2
+    assert "Subplans Removed" in text
