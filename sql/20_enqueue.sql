@@ -72,6 +72,43 @@ begin
 end
 $$;
 
+create or replace function bridge.check_options(p_priority integer, p_run_at timestamptz, p_delay interval, p_timeout interval,
+    p_expires_at timestamptz, p_on_conflict text, p_unique_key text, p_now timestamptz)
+  returns void language plpgsql immutable set search_path = '' as $$
+  -- Refuse options of bridge.enqueue that contradict each other or can never be.
+begin
+  if p_priority is null or p_priority not between 0 and 9 then
+    perform bridge.refuse(format('priority is %s', coalesce(p_priority::text, 'null')), 'give 0 to 9; higher is sooner');
+  elsif p_delay < interval '0' then
+    perform bridge.refuse(format('delay is %s', p_delay), 'give an interval from now that is not negative');
+  elsif p_run_at is not null and p_delay is not null then
+    perform bridge.refuse('both run_at and delay are given', 'give one of them');
+  elsif p_timeout <= interval '0' then
+    perform bridge.refuse(format('timeout is %s', p_timeout), 'give a positive interval, or null for no limit');
+  elsif p_expires_at <= greatest(p_run_at, p_now + p_delay, p_now) then
+    perform bridge.refuse(format('expires_at is %s, before the job is due', p_expires_at), 'give a later moment');
+  elsif p_on_conflict not in ('skip', 'raise') then
+    perform bridge.refuse(format('on_conflict is %L', p_on_conflict), 'give skip or raise');
+  elsif p_unique_key = '' then
+    perform bridge.refuse('unique_key is empty', 'give a text, or null for none');
+  end if;
+end
+$$;
+
+create or replace function bridge.check_headers(p_headers jsonb) returns void language plpgsql immutable set search_path = '' as $$
+  -- Refuse headers that are no JSON object, or set what the bridge itself makes.
+declare
+  v_ours constant text[] := array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'bridge'];
+begin
+  if jsonb_typeof(p_headers) <> 'object' then
+    perform bridge.refuse(format('headers is a JSON %s', jsonb_typeof(p_headers)), 'give a JSON object');
+  elsif p_headers ?| v_ours then
+    perform bridge.refuse(format('headers sets %s', (select string_agg(k, ', ') from jsonb_object_keys(p_headers) k where k = any (v_ours))),
+      'these are made by the bridge: use the arguments task, run_at, expires_at and timeout');
+  end if;
+end
+$$;
+
 create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
     p_max_attempts integer, p_backoff jsonb, p_unique_key text, p_expires_at timestamptz, p_run_at timestamptz, p_parents bigint[],
@@ -188,27 +225,9 @@ declare
   v_parents bigint[] := array[]::bigint[];
 begin
   perform bridge.check_job(enqueue.task, enqueue.queue, v_args, v_kwargs, v_size, coalesce(enqueue.max_attempts, 3));
-  if enqueue.priority is null or enqueue.priority not between 0 and 9 then
-    perform bridge.refuse(format('priority is %s', coalesce(enqueue.priority::text, 'null')), 'give 0 to 9; higher is sooner');
-  elsif enqueue.delay < interval '0' then
-    perform bridge.refuse(format('delay is %s', enqueue.delay), 'give an interval from now that is not negative');
-  elsif enqueue.run_at is not null and enqueue.delay is not null then
-    perform bridge.refuse('both run_at and delay are given', 'give one of them');
-  elsif enqueue.timeout <= interval '0' then
-    perform bridge.refuse(format('timeout is %s', enqueue.timeout), 'give a positive interval, or null for no limit');
-  elsif enqueue.expires_at <= greatest(v_run_at, v_now) then
-    perform bridge.refuse(format('expires_at is %s, before the job is due', enqueue.expires_at), 'give a later moment');
-  elsif enqueue.on_conflict is not null and enqueue.on_conflict not in ('skip', 'raise') then
-    perform bridge.refuse(format('on_conflict is %L', enqueue.on_conflict), 'give skip or raise');
-  elsif enqueue.unique_key = '' then
-    perform bridge.refuse('unique_key is empty', 'give a text, or null for none');
-  elsif jsonb_typeof(v_headers) <> 'object' then
-    perform bridge.refuse(format('headers is a JSON %s', jsonb_typeof(v_headers)), 'give a JSON object');
-  elsif v_headers ?| array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'bridge'] then
-    perform bridge.refuse(format('headers sets %s', (select string_agg(k, ', ') from jsonb_object_keys(v_headers) k
-        where k in ('id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'bridge'))),
-      'these are made by the bridge: use the arguments task, run_at, expires_at and timeout');
-  end if;
+  perform bridge.check_options(enqueue.priority, enqueue.run_at, enqueue.delay, enqueue.timeout, enqueue.expires_at, enqueue.on_conflict,
+    enqueue.unique_key, v_now);
+  perform bridge.check_headers(v_headers);
   if enqueue.backoff is not null then
     perform bridge.check_backoff(enqueue.backoff);
   end if;

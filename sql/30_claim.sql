@@ -90,6 +90,10 @@ begin
     select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp() from taken t
   )
   select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
+  if v_seqs is not null then
+    -- Whatever the session says: a claim that a crash forgets would be made again, with a new token, while the first message runs.
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
   return query select * from bridge.deliveries(v_seqs);
 end
 $$;

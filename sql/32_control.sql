@@ -9,7 +9,6 @@ create or replace function bridge.cancel(id uuid) returns text language plpgsql 
   -- Errors   JB002 when there is no such job
 declare
   v_seq bigint;
-  v_row bridge.inflight;
   v_status text;
 begin
   for i in 1..10 loop
@@ -29,9 +28,8 @@ begin
       perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
       return 'cancelled';
     end if;
-    update bridge.inflight f set cancelled_at = coalesce(f.cancelled_at, clock_timestamp()) where f.seq = v_seq and f.state = 'running' returning f.* into v_row;
+    update bridge.inflight f set cancelled_at = coalesce(f.cancelled_at, clock_timestamp()) where f.seq = v_seq and f.state = 'running';
     if found then
-      perform pg_notify('bridge_cancel', v_row.token::text);
       return 'running';
     end if;
   end loop;

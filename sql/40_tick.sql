@@ -51,13 +51,15 @@ $$;
 
 create or replace function bridge.unclaim_dead(p_limit integer, p_now timestamptz) returns integer language plpgsql
   set search_path = '' as $$
-  -- Free what a drainer claimed and did not mark within the lease: it died on the way.
+  -- Free what a drainer claimed and did not mark within the lease: it died on the way. What a living worker has in hand arrived, and is
+  -- left to it.
 declare
   v_seqs bigint[];
 begin
   select array_agg(i.seq) into v_seqs from (
     select i.seq from bridge.inflight i
     where i.state = 'claimed' and i.claimed_at < p_now - bridge.seconds('publish_lease')
+      and not exists (select from bridge.worker w where w.lost_at is null and w.stopped_at is null and i.token = any (w.holding))
     limit p_limit) i;
   return coalesce(bridge.unclaim(v_seqs), 0);
 end
@@ -183,7 +185,8 @@ end
 $$;
 
 create or replace function bridge.tick_if_late(p_source text) returns jsonb language plpgsql security definer set search_path = '' as $$
-  -- Tick only where nobody else does: when the last tick is older than twice its interval, or was ours and one interval old.
+  -- Tick only where nobody else does: when another's last tick is older than twice its interval (pg_cron by seconds calls every 2), or
+  -- ours is one interval old.
   --
   -- Returns  as bridge.tick; null when nothing was done
 declare
@@ -191,7 +194,8 @@ declare
   v_source text;
 begin
   select t.ticked_at, t.source into v_last, v_source from bridge.tick_state t;
-  if v_last > clock_timestamp() - bridge.seconds('tick_interval') * (case when v_source = p_source then 1 else 2 end) then
+  if v_last > clock_timestamp() - (case when v_source = p_source then bridge.seconds('tick_interval')
+      else 2 * greatest(bridge.seconds('tick_interval'), interval '2 seconds') end) then
     return null;
   end if;
   return bridge.tick(p_source);
@@ -216,28 +220,42 @@ begin
 end
 $$;
 
-create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
-  language plpgsql security definer set search_path = '' as $$
-  -- Drop the days of history that are older than the retention, and forget processes and waiters of a day ago.
-  --
-  --   dry_run  say what would go, change nothing
-  --
-  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n}; a day that is in use is left for the next time
+create or replace function bridge.clean_cron_log(p_before timestamptz, p_dry_run boolean) returns integer language plpgsql
+  set search_path = '' as $$
+  -- Forget what pg_cron has logged of our own entries before a moment; it never cleans its log itself. Returns how many rows, 0 without
+  -- pg_cron or without the right to see it.
 declare
-  v_oldest constant date := ((p_now - bridge.seconds('retention')) at time zone 'utc')::date;
+  v_count integer := 0;
+  v_ours constant text := format('from cron.job_run_details d where d.end_time < %L and d.jobid in (select j.jobid from cron.job j
+    where j.jobname in (%L, %L))', p_before, 'bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database());
+begin
+  if has_table_privilege(to_regclass('cron.job_run_details'), 'select') and has_table_privilege(to_regclass('cron.job_run_details'), 'delete') then
+    if p_dry_run then
+      execute 'select count(*) ' || v_ours into v_count;
+    else
+      execute 'delete ' || v_ours;
+      get diagnostics v_count = row_count;
+    end if;
+  end if;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.drop_days(p_before date, p_dry_run boolean) returns jsonb language plpgsql set search_path = '' as $$
+  -- Drop the partitions of days before one. A day that somebody reads is left for the next time.
+  --
+  -- Returns  {"days": [names], "rows": how many were in them, as statistics have it}
+declare
   v_part record;
   v_days text[] := array[]::text[];
   v_rows bigint := 0;
-  v_processes integer;
-  v_waiters integer;
 begin
   for v_part in
     select c.relname, greatest(c.reltuples, 0)::bigint as tuples from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-    where i.inhparent in ('bridge.finished'::regclass, 'bridge.attempt'::regclass)
-      and to_date(right(c.relname, 8), 'YYYYMMDD') < v_oldest
+    where i.inhparent in ('bridge.finished'::regclass, 'bridge.attempt'::regclass) and right(c.relname, 8) < to_char(p_before, 'YYYYMMDD')
     order by c.relname
   loop
-    if not dry_run then
+    if not p_dry_run then
       begin
         perform set_config('lock_timeout', '500ms', true);
         execute format('drop table bridge.%I', v_part.relname);
@@ -248,15 +266,34 @@ begin
     v_days := v_days || v_part.relname::text;
     v_rows := v_rows + v_part.tuples;
   end loop;
+  return jsonb_build_object('days', v_days, 'rows', v_rows);
+end
+$$;
+
+create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
+  language plpgsql security definer set search_path = '' as $$
+  -- Drop the days of history that are older than the retention, and forget processes as old, waiters of a day ago and a week of pg_cron's
+  -- log of our entries.
+  --
+  --   dry_run  say what would go, change nothing
+  --
+  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n, "cron_log": n}
+declare
+  v_before constant timestamptz := p_now - bridge.seconds('retention');
+  v_days constant jsonb := bridge.drop_days((v_before at time zone 'utc')::date, cleanup.dry_run);
+  v_log constant integer := bridge.clean_cron_log(p_now - interval '7 days', cleanup.dry_run);
+  v_processes integer;
+  v_waiters integer;
+begin
   select count(*) into v_processes from (
-    select from bridge.worker w where w.seen_at < p_now - interval '1 day'
-    union all select from bridge.drainer d where d.seen_at < p_now - interval '1 day') p;
+    select from bridge.worker w where w.seen_at < v_before union all select from bridge.drainer d where d.seen_at < v_before) p;
   select count(*) into v_waiters from bridge.waiter w where w.registered_at < p_now - interval '1 day';
   if not dry_run then
-    delete from bridge.worker w where w.seen_at < p_now - interval '1 day' and not exists (select from bridge.inflight i where i.worker = w.id);
-    delete from bridge.drainer d where d.seen_at < p_now - interval '1 day';
+    -- As long as the history that names them.
+    delete from bridge.worker w where w.seen_at < v_before and not exists (select from bridge.inflight i where i.worker = w.id);
+    delete from bridge.drainer d where d.seen_at < v_before;
     delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
   end if;
-  return jsonb_build_object('days', v_days, 'rows', v_rows, 'processes', v_processes, 'waiters', v_waiters);
+  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'cron_log', v_log);
 end
 $$;

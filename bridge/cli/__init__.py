@@ -40,7 +40,7 @@ class _Commands(click.Group):
             sys.exit(1)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("bridge", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(bridge.__version__, prog_name="bridge")
 def main() -> None:
     """Keep Celery, make Postgres the truth.

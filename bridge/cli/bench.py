@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,8 @@ def bench_command(
       bridge bench e2e --concurrency 8
       bridge bench latency --rate 500 --jobs 2000
     """
+    # As Ctrl-C does: what was started is stopped, the folder goes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     teller = _Printer()
     chosen = [name for name in SCENARIOS if name in scenarios] or list(SCENARIOS)
     with teller.progress:

@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from bridge.job import Job, Status
 from bridge.queries.connection import translated
+from bridge.queries.runs import make_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,12 +118,15 @@ def enqueue_message(connection: Connection, content: Content) -> bool:
 
 
 def retry_run(connection: Connection, seq: int, run: UUID, token: str, content: Content) -> bool:
-    """Call ``bridge.retry_run``; False when the run has been superseded."""
+    """Call ``bridge.retry_run``; False when the run has been superseded. Makes the day's partition when there is none, and repeats."""
+    query = b"select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, null, %s)"
+    values = (seq, run, *content.content(), token)
     with translated():
-        row = connection.execute(
-            "select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, null, %s)",
-            (seq, run, *content.content(), token),
-        ).fetchone()
+        try:
+            row = connection.execute(query, values).fetchone()
+        except psycopg.errors.CheckViolation:
+            make_days(connection)
+            row = connection.execute(query, values).fetchone()
     return bool(row and row[0])
 
 

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["Finish", "end_delivery", "fail", "finish", "lose", "make_days", "progress", "report_worker", "start", "stop_worker"]
+__all__ = [
+    "Finish",
+    "end_delivery",
+    "fail",
+    "finish",
+    "heartbeat_interval",
+    "lose",
+    "make_days",
+    "progress",
+    "report_worker",
+    "start",
+    "stop_worker",
+]
 
 # These two go around psycopg's cursor: a tenth of a small job's time is spent there otherwise.
 _PREPARED = {
@@ -116,34 +128,30 @@ def _read(connection: Connection) -> bytes | None:
 
 def fail(connection: Connection, seq: int, run: UUID, token: str, error: str, *, final: bool, outcome: str | None) -> str | None:
     """A run failed; the job's new status, or None when the run has been superseded."""
-    with translated():
-        row = connection.execute("select bridge.fail(%s, %s, %s, %s, %s, %s)", (seq, run, error, final, outcome, token)).fetchone()
-    return row[0] if row else None
+    return _status(connection, "select bridge.fail(%s, %s, %s, %s, %s, %s)", (seq, run, error, final, outcome, token))
 
 
 def end_delivery(
-    connection: Connection,
-    seq: int,
-    token: str,
-    worker: UUID,
-    status: str,
-    error: str | None,
-    *,
-    final: bool,
-    outcome: str | None,
+    connection: Connection, seq: int, token: str, worker: UUID, status: str, error: str | None, *, final: bool, outcome: str | None
 ) -> str | None:
     """A main process ends what never ran, or a run of its own; the job's new status, or None when it is not its to end."""
-    with translated():
-        row = connection.execute(
-            "select bridge.end_delivery(%s, %s, %s, %s, %s, %s, %s)", (seq, token, worker, status, error, final, outcome)
-        ).fetchone()
-    return row[0] if row else None
+    values = (seq, token, worker, status, error, final, outcome)
+    return _status(connection, "select bridge.end_delivery(%s, %s, %s, %s, %s, %s, %s)", values)
 
 
 def lose(connection: Connection, seq: int, token: str, reason: str) -> str | None:
     """The process that had a delivery is dead; the job's new status, or None when the delivery is no longer its own."""
+    return _status(connection, "select bridge.lose(%s, %s, %s)", (seq, token, reason))
+
+
+def _status(connection: Connection, query: str, values: tuple[Any, ...]) -> str | None:
+    """Call a function that may end a job; makes the day's partition when there is none, and repeats."""
     with translated():
-        row = connection.execute("select bridge.lose(%s, %s, %s)", (seq, token, reason)).fetchone()
+        try:
+            row = connection.execute(query.encode(), values).fetchone()
+        except psycopg.errors.CheckViolation:
+            make_days(connection)
+            row = connection.execute(query.encode(), values).fetchone()
     return row[0] if row else None
 
 
@@ -170,6 +178,12 @@ def report_worker(
         (identity, name, pid, pool, concurrency, list(queues), software, list(holding), clock),
     ).fetchone()
     return list(row[0]) if row else []
+
+
+def heartbeat_interval(connection: Connection) -> float:
+    """Seconds between two reports of a worker, as operators have set it."""
+    row = connection.execute("select bridge.setting('heartbeat')").fetchone()
+    return float(row[0]) if row else 5.0
 
 
 def stop_worker(connection: Connection, identity: UUID) -> None:

@@ -31,7 +31,7 @@ __all__ = ["Heartbeat"]
 
 log = logging.getLogger("bridge.worker")
 
-_INTERVAL = 5.0  # seconds; a worker counts as lost after four of them
+_INTERVAL = 5.0  # seconds until the setting "heartbeat" has been read
 _OUTAGE = (ServerError, psycopg.Error)
 
 
@@ -44,6 +44,7 @@ class Heartbeat(threading.Thread):
         self._worker = worker
         self._stopped = threading.Event()
         self._connection: Connection | None = None
+        self._interval = _INTERVAL
 
     def run(self) -> None:
         """Report until stopped; an outage of Postgres is logged once and waited out."""
@@ -57,7 +58,7 @@ class Heartbeat(threading.Thread):
                     log.warning("heartbeat fails error=%s", error)
                 well = False
                 self._connection = None
-            if self._stopped.wait(_INTERVAL):
+            if self._stopped.wait(self._interval):
                 break
 
     def stop(self) -> None:
@@ -77,6 +78,7 @@ class Heartbeat(threading.Thread):
         return self._connection
 
     def _report(self) -> None:
+        self._interval = runs.heartbeat_interval(self._connected())
         held = _held()
         cancelled = runs.report_worker(
             self._connected(), self._joined.worker_id, name=self._worker.hostname, pid=os.getpid(),
