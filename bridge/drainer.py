@@ -99,7 +99,13 @@ class Drainer:
         return True
 
     def _sleep(self, seconds: float) -> None:
-        self._stop.wait(seconds)
+        """Pause during an outage. A broker that is down is no reason not to tick and report."""
+        end = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
+            with suppress(*_OUTAGE):
+                if self._connection is not None:
+                    self._do_duties()
+            self._stop.wait(min(left, 1.0))
 
     def _report_outage(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

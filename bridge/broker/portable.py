@@ -31,7 +31,8 @@ class PortableBroker:
         self.url = url
         self.timeout = timeout
         self._shown = without_password(url)
-        options = {"confirm_publish": True} if url.startswith("amqp") else {}
+        # Without a limit of its own a Redis that has stopped answering is waited for without end.
+        options = {"confirm_publish": True} if url.startswith("amqp") else {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         self._connection = Connection(url, connect_timeout=timeout, transport_options=options)
         with self.translated():
             self._connection.ensure_connection(max_retries=1, timeout=timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from bridge.queries import dispatch
 from bridge.queries.connection import connect
 
 __all__ = ["drain_command", "install_command", "sql_command", "tick_command"]
+
+_LAST_CALL = 4.0  # seconds that a drainer's last call may take; what it leaves behind is recovered when its lease is over
 
 
 @click.command("install")
@@ -65,14 +68,29 @@ def drain_command(*, once: bool, queues: str | None, log_level: str | None) -> N
     given = {key: value for key, value in {"queues": queues, "log_level": log_level}.items() if value is not None}
     chosen = settings.load().model_copy(update=given)
     logging.basicConfig(level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    drainer = Drainer(chosen, stop)
+    drainer = Drainer(chosen, _stop_event())
     if once:
         _drain_once(drainer, chosen.require_database())
     else:
         drainer.run()
+
+
+def _stop_event() -> threading.Event:
+    """Set by SIGTERM and SIGINT. A server that does not answer must not keep the process: soon after, the call in hand is given up."""
+    stop = threading.Event()
+
+    def begin(*_: object) -> None:
+        stop.set()
+        signal.setitimer(signal.ITIMER_REAL, _LAST_CALL)
+
+    def give_up(*_: object) -> None:
+        logging.getLogger("bridge.drainer").warning("stopped in the middle of a call that nobody answers")
+        sys.exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, begin)
+    signal.signal(signal.SIGALRM, give_up)
+    return stop
 
 
 def _drain_once(drainer: Drainer, dsn: str) -> None:
