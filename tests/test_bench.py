@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from fix_servers import ROOT
+from fix_servers import ROOT, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +82,20 @@ def test_the_settings_of_a_given_database_are_as_before(dsn: str, redis_url: str
     assert done.returncode == 0, done.stderr
     with psycopg.connect(dsn) as connection:
         assert connection.execute("select bridge.setting('window')").fetchone() == (1000,)
+
+
+def test_a_run_that_is_ended_early_leaves_nothing_behind(redis_server: RedisServer, server_folder: Path) -> None:
+    del redis_server  # asked for so that the test is skipped where there is no Redis
+    folder = server_folder / "disk"
+    folder.mkdir(mode=0o711)
+    command = [sys.executable, "-m", "bridge", "bench", "e2e", "--jobs", "20000"]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: list(folder.glob("bench-*/worker.log")), 90.0, "a worker that starts")
+        process.terminate()
+        assert process.wait(60.0) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert list(folder.iterdir()) == []

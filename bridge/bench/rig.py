@@ -111,6 +111,8 @@ class Rig:
         """What our own processes find in their environment; whatever else is named BRIDGE_* or CELERY_* stays out."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BRIDGE_", "CELERY_"))}
         urls = {"BRIDGE_DATABASE_URL": self.servers.dsn, "BRIDGE_BROKER_URL": self.servers.broker_url}
+        # What a killed worker leaves goes with our folder.
+        kept |= {"TMPDIR": str(self.servers.folder)}
         return {**kept, **urls, "CELERY_BROKER_URL": self.servers.broker_url, "CELERY_RESULT_BACKEND": "bridge://"}
 
     @cached_property

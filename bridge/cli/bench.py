@@ -48,9 +48,9 @@ def bench_command(
       bridge bench e2e --concurrency 8
       bridge bench latency --rate 500 --jobs 2000
     """
-    # As Ctrl-C does: what was started is stopped, the folder goes.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     teller = _Printer()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, teller.end)
     chosen = [name for name in SCENARIOS if name in scenarios] or list(SCENARIOS)
     with teller.progress:
         said = _run(chosen, Options(rounds, jobs, concurrency, rate), database_url, broker_url, teller)
@@ -90,11 +90,24 @@ class _Printer(Teller):
         # Twice a second: drawing takes time from what is measured.
         self.progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True)
         self._task = self.progress.add_task("starting the servers", total=None)
+        self._ended = False
+
+    def end(self, *_: object) -> None:
+        """Handle a signal: what was started is stopped, the folder goes.
+
+        Raises:
+            KeyboardInterrupt: always; and again at the next news, because one that comes within a fork is lost.
+        """
+        self._ended = True
+        raise KeyboardInterrupt
 
     def begin(self, words: str, total: int) -> None:
+        self.done(0)
         self.progress.reset(self._task, description=words, total=total)
 
     def done(self, count: int) -> None:
+        if self._ended:
+            raise KeyboardInterrupt
         self.progress.update(self._task, completed=count)
 
     def sampled(self, words: str, sample: Sample) -> None:
