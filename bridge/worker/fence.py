@@ -31,6 +31,8 @@ __all__ = ["Run", "TaskMemoryError", "fence"]
 
 log = logging.getLogger("bridge.worker")
 
+_OUTAGE = (ServerError, psycopg.OperationalError)
+
 
 class TaskMemoryError(Exception):
     """A task's MemoryError on its way to the main process."""
@@ -78,17 +80,26 @@ def _fenced(trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]
 
 def _start(joined: Membership, delivery: Delivery) -> Run | None:
     """Ask for admission; Postgres may be away for a moment, but not for long: the message is then left unstarted."""
-    patience = stop_after_delay(joined.settings.start_patience)
-    again = retry_if_exception_type((ServerError, psycopg.OperationalError))
     try:
-        identity = Retrying(retry=again, stop=patience, wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True)(
-            lambda: joined.channels.get().start(delivery.seq, delivery.token, joined.worker_id, os.getpid())
-        )
-    except (ServerError, psycopg.OperationalError) as error:
+        identity = _ask(joined, delivery)
+    except _OUTAGE:
+        identity = _ask_again(joined, delivery)
+    return None if identity is None else Run(delivery, identity)
+
+
+def _ask(joined: Membership, delivery: Delivery) -> UUID | None:
+    return joined.channels.get().start(delivery.seq, delivery.token, joined.worker_id, os.getpid())
+
+
+def _ask_again(joined: Membership, delivery: Delivery) -> UUID | None:
+    patience = stop_after_delay(joined.settings.start_patience)
+    wait = wait_random_exponential(multiplier=0.05, max=1)
+    try:
+        return Retrying(retry=retry_if_exception_type(_OUTAGE), stop=patience, wait=wait, reraise=True)(_ask, joined, delivery)
+    except _OUTAGE as error:
         # Not started, so still published: once no worker reports the message, a drainer publishes it again.
         log.warning("handed back, postgres is away delivery=%s error=%s", delivery, error)
         return None
-    return None if identity is None else Run(delivery, identity)
 
 
 def _settle(joined: Membership, run: Run, info: Any) -> None:
