@@ -11,12 +11,12 @@ import psycopg
 import pytest
 import redis
 from fix_servers import wait_for_row, wait_for_value, wait_until
-from fix_sql import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fix_servers import RedisServer, StartDrainer
+    from fix_sql import Session
 
     from bridge.local.postgres import PostgresServer
 

@@ -6,6 +6,7 @@ import os
 import time
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -27,15 +28,20 @@ bridge.install(app)
 
 
 @cache
-def _connection(_pid: int) -> psycopg.Connection[Any]:
-    return psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], autocommit=True)
+def _connection(_pid: int, _tries: int) -> psycopg.Connection[Any]:
+    return psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], autocommit=True, connect_timeout=5)
 
 
 def _note(request: Any, event: str) -> None:
-    _connection(os.getpid()).execute(
-        "insert into ledger (run, task_id, event, pid) values (%s, %s, %s, %s)",
-        (request.bridge_run.id, request.id, event, os.getpid()),
-    )
+    """Write one line; where Postgres is away, on a new connection when it is back."""
+    entry = "insert into ledger (run, task_id, event, pid) values (%s, %s, %s, %s)"
+    for tries in count():
+        try:
+            _connection(os.getpid(), tries).execute(entry, (request.bridge_run.id, request.id, event, os.getpid()))
+        except psycopg.OperationalError:
+            time.sleep(0.1)
+        else:
+            return
 
 
 @contextmanager
