@@ -61,11 +61,11 @@ class Session:
         return str(self.one("select status from bridge.jobs where id = %s", identity))
 
     def field(self, identity: Any, name: str) -> Any:
-        return self.one(f"select {name} from bridge.jobs where id = %s", identity)  # noqa: S608
+        return self.one(f"select {name} from bridge.jobs where id = %s", identity)
 
     def claim(self, queue: str = "celery", limit: int = 500, size: int = 4 << 20) -> list[Claim]:
         self.shipment = uuid.uuid4()
-        query = "select seq, token, id, args from bridge.claim(%s, %s, %s, %s, %s)"
+        query = "select seq, token::uuid, id::uuid, args from bridge.claim(%s, %s, %s, %s, %s)"
         return [Claim(*row[:3], json.loads(row[3])) for row in self.rows(query, self.drainer, queue, self.shipment, limit, size)]
 
     def mark(self, claims: list[Claim]) -> int:
