@@ -80,11 +80,11 @@ begin
   if p_priority is null or p_priority not between 0 and 9 then
     perform bridge.refuse(format('priority is %s', coalesce(p_priority::text, 'null')), 'give 0 to 9; higher is sooner');
   elsif p_delay < interval '0' then
-    perform bridge.refuse(format('delay is %s', p_delay), 'give an interval from now that is not negative');
+    perform bridge.refuse(format('delay is %s', justify_interval(p_delay)), 'give an interval from now that is not negative');
   elsif p_run_at is not null and p_delay is not null then
     perform bridge.refuse('both run_at and delay are given', 'give one of them');
   elsif p_timeout <= interval '0' then
-    perform bridge.refuse(format('timeout is %s', p_timeout), 'give a positive interval, or null for no limit');
+    perform bridge.refuse(format('timeout is %s', justify_interval(p_timeout)), 'give a positive interval, or null for no limit');
   elsif p_expires_at <= greatest(p_run_at, p_now + p_delay, p_now) then
     perform bridge.refuse(format('expires_at is %s, before the job is due', p_expires_at), 'give a later moment');
   elsif p_on_conflict not in ('skip', 'raise') then
