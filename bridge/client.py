@@ -137,7 +137,7 @@ def _interval(value: float | timedelta | None) -> timedelta | None:
     return timedelta(seconds=value) if isinstance(value, int | float) else value
 
 
-def _require_json(task: str, **values: Any) -> None:
+def _require_json(task: str, /, **values: Any) -> None:
     for name, value in values.items():
         try:
             json.dumps(value, allow_nan=False)

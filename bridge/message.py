@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from base64 import b64encode
+from binascii import b2a_base64
 from dataclasses import dataclass
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,11 +28,6 @@ _HEADERS = (
     '{"lang": "py", "task": %s, "id": %s, "shadow": null, "eta": null, "expires": %s, "group": null, "group_index": null, "retries": 0, '
     '"timelimit": [null, null], "root_id": %s, "parent_id": null, "argsrepr": %s, "kwargsrepr": %s, "origin": "bridge", '
     '"ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {}'
-)
-_REDIS = (
-    '{"body": "%s", "content-encoding": %s, "content-type": %s, "headers": %s, "properties": {"correlation_id": %s, "reply_to": "", '
-    '"delivery_mode": 2, "delivery_info": {"exchange": "", "routing_key": %s}, "priority": %s, "body_encoding": "base64", '
-    '"delivery_tag": "%s"}}'
 )
 
 
@@ -65,9 +62,15 @@ class Envelope:
     properties: dict[str, Any]
 
 
+@lru_cache(maxsize=1024)
+def _name(text: str) -> str:
+    """A name that comes again and again, as JSON."""
+    return _quoted(text)
+
+
 def task_id(job: Claimed) -> str:
     """The id that Celery knows the job by."""
-    return job.task_id or str(job.id)
+    return job.task_id or job.id
 
 
 def envelope(job: Claimed) -> Envelope:
@@ -92,33 +95,23 @@ def redis_messages(jobs: Sequence[Claimed]) -> list[bytes]:
 
 def _redis_message(job: Claimed, tag: str) -> bytes:
     body, content_type, encoding = _body(job)
-    headers = _headers(job)
-    if job.properties:
-        properties = json.loads(job.properties)
-        exchange, routing_key = properties.pop("exchange", ""), properties.pop("routing_key", job.queue)
-        full = {
-            "correlation_id": task_id(job), "reply_to": "", "delivery_mode": 2, "priority": 0, **properties, "body_encoding": "base64",
-            "delivery_info": {"exchange": exchange, "routing_key": routing_key}, "delivery_tag": tag,
-        }  # fmt: skip
-        message = (
-            f'{{"body": "{b64encode(body).decode()}", "content-encoding": {json.dumps(encoding)}, '
-            f'"content-type": {json.dumps(content_type)}, "headers": {headers}, "properties": {json.dumps(full)}}}'
-        )
-        return message.encode()
-    identity = json.dumps(task_id(job))
+    # Constant parts are quoted once, the rest by the C function behind json.dumps: half of what building a message costs.
     return (
-        _REDIS
-        % (
-            b64encode(body).decode(),
-            json.dumps(encoding),
-            json.dumps(content_type),
-            headers,
-            identity,
-            json.dumps(job.queue),
-            0,
-            tag,
-        )
+        f'{{"body": "{b2a_base64(body, newline=False).decode()}", "content-encoding": {_name(encoding)}, '
+        f'"content-type": {_name(content_type)}, "headers": {_headers(job)}, "properties": {_redis_properties(job, tag)}}}'
     ).encode()
+
+
+def _redis_properties(job: Claimed, tag: str) -> str:
+    if job.properties is None:
+        return (
+            f'{{"correlation_id": {_quoted(task_id(job))}, "reply_to": "", "delivery_mode": 2, "delivery_info": {{"exchange": "", '
+            f'"routing_key": {_name(job.queue)}}}, "priority": 0, "body_encoding": "base64", "delivery_tag": "{tag}"}}'
+        )
+    given = json.loads(job.properties)
+    route = {"exchange": given.pop("exchange", ""), "routing_key": given.pop("routing_key", job.queue)}
+    standard = {"correlation_id": task_id(job), "reply_to": "", "delivery_mode": 2, "priority": 0}
+    return json.dumps({**standard, **given, "body_encoding": "base64", "delivery_info": route, "delivery_tag": tag})
 
 
 def _body(job: Claimed) -> tuple[bytes, str, str]:
@@ -132,10 +125,10 @@ def _headers(job: Claimed) -> str:
     ours = f', "{HEADER}": "{job.seq}:{job.token}"}}'
     if job.properties and job.headers:
         return job.headers.rstrip().removesuffix("}") + ours
-    identity = json.dumps(task_id(job))
+    identity = _quoted(task_id(job))
     expires = "null" if job.expires_at is None else f'"{job.expires_at.isoformat()}"'
-    args, kwargs = json.dumps(job.args[:_REPR_SIZE]), json.dumps(job.kwargs[:_REPR_SIZE])
-    standard = _HEADERS % (json.dumps(job.task), identity, expires, identity, args, kwargs)
+    args, kwargs = _quoted(job.args[:_REPR_SIZE]), _quoted(job.kwargs[:_REPR_SIZE])
+    standard = _HEADERS % (_name(job.task), identity, expires, identity, args, kwargs)
     if job.headers is None:
         return standard + ours
     return json.dumps({**json.loads(standard + "}"), **json.loads(job.headers), HEADER: f"{job.seq}:{job.token}"})

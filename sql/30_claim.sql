@@ -5,7 +5,7 @@ do $$
 begin
   if to_regtype('bridge.claimed_job') is null then
     create type bridge.claimed_job as (
-      seq bigint, token uuid, id uuid, task_id text, task text, queue text, rank smallint, args text, kwargs text, embed text, payload bytea,
+      seq bigint, token text, id text, task_id text, task text, queue text, rank smallint, args text, kwargs text, embed text, payload bytea,
       content_type text, content_encoding text, headers text, properties text, expires_at timestamptz, attempt smallint);
   end if;
 end
@@ -48,7 +48,7 @@ create or replace function bridge.deliveries(p_seqs bigint[]) returns setof brid
   -- What the messages of jobs in flight are made of, in the order of the numbers given.
 begin
   return query
-  select i.seq, i.token, j.id, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
+  select i.seq, i.token::text, j.id::text, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
     j.content_encoding, j.headers::text, j.properties::text, j.expires_at, j.attempts
   from unnest(p_seqs) with ordinality u (seq, place)
   join bridge.inflight i on i.seq = u.seq join bridge.job j on j.seq = u.seq

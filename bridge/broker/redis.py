@@ -27,18 +27,20 @@ _ORDER = timedelta(seconds=5)  # drainers mark what they published this much out
 class RedisBroker(PortableBroker):
     """Connects as kombu does (TCP, TLS, socket, Sentinel, key prefix), then writes what kombu would have written, many at once."""
 
+    def __init__(self, url: str, *, timeout: float) -> None:
+        super().__init__(url, timeout=timeout)
+        self._client = self.channel._create_client()  # noqa: SLF001 - as kombu makes it: TLS, socket, Sentinel, key prefix
+
     def publish(self, jobs: Sequence[Claimed]) -> None:
-        """One LPUSH a list in one round trip; the answer is the confirmation. Topic and fanout exchanges go the portable way."""
+        """One LPUSH a list; its answer is the confirmation. Topic and fanout exchanges go the portable way."""
         lists: dict[str, list[bytes]] = defaultdict(list)
         routed = [job for job in jobs if job.properties and json.loads(job.properties).get("exchange")]
         direct = [job for job in jobs if job not in routed] if routed else jobs
         for job, text in zip(direct, message.redis_messages(direct), strict=True):
             lists[self._key(job.queue, job.properties)].append(text)
-        with self.translated(), self.channel.conn_or_acquire() as client:
-            pipeline = client.pipeline(transaction=False)
+        with self.translated():
             for key, texts in lists.items():
-                pipeline.lpush(key, *texts)
-            pipeline.execute()
+                self._client.lpush(key, *texts)
         if routed:
             super().publish(routed)
 
@@ -57,8 +59,8 @@ class RedisBroker(PortableBroker):
         return gone
 
     def _missing_from(self, key: str, suspects: list[Suspect]) -> set[UUID]:
-        with self.translated(), self.channel.conn_or_acquire() as client:
-            oldest: list[bytes] = client.lrange(key, -_LOOK, -1)
+        with self.translated():
+            oldest: list[bytes] = self._client.lrange(key, -_LOOK, -1)
         found = {match[1].decode() for text in oldest if (match := _TOKEN.search(text))}
         absent = [suspect for suspect in suspects if str(suspect.token) not in found]
         if len(oldest) < _LOOK:
@@ -70,8 +72,8 @@ class RedisBroker(PortableBroker):
 
     def describe(self) -> dict[str, Any]:
         """Version, memory and what happens when memory is full."""
-        with self.translated(), self.channel.conn_or_acquire() as client:
-            server, memory = client.info("server"), client.info("memory")
+        with self.translated():
+            server, memory = self._client.info("server"), self._client.info("memory")
         return {
             **super().describe(),
             "version": server.get("redis_version"),

@@ -76,6 +76,7 @@ class Stack:
         self._guard: Guard | None = None
         self._endpoints: Endpoints | None = None
         self._handlers: dict[signal.Signals, Any] = {}
+        self._asked_to_end = False
 
     @property
     def endpoints(self) -> Endpoints:
@@ -113,6 +114,7 @@ class Stack:
             schema.install(self.endpoints.dsn)
             tell("processes")
             self._start_programs()
+            self._end_if_asked()
         except BaseException:
             self.stop()
             raise
@@ -156,6 +158,7 @@ class Stack:
         """
         try:
             while True:
+                self._end_if_asked()
                 self.check()
                 time.sleep(WATCH)
         except KeyboardInterrupt:
@@ -214,7 +217,16 @@ class Stack:
             return
         self._handlers = {number: signal.getsignal(number) for number in END_SIGNALS}
         for number in END_SIGNALS:
-            signal.signal(number, _interrupt)
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        # Python swallows what is raised while it forks: whoever comes by next reads the flag.
+        self._asked_to_end = True
+        raise KeyboardInterrupt
+
+    def _end_if_asked(self) -> None:
+        if self._asked_to_end:
+            raise KeyboardInterrupt
 
     def _ignore_signals(self) -> None:
         for number in self._handlers:
@@ -224,7 +236,3 @@ class Stack:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

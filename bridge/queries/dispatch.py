@@ -35,8 +35,8 @@ class Claimed(NamedTuple):
     """One claimed job, as ``bridge.claimed_job`` has it: what its message is made of. JSON parts are text."""
 
     seq: int
-    token: UUID
-    id: UUID
+    token: str
+    id: str
     task_id: str | None
     task: str
     queue: str

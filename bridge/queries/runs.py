@@ -98,7 +98,9 @@ def _execute(connection: Connection, name: bytes, values: Sequence[Any]) -> byte
     try:
         return _read(connection)
     except psycopg.errors.InvalidSqlStatementName:
-        connection.pgconn.prepare(name, _PREPARED[name])
+        prepared = connection.pgconn.prepare(name, _PREPARED[name])
+        if prepared.status != psycopg.pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(prepared) from None
         _send(connection, name, values)
         return _read(connection)
 
