@@ -98,4 +98,4 @@ def test_a_run_that_is_ended_early_leaves_nothing_behind(redis_server: RedisServ
     finally:
         process.kill()
         process.wait()
-    assert list(folder.iterdir()) == []
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*")] == []

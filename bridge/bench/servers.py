@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from bridge import schema
 from bridge.errors import SettingError
 from bridge.local.broker import RedisServer, free_port
@@ -65,7 +67,10 @@ def _folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # What was killed may be writing its last while the folder is emptied.
+        Retrying(retry=retry_if_exception_type(OSError), stop=stop_after_delay(5.0), wait=wait_fixed(0.1), reraise=True)(
+            shutil.rmtree, folder
+        )
 
 
 def _start_postgres(folder: Path, stack: ExitStack) -> str:
