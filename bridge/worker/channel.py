@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 import psycopg
-from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from bridge.errors import ServerError
+from bridge.errors import BridgeError, ServerError
 from bridge.queries import runs
 from bridge.queries.connection import connect
 
@@ -31,6 +31,8 @@ __all__ = ["Channels", "RunChannel"]
 log = logging.getLogger("bridge.worker")
 
 _OUTAGE = (ServerError, psycopg.OperationalError)
+_REFUSAL = (BridgeError, psycopg.Error)
+_TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
 _UNREAD = 0.2  # seconds that an answer may wait for a next start to read it
 
 
@@ -83,13 +85,22 @@ class RunChannel:
             return
         try:
             self._noted(runs.read_finish(self._connected(), self._unread))
-        except _OUTAGE:
+        except _REFUSAL:
             self._settle_again()
 
     def _settle_again(self) -> None:
         """The answer is lost with its connection: the finish is sent again, which a finish that arrived answers with "superseded"."""
-        again = retry_if_exception_type(_OUTAGE)
-        self._noted(Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(self._finish_anew))
+        waiting = Retrying(retry=retry_if_exception_type(_OUTAGE), wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)
+        trying = Retrying(
+            retry=retry_if_exception_type(_REFUSAL), stop=stop_after_attempt(_TRIES), reraise=True,
+            wait=wait_random_exponential(multiplier=0.5, max=5),
+        )  # fmt: skip
+        try:
+            self._noted(trying(waiting, self._finish_anew))
+        except _REFUSAL as error:
+            # Not an outage: it would be refused for ever, and every task after it with it. Nobody names the run any more: it is lost.
+            log.error("outcome dropped, postgres refuses it and the job runs again run=%s error=%s", self._unread and self._unread.run, error)  # noqa: TRY400
+            self._unread = None
 
     def _finish_anew(self) -> bool:
         self._drop()
