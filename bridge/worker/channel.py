@@ -99,7 +99,7 @@ class RunChannel:
             self._noted(trying(waiting, self._finish_anew))
         except _REFUSAL as error:
             # Not an outage: it would be refused for ever, and every task after it with it. Nobody names the run any more: it is lost.
-            log.error("outcome dropped, postgres refuses it and the job runs again run=%s error=%s", self._unread and self._unread.run, error)  # noqa: TRY400
+            log.error("outcome dropped, postgres refuses it: the job runs again outcome=%s error=%s", self._unread, error)  # noqa: TRY400
             self._unread = None
 
     def _finish_anew(self) -> bool:
