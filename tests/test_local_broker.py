@@ -29,9 +29,7 @@ def echo(url: str) -> object:
 
 
 def test_messages_pass_through_a_private_socket(server_folder: Path) -> None:
-    broker = RedisServer(
-        server_folder / "socket", program=find_redis() or missing("redis-server", "apt-get install redis-server")
-    )
+    broker = RedisServer(server_folder / "socket", program=find_redis() or missing("redis-server", "apt-get install redis-server"))
     try:
         broker.start()
         assert echo(broker.url) == {"said": "hello"}

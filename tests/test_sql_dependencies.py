@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-
 def test_a_child_waits_for_all_of_its_parents(db: Session) -> None:
     first, second = db.enqueue(), db.enqueue()
     child = db.enqueue(depends_on=[first, second])

@@ -110,7 +110,7 @@ def test_defaults_are_those_of_the_documentation(db: Session) -> None:
     columns = (
         "task, args, kwargs, queue, status, priority, attempts, max_attempts, result, error, progress, worker, started_at, finished_at"
     )
-    assert db.rows(f"select {columns} from bridge.jobs where id = %s", identity) == [  # noqa: S608
+    assert db.rows(f"select {columns} from bridge.jobs where id = %s", identity) == [
         ("a.task", [], {}, "celery", "queued", 0, 0, 3, None, None, None, None, None, None)
     ]
     assert db.one("select task_id = id::text and created_at = run_at and updated_at = created_at from bridge.jobs")

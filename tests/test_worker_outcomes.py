@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fix_stack import Stack
 
 
-
 @pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
 def stack(request: pytest.FixtureRequest, bare_stack: Stack) -> Iterator[Stack]:
     bare_stack.pool = request.param

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fix_stack import Stack
 
 
-
 @pytest.fixture(scope="module")
 def started(bare_stack: Stack) -> Stack:
     bare_stack.start_drainer()
