@@ -122,7 +122,7 @@ def test_a_worker_told_to_stop_finishes_what_it_runs_and_says_good_bye(stack: St
 REFUSE = """
 create sequence refusals;
 create function refuse() returns trigger language plpgsql as $$ begin
-  perform nextval('refusals');
+  perform nextval('public.refusals');
   raise exception using errcode = 'XX000', message = 'cache lookup failed';
 end $$;
 create trigger refuse before insert on bridge.finished for each row execute function refuse()"""
