@@ -1,8 +1,9 @@
 """A pool process's own way to Postgres for starts and finishes, one a thread.
 
-A start is waited for: the fence must have answered before the task begins. A finish is only sent: its commit reaches the disk while the
-process fetches its next task, and its answer is read before the next start. Should no next start come, a small thread reads the answer
-a moment later; should the connection break before, whoever notices sends the finish again, until Postgres has taken it.
+A start is waited for: the fence must have answered before the task begins. A finish is only sent, on a connection of its own: its
+commit reaches the disk while the process fetches, starts and runs its next task, and its answer is read before the next finish. Should
+none come, a small thread reads the answer a moment later; should the connection break before, whoever notices sends the finish again,
+until Postgres has taken it.
 """
 
 from __future__ import annotations
@@ -33,16 +34,17 @@ log = logging.getLogger("bridge.worker")
 _OUTAGE = (ServerError, psycopg.OperationalError)
 _REFUSAL = (BridgeError, psycopg.Error)
 _TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
-_UNREAD = 0.2  # seconds that an answer may wait for a next start to read it
+_UNREAD = 0.2  # seconds that an answer may wait for a next finish to read it
 
 
 class RunChannel:
-    """One connection, and at most one finish whose answer is still to be read."""
+    """A connection for starts, one for finishes, and at most one finish whose answer is still to be read."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._starts: Connection | None = None
         self._connection: Connection | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the finish and its connection; starts are the task thread's own
         self._unread: Finish | None = None
         self._sent_at = 0.0
 
@@ -52,13 +54,14 @@ class RunChannel:
         Raises:
             ServerError: Postgres is away.
         """
-        with self._lock:
-            self._settle()
-            try:
-                return runs.start(self._connected(), seq, token, worker, pid)
-            except _OUTAGE:
-                self._drop()
-                raise
+        try:
+            if self._starts is None or self._starts.closed:
+                self._starts = self._connect()
+            return runs.start(self._starts, seq, token, worker, pid)
+        except _OUTAGE:
+            if self._starts is not None:
+                self._starts.close()
+            raise
 
     def finish(self, finish: Finish) -> None:
         """Send the outcome of a run; it is repeated until Postgres has taken it."""
@@ -76,7 +79,7 @@ class RunChannel:
             self._settle()
 
     def settle_old(self) -> None:
-        """Read an answer that no start has come to read."""
+        """Read an answer that no other finish has come to read."""
         if self._unread is not None and time.monotonic() - self._sent_at > _UNREAD:
             self.settle()
 
@@ -115,8 +118,11 @@ class RunChannel:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._settings.require_database(), name="bridge run", timeout=self._settings.timeout)
+            self._connection = self._connect()
         return self._connection
+
+    def _connect(self) -> Connection:
+        return connect(self._settings.require_database(), name="bridge run", timeout=self._settings.timeout)
 
     def _drop(self) -> None:
         if self._connection is not None:
