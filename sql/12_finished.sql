@@ -38,8 +38,9 @@ begin
       progress         json,
       run              uuid,
       worker           uuid,
-      outcome          jsonb,                -- what a Celery result backend needs beyond result: encoding, children …
-      constraint finished_status_is_final check (status in ('succeeded', 'failed', 'cancelled', 'expired'))
+      outcome          jsonb                 -- what a Celery result backend needs beyond result: encoding, children …
+      -- status is succeeded, failed, cancelled or expired. No check says so: only our functions write here, and Postgres would read the
+      -- check from its stored text again for every job that ends.
     ) partition by range (finished_at);
     -- get, .get(), retry
     create index finished_id on bridge.finished (id);

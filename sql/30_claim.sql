@@ -90,10 +90,6 @@ begin
     select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp() from taken t
   )
   select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
-  if v_seqs is not null then
-    -- Whatever the session says: a claim that a crash forgets would be made again, with a new token, while the first message runs.
-    perform set_config('synchronous_commit', 'on', true);
-  end if;
   return query select * from bridge.deliveries(v_seqs);
 end
 $$;
@@ -101,9 +97,13 @@ $$;
 create or replace function bridge.mark_published(p_shipment uuid, p_seqs bigint[]) returns integer language plpgsql security definer
   set search_path = '' set enable_seqscan = off set jit = off as $$
   -- The broker has confirmed these jobs of a shipment. One that a worker has started already stays running.
+  --
+  -- The mark is forced to disk, whatever the session says, and the claim before it with it: a claim that a crash forgets would be made
+  -- again, with a new token, while the first message runs. A start that comes before the mark forces itself, see bridge.start.
 declare
   v_count integer;
 begin
+  perform set_config('synchronous_commit', 'on', true);
   update bridge.inflight i set state = 'published', published_at = clock_timestamp()
   where i.seq = any (p_seqs) and i.shipment = p_shipment and i.state = 'claimed';
   get diagnostics v_count = row_count;

@@ -8,22 +8,22 @@ create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uui
   --   p_seq, p_token  from the message
   --   p_worker        id of the worker's main process, which reports what it holds
   --
-  -- A start is forced to disk where a second copy may exist: a crash must not forget that the first one started. Where there is one
-  -- message only, forgetting does no harm, because what ends a run also takes a delivery whose start was forgotten; and the disk was
-  -- two thirds of what a start costs (230 of 280 microseconds).
+  -- A start is forced to disk where a second copy may exist, or its claim may not be on disk yet: a crash must not forget that it
+  -- started. Elsewhere forgetting does no harm, because what ends a run also takes a delivery whose start was forgotten; and the disk
+  -- was two thirds of what a start costs (230 of 280 microseconds).
   --
   -- Returns  the id of the run; null when this copy must not run (it ran, or was cancelled, expired, superseded)
 declare
   v_run constant uuid := gen_random_uuid();
-  v_copied boolean;
+  v_forced boolean;
 begin
   update bridge.inflight i set state = 'running', run = v_run, worker = p_worker, pid = p_pid, started_at = clock_timestamp(), missing_since = null
   where i.seq = p_seq and i.token = p_token and i.state in ('claimed', 'published')
-  returning i.copied into v_copied;
+  returning i.copied or i.published_at is null into v_forced;
   if not found then
     return null;
   end if;
-  if not v_copied then
+  if not v_forced then
     perform set_config('synchronous_commit', 'off', true);
   end if;
   return v_run;
@@ -56,6 +56,28 @@ begin
 end
 $$;
 
+create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text) returns void language plpgsql
+  set search_path = '' as $$
+  -- A job has just ended: free its unique key, release its children, tell those who wait for it.
+declare
+  v_has_children boolean;
+  v_is_awaited boolean;
+begin
+  if p_key is not null then
+    delete from bridge.unique_key u where u.key = p_key and u.seq = p_seq;
+  end if;
+  -- A statement of its own: its snapshot sees who has registered since the end began.
+  select exists (select from bridge.dependency d where d.parent = p_seq), exists (select from bridge.waiter w where w.id = p_id)
+  into v_has_children, v_is_awaited;
+  if v_has_children then
+    perform bridge.release_children(p_seq, p_status);
+  end if;
+  if v_is_awaited then
+    perform pg_notify('bridge_done', p_id::text);
+  end if;
+end
+$$;
+
 create or replace function bridge.end_job(p_seq bigint, p_status text, p_result json, p_error json, p_outcome jsonb, p_attempts integer,
     p_started_at timestamptz, p_run uuid, p_worker uuid, p_progress json)
   returns void language plpgsql set search_path = '' as $$
@@ -76,15 +98,7 @@ begin
     from gone g
   )
   select g.id, g.unique_key into v_id, v_key from gone g;
-  if v_key is not null then
-    delete from bridge.unique_key u where u.key = v_key and u.seq = p_seq;
-  end if;
-  if exists (select from bridge.dependency d where d.parent = p_seq) then
-    perform bridge.release_children(p_seq, p_status);
-  end if;
-  if exists (select from bridge.waiter w where w.id = v_id) then
-    perform pg_notify('bridge_done', v_id::text);
-  end if;
+  perform bridge.let_go(p_seq, v_id, v_key, p_status);
 end
 $$;
 
@@ -163,13 +177,30 @@ create or replace function bridge.finish(p_seq bigint, p_run uuid, p_status text
   -- Returns  false when the run has been superseded; its outcome is then kept aside
   -- Errors   23514 when no partition holds today: call bridge.make_days and repeat
 declare
-  v_row constant bridge.inflight := bridge.leave(p_seq, p_run, p_token);
+  v_id uuid;
+  v_key text;
 begin
-  if v_row.seq is null then
+  -- What bridge.leave and bridge.end_job do, in one statement: this is the one that every job pays for.
+  with taken as (
+    delete from bridge.inflight i where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token))
+    returning i.seq, i.worker, i.progress, coalesce(i.started_at, i.published_at, i.claimed_at) as started_at
+  ), gone as (
+    delete from bridge.job j using taken t where j.seq = t.seq returning j.*, t.worker, t.progress, t.started_at
+  ), kept as (
+    insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
+      properties, size, max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, finished_at, started_at,
+      status, result, progress, run, worker, outcome)
+    select g.seq, g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type, g.content_encoding, g.headers,
+      g.properties, g.size, g.max_attempts, g.backoff, g.attempts + 1, g.losses, case when p_status <> 'succeeded' then coalesce(p_error, g.error) end,
+      g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), g.started_at, p_status, p_result, g.progress, p_run, g.worker, p_outcome
+    from gone g
+  )
+  select g.id, g.unique_key into v_id, v_key from gone g;
+  if not found then
     perform bridge.keep_late(p_seq, p_run, p_result, p_error);
     return false;
   end if;
-  perform bridge.end_job(p_seq, p_status, p_result, p_error, p_outcome, 1, v_row.started_at, p_run, v_row.worker, v_row.progress);
+  perform bridge.let_go(p_seq, v_id, v_key, p_status);
   return true;
 end
 $$;

@@ -65,3 +65,21 @@ def test_a_start_is_on_disk_where_a_second_copy_may_exist(forgetful: PostgresSer
     after = crash(forgetful)
     assert after.status(claim.id) == "running"
     assert after.start(claim) is None
+
+
+def test_a_start_before_the_mark_takes_its_claim_to_disk(forgetful: PostgresServer) -> None:
+    session = Session(forgetful.dsn)
+    session.enqueue()
+    session.do("set synchronous_commit = off")
+    claim = session.claim()[0]
+    assert Session(forgetful.dsn).start(claim) is not None
+    assert crash(forgetful).status(claim.id) == "running"
+
+
+def test_a_mark_takes_its_claim_to_disk(forgetful: PostgresServer) -> None:
+    session = Session(forgetful.dsn)
+    session.enqueue()
+    session.do("set synchronous_commit = off")
+    session.publish()
+    after = crash(forgetful)
+    assert after.one("select count(*) from bridge.inflight where state = 'published'") == 1
