@@ -196,9 +196,19 @@ def cron_dsn(postgres: DatabaseServer) -> Iterator[str]:
         missing("pg_cron in this postgres", "apt-get install postgresql-15-cron")
     dsn = postgres.dsn_of(row[0])
     _clean_cron(dsn)
+    _revive_cron(postgres, dsn)
     schema.install(dsn)
     yield dsn
     _clean_cron(dsn)
+
+
+def _revive_cron(postgres: DatabaseServer, dsn: str) -> None:
+    """A test before may have ended pg_cron's launcher: before 1.6 only a restart of Postgres brings it back."""
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("select count(*) from pg_stat_activity where backend_type = 'pg_cron launcher'").fetchone()
+    if row and not row[0] and isinstance(postgres, PostgresServer):
+        postgres.stop()
+        postgres.start()
 
 
 def _clean_cron(dsn: str) -> None:

@@ -46,11 +46,11 @@ def statements(script: str) -> Iterator[str]:
 
 @pytest.mark.media("media-02")
 @pytest.mark.media("media-11")
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_pg_cron_calls_the_tick_every_minute_and_logs_that_it_succeeded(cron_media: Connection) -> None:
     assert one(cron_media, "select command from cron.job where jobname = %s", (ENTRY,)) == "select media.cron_tick()"
     runs = "select status from cron.job_run_details join cron.job using (jobid) where jobname = %s and end_time is not null"
-    assert wait_until(lambda: one(cron_media, runs, (ENTRY,)), timeout=90) == "succeeded"
+    assert wait_until(lambda: one(cron_media, runs, (ENTRY,)), timeout=190) == "succeeded"
 
 
 @pytest.mark.media("media-08")
