@@ -19,7 +19,7 @@ from bridge.errors import InvalidArgumentError, ServerError
 from bridge.job import job_id
 from bridge.queries import jobs
 from bridge.queries.jobs import Content
-from bridge.worker.outcome import run_of
+from bridge.worker import outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,13 +84,11 @@ class RowProducer:
         """
         content = _content(body, dict(headers), serializer, compression, options, reverse=self._is_amqp())
         run = _own_run(headers["id"])
+        if run is not None:
+            outcome.retried(self._joined, run, content)
+            return
         try:
-            connection = self._joined.connections.get()
-            if run is not None:
-                run.settled = True
-                jobs.retry_run(connection, run.delivery.seq, run.id, run.delivery.token, content)
-            else:
-                jobs.enqueue_message(connection, content)
+            jobs.enqueue_message(self._joined.connections.get(), content)
         except (ServerError, psycopg.OperationalError) as error:
             raise OperationalError(str(error)) from error
 
@@ -104,7 +102,7 @@ def _own_run(task_id: str) -> Run | None:
     request = getattr(task, "request", None)
     if request is None or request.id != task_id:
         return None
-    return run_of(request)
+    return outcome.run_of(request)
 
 
 def _content(

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 from celery.worker import state
+from fix_servers import wait_for_value
 
 from bridge.worker import heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bridge.local.process import Process
 
 
 class Request:
@@ -23,6 +31,7 @@ def test_a_report_is_made_while_tasks_come_and_go() -> None:
     for request in kept:
         state.reserved_requests.add(request)
     done = threading.Event()
+    consumer = SimpleNamespace(task_buckets={})
 
     def come_and_go() -> None:
         while not done.is_set():
@@ -36,8 +45,20 @@ def test_a_report_is_made_while_tasks_come_and_go() -> None:
     thread.start()
     try:
         wanted = {request.request_dict["bridge"].partition(":")[2] for request in kept}
-        assert all(wanted <= set(heartbeat._held()) for _ in range(2000))
+        assert all(wanted <= set(heartbeat._held(consumer)) for _ in range(2000))
     finally:
         done.set()
         thread.join()
         state.reset_state()
+
+
+def test_messages_that_a_rate_limit_holds_back_are_reported(
+    dsn: str, drainer: Callable[..., Process], worker: Callable[..., Process]
+) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("update bridge.setting set value = '0.5' where name = 'heartbeat'")
+        connection.execute("select bridge.enqueue('kinds.rare') from generate_series(1, 3)")
+    drainer()
+    worker("apps.kinds")
+    wait_for_value(dsn, "select count(*) from bridge.jobs where status = 'succeeded'", value=1, timeout=60)
+    wait_for_value(dsn, "select cardinality(holding) from bridge.worker", value=2, timeout=60)

@@ -38,10 +38,11 @@ _OUTAGE = (ServerError, psycopg.Error)
 class Heartbeat(threading.Thread):
     """Reports every few seconds, also while the event loop stands still (the solo pool runs tasks there)."""
 
-    def __init__(self, joined: Membership, worker: Any) -> None:
+    def __init__(self, joined: Membership, consumer: Any) -> None:
         super().__init__(name="bridge-heartbeat", daemon=True)
         self._joined = joined
-        self._worker = worker
+        self._consumer = consumer
+        self._worker = consumer.controller
         self._stopped = threading.Event()
         self._connection: Connection | None = None
         self._interval = _INTERVAL
@@ -79,7 +80,7 @@ class Heartbeat(threading.Thread):
 
     def _report(self) -> None:
         self._interval = runs.heartbeat_interval(self._connected())
-        held = _held()
+        held = _held(self._consumer)
         cancelled = runs.report_worker(
             self._connected(), self._joined.worker_id, name=self._worker.hostname, pid=os.getpid(),
             pool=self._worker.pool_cls.__module__.rpartition(".")[2], concurrency=self._worker.concurrency or 1,
@@ -100,9 +101,12 @@ class Heartbeat(threading.Thread):
             log.warning("pool %s cannot stop a running task task_id=%s", self._worker.pool_cls, request.id)
 
 
-def _held() -> dict[str, Any]:
-    """Deliveries of active and reserved messages, by token."""
+def _held(consumer: Any) -> dict[str, Any]:
+    """Deliveries of active and reserved messages, and of those that a task's rate limit holds back, by token."""
     requests = {*_copy(state.reserved_requests), *_copy(state.active_requests), *_copy(state.requests.values())}
+    for bucket in _copy(consumer.task_buckets.values()):
+        if bucket is not None:
+            requests.update(request for request, _ in _copy(bucket.contents))
     found = ((Delivery.parse(request.request_dict.get(HEADER)), request) for request in requests)
     return {delivery.token: request for delivery, request in found if delivery is not None}
 

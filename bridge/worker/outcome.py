@@ -15,12 +15,13 @@ from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 from bridge.errors import PermanentError, ServerError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
-from bridge.queries import runs
+from bridge.queries import jobs, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bridge.application import Membership
+    from bridge.queries.jobs import Content
     from bridge.worker.fence import Run
 
 __all__ = [
@@ -124,6 +125,12 @@ def succeeded(joined: Membership, run: Run, result: str | None, beyond: str | No
     """The run returned; its job ends when Postgres has taken the result, which is on its way when this returns."""
     run.settled = True
     joined.channels.get().finish(runs.Finish(run.delivery.seq, run.id, run.delivery.token, "succeeded", result, outcome=beyond))
+
+
+def retried(joined: Membership, run: Run, content: Content) -> None:
+    """The run asked for its own next attempt. An outage is waited out: an error here would end the task as rejected."""
+    run.settled = True
+    patiently(lambda: jobs.retry_run(joined.connections.get(), run.delivery.seq, run.id, run.delivery.token, content))
 
 
 def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, beyond: dict[str, Any] | None) -> Status | None:

@@ -94,7 +94,7 @@ def _on_ready(sender: Any = None, **_: Any) -> None:
     """The consumer is up: report from now on."""
     joined = membership(sender.app)
     if joined is not None:
-        sender.bridge_heartbeat = Heartbeat(joined, sender.controller)
+        sender.bridge_heartbeat = Heartbeat(joined, sender)
         sender.controller.bridge_heartbeat = sender.bridge_heartbeat
         sender.bridge_heartbeat.start()
 

@@ -124,6 +124,11 @@ def slow_hard() -> None:
     time.sleep(60)
 
 
+@app.task(name="kinds.rare", rate_limit="1/h")
+def rare() -> None:
+    """Held back by the worker itself, for an hour."""
+
+
 @app.task(name="kinds.sleep")
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
