@@ -253,8 +253,8 @@ class Drainer:
         """Publish again what the broker has lost.
 
         A published job has no deadline: it may wait behind long tasks or all night without a worker. Its message counts as gone only when
-        no living worker reports it, the broker certainly does not have it, and both are still so after a grace. Queues that no reporting
-        worker consumes are left alone, and so are those that a worker without our plugin consumes: what it took, it does not report.
+        no living worker reports it, the broker certainly does not have it, and both are still so after a grace. Queues that a worker
+        without our plugin consumes are left alone: that worker reports nothing.
 
         Returns:
             How many jobs were published again.
@@ -265,14 +265,10 @@ class Drainer:
             return 0
         missing = broker.missing(suspects)
         dispatch.mark_missing(connection, missing, {suspect.token for suspect in suspects} - missing)
-        reporting = dispatch.reporting_workers(connection)
-        served = set().union(*reporting.values())
-        late = [
-            suspect for suspect in suspects if suspect.token in missing and suspect.missing_since is not None and suspect.queue in served
-        ]
+        late = [one for one in suspects if one.token in missing and one.missing_since is not None]
         if not late:
             return 0
-        silent = broker.silent_workers(set(reporting), {suspect.queue for suspect in late})
+        silent = broker.silent_workers(dispatch.reporting_workers(connection), {suspect.queue for suspect in late})
         for queue, workers in silent.items():
             log.error("not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, len(late), ",".join(sorted(workers)))
         shipment = uuid.uuid4()

@@ -134,6 +134,6 @@ def report_drainer(
     )
 
 
-def reporting_workers(connection: Connection) -> dict[str, set[str]]:
-    """The workers that report to Postgres, by node name, and the queues that each consumes."""
-    return {row[0]: set(row[1]) for row in connection.execute("select name, queues from bridge.workers where status = 'alive'")}
+def reporting_workers(connection: Connection) -> set[str]:
+    """Node names of the workers that report to Postgres."""
+    return {row[0] for row in connection.execute("select name from bridge.workers where status = 'alive'")}
