@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -48,7 +49,7 @@ class Teller:
         """A side has ended."""
 
 
-class Scenario:
+class Scenario(ABC):
     """One comparison.
 
     Attributes:
@@ -75,13 +76,13 @@ class Scenario:
         self.rig = rig
         self.options = options
 
+    @abstractmethod
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Do the work once on one side, from a clean start.
 
         Raises:
             BenchError: a job was lost or done twice.
         """
-        raise NotImplementedError
 
 
 def run(scenario: Scenario, teller: Teller) -> Outcome:
