@@ -136,7 +136,7 @@ class Drainer:
             self._connection.execute("listen bridge_ready")
             log.info("connected to postgres drainer=%s", self.id)
         if self._broker is None:
-            self._broker = open_broker(self._settings.broker_url, timeout=self._settings.timeout)
+            self._broker = open_broker(self._settings.broker_url, timeout=self._settings.timeout, events=self._settings.events)
             self._broker_facts = self._broker.describe()
             log.info("connected to broker %s", " ".join(f"{key}={value}" for key, value in self._broker_facts.items()))
 
@@ -195,6 +195,7 @@ class Drainer:
             dispatch.unclaim(self._postgres(), shipment, seqs)
             raise
         dispatch.mark_published(self._postgres(), shipment, seqs)
+        self._announce(jobs)
         self.published += len(jobs)
         log.debug("published queue=%s jobs=%d shipment=%s", jobs[0].queue, len(jobs), shipment)
         return len(jobs)
@@ -203,6 +204,11 @@ class Drainer:
         if self._broker is None:
             raise PublishError("not connected to the broker")
         self._broker.publish(jobs)
+
+    def _announce(self, jobs: Sequence[Claimed]) -> None:
+        """Tell Flower and its like, after everything that a job waits for."""
+        if self._broker is not None:
+            self._broker.announce(jobs)
 
     def _postgres(self) -> Connection:
         if self._connection is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.dispatch import Claimed
 
-__all__ = ["HEADER", "Delivery", "Envelope", "envelope", "redis_messages", "task_id"]
+__all__ = ["HEADER", "Delivery", "Envelope", "envelope", "headers", "redis_event", "redis_messages", "task_id"]
 
 HEADER = "bridge"
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit
@@ -87,10 +87,26 @@ def envelope(job: Claimed) -> Envelope:
     )
 
 
+def headers(job: Claimed) -> dict[str, Any]:
+    """The message's headers."""
+    return dict(json.loads(_headers(job)))
+
+
 def redis_messages(jobs: Sequence[Claimed]) -> list[bytes]:
     """The messages as kombu's Redis transport stores them, ready for LPUSH: twenty times quicker than publishing one by one."""
     tags = os.urandom(16 * len(jobs)).hex()
     return [_redis_message(job, tags[32 * at : 32 * at + 32]) for at, job in enumerate(jobs)]
+
+
+def redis_event(events: Sequence[dict[str, Any]], exchange: str, routing_key: str) -> bytes:
+    """A message with these events, as kombu's Redis transport publishes to the channel of a fanout exchange."""
+    properties = {
+        "delivery_mode": 1, "delivery_info": {"exchange": exchange, "routing_key": routing_key}, "priority": 0, "body_encoding": "base64",
+        "delivery_tag": os.urandom(16).hex(),
+    }  # fmt: skip
+    body = b2a_base64(json.dumps(events).encode(), newline=False).decode()
+    kind = {"content-encoding": "utf-8", "content-type": "application/json"}
+    return json.dumps({"body": body, **kind, "headers": {}, "properties": properties}).encode()
 
 
 def _redis_message(job: Claimed, tag: str) -> bytes:

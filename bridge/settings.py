@@ -20,7 +20,7 @@ __all__ = ["Settings", "libpq_url", "load", "without_password"]
 
 _PREFIX = "BRIDGE_"
 # Read by the test suite and its scripts, never by the product.
-_FOREIGN = re.compile(r"BRIDGE_(TEST_\w+|REQUIRE_SERVERS)$")
+_FOREIGN = re.compile(r"BRIDGE_(TEST_\w+|REQUIRE_SERVERS|ARTIFACTS)$")
 
 
 class Settings(BaseSettings):
@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     broker_url: str = Field(default="redis://127.0.0.1:6379/0", description="the broker, as Celery takes it")
     tick: Literal["auto", "drainer", "off"] = Field(
         default="auto", description="auto: a drainer ticks when nobody else does; drainer: it always does; off: never"
+    )
+    events: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Celery's event task-sent when publishing; auto: while somebody listens; on: always; off: never"
     )
     queues: str = Field(default="", description="queues a drainer serves, separated by commas; empty: all")
     shipment: int = Field(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from bridge.broker.events import Mode
     from bridge.queries.dispatch import Claimed, Suspect
 
 __all__ = ["Broker", "open_broker"]
@@ -30,6 +31,9 @@ class Broker(Protocol):
             PublishError: it did not; some may have arrived all the same.
         """
 
+    def announce(self, jobs: Sequence[Claimed]) -> None:
+        """Send Celery's event ``task-sent`` of these jobs, while somebody listens; never raises."""
+
     def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
         """Tokens of those suspects whose message is certainly not waiting in the broker."""
 
@@ -43,12 +47,13 @@ class Broker(Protocol):
         """Let go of the connection."""
 
 
-def open_broker(url: str, *, timeout: float) -> Broker:
+def open_broker(url: str, *, timeout: float, events: Mode = "auto") -> Broker:
     """Connect to a broker.
 
     Args:
         url: as Celery takes it.
         timeout: seconds for connecting and for each call.
+        events: whether ``announce`` sends events: "auto" while somebody listens, where that can be known; "on"; "off".
 
     Raises:
         PublishError: it cannot be reached.
@@ -59,5 +64,5 @@ def open_broker(url: str, *, timeout: float) -> Broker:
     except (KeyError, ValueError, ImportError) as error:
         raise SettingError(f"broker url {without_password(url)} cannot be used: {error}", "check BRIDGE_BROKER_URL") from error
     if kind == "redis":
-        return RedisBroker(url, timeout=timeout)
-    return PortableBroker(url, timeout=timeout)
+        return RedisBroker(url, timeout=timeout, events_mode=events)
+    return PortableBroker(url, timeout=timeout, events_mode=events)

@@ -10,6 +10,7 @@ from kombu import Connection, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
 
 from bridge import message
+from bridge.broker import events
 from bridge.errors import PublishError
 from bridge.settings import without_password
 
@@ -27,7 +28,7 @@ _INSPECT_TIMEOUT = 1.0  # seconds that workers have to answer who consumes what
 class PortableBroker:
     """One message at a time through kombu's producer, confirmed where the transport can."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(self, url: str, *, timeout: float, events_mode: events.Mode = "auto") -> None:
         self.url = url
         self.timeout = timeout
         self._shown = without_password(url)
@@ -39,6 +40,8 @@ class PortableBroker:
             self.channel = self._connection.channel()
             self._producer = Producer(self.channel)
         self._declared: set[str] = set()
+        self._events: EventProducer | None = None
+        self._announcer = events.Announcer(events_mode, self.send_events)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -68,6 +71,25 @@ class PortableBroker:
             envelope.body, exchange=exchange, routing_key=routing_key, content_type=envelope.content_type,
             content_encoding=envelope.content_encoding, headers=envelope.headers, timeout=self.timeout, **properties,
         )  # fmt: skip
+
+    def announce(self, jobs: Sequence[Claimed]) -> None:
+        """Send ``task-sent`` of these jobs, while somebody listens; never raises."""
+        self._announcer.announce(jobs)
+
+    def send_events(self, group: list[dict[str, Any]], *, always: bool) -> bool:
+        """Send one group of events; False when nobody took it.
+
+        Raises:
+            PublishError: it could not be sent.
+        """
+        with self.translated():
+            if self._events is None:
+                self._events = EventProducer(self._connection)
+            try:
+                return self._events.send(group, always=always, timeout=self.timeout)
+            except Exception:
+                self._events = None  # an error may have closed its channel
+                raise
 
     def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
         """An empty queue holds none of them; of a queue that is not empty nothing can be said."""
@@ -102,3 +124,32 @@ class PortableBroker:
     def close(self) -> None:
         """Let go of the connection."""
         self._connection.release()
+
+
+class EventProducer:
+    """Sends events on a channel of its own: what happens to it does not touch the jobs' channel."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._channel = connection.channel()
+        self._is_amqp = connection.transport.driver_type == "amqp"
+        self._producer = Producer(self._channel, on_return=self._returned if self._is_amqp else None)
+        Exchange(events.EXCHANGE, type="topic")(self._channel).declare()
+        self._taken = True
+
+    def _returned(self, *_: Any) -> None:
+        self._taken = False
+
+    def send(self, group: list[dict[str, Any]], *, always: bool, timeout: float) -> bool:
+        """RabbitMQ gives back what nobody's queue is bound for. Of the others it is known from the bindings, where those can be seen."""
+        if not (always or self._is_amqp or self._bound()):
+            return False
+        self._taken = True
+        self._producer.publish(
+            group, exchange=events.EXCHANGE, routing_key=events.ROUTING_KEY, serializer="json", delivery_mode=1, mandatory=self._is_amqp,
+            headers={"hostname": events.hostname()}, timeout=timeout,
+        )  # fmt: skip
+        return self._taken
+
+    def _bound(self) -> bool:
+        bindings = getattr(self._channel, "get_table", None)
+        return bindings is not None and bool(bindings(events.EXCHANGE))

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from bridge import message
+from bridge.broker import events
 from bridge.broker.portable import PortableBroker
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ _ORDER = timedelta(seconds=5)  # drainers mark what they published this much out
 class RedisBroker(PortableBroker):
     """Connects as kombu does (TCP, TLS, socket, Sentinel, key prefix), then writes what kombu would have written, many at once."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        super().__init__(url, timeout=timeout)
+    def __init__(self, url: str, *, timeout: float, events_mode: events.Mode = "auto") -> None:
+        super().__init__(url, timeout=timeout, events_mode=events_mode)
         self._client = self.channel._create_client()  # noqa: SLF001 - as kombu makes it: TLS, socket, Sentinel, key prefix
 
     def publish(self, jobs: Sequence[Claimed]) -> None:
@@ -47,6 +48,12 @@ class RedisBroker(PortableBroker):
     def _key(self, queue: str, properties: str | None) -> str:
         priority = json.loads(properties).get("priority") if properties else None
         return str(self.channel._q_for_pri(queue, priority or 0))  # noqa: SLF001 - kombu's own name of the list
+
+    def send_events(self, group: list[dict[str, Any]], *, always: bool) -> bool:  # noqa: ARG002 - sending is asking
+        """PUBLISH to the channel of Celery's event exchange; its answer is the number of listeners."""
+        topic = self.channel._get_publish_topic(events.EXCHANGE, events.ROUTING_KEY)  # noqa: SLF001 - kombu's own name of it
+        with self.translated():
+            return int(self._client.publish(topic, message.redis_event(group, events.EXCHANGE, events.ROUTING_KEY))) > 0
 
     def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
         """A list gives its oldest message first: what is older than a message still in it, and not in it, has left it."""
