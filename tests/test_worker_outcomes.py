@@ -154,6 +154,11 @@ def test_a_second_copy_of_a_message_does_not_run(stack: Stack, tmp_path: Path) -
         client.lpush("celery", *redis_messages([Claimed._make(row or ())] * 2))
         go.touch()
         assert stack.wait(identity)["status"] == "succeeded"
-        wait_until(lambda: client.llen("celery") == 0 and client.hlen("unacked") == 0, 30)
+        wait_until(
+            lambda: (
+                sum(process.log_text().count(f"refused a copy that must not run task_id={identity}") for process in stack.processes) == 2
+            ),
+            30,
+        )
     assert started.read_text().count("\n") == 1
     assert stack.attempts(identity) == [(1, "succeeded")]

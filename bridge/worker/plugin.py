@@ -15,6 +15,7 @@ from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
 from bridge.worker import outcome
+from bridge.worker.acknowledgement import keep_rows_out_of_redis
 from bridge.worker.fence import fence
 from bridge.worker.heartbeat import Heartbeat
 
@@ -26,7 +27,10 @@ _UID = "bridge"
 
 
 class FenceStep(bootsteps.StartStopStep):
-    """Wraps tracers in the main process, where the threads and solo pools run tasks; again after each reconnection, which rebuilds them."""
+    """Prepares a consumer each time it has connected, which makes its channel and its tracers anew.
+
+    The tracers are those of the threads and solo pools, which run tasks in the main process.
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -35,6 +39,7 @@ class FenceStep(bootsteps.StartStopStep):
         joined = membership(parent.app)
         if joined is not None:
             fence(parent.app, joined)
+            keep_rows_out_of_redis(parent.task_consumer.channel)
 
 
 def register(app: Any) -> None:

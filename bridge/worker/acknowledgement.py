@@ -1,0 +1,70 @@
+"""What a worker tells Redis about a message that it holds: nothing, when the message belongs to a row.
+
+Redis knows no acknowledgement, so kombu emulates it: a message is copied into a hash when it arrives and taken out when it is done, in
+two transactions whose answers the worker's main process waits for. That is half of what a small job costs this process. A copy that is
+still there after an hour (``visibility_timeout``) goes back into the queue, also while its task is running. For a row's message the
+row does all of it: it says who runs the job, and is published again when nobody holds its message any more. So such a message is kept
+in the process alone. Other messages are acknowledged as ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport.virtual import QoS
+
+from bridge.message import HEADER, Delivery
+
+__all__ = ["keep_rows_out_of_redis"]
+
+
+def keep_rows_out_of_redis(channel: Any) -> None:
+    """Stop acknowledging rows' messages on a channel of kombu's Redis transport; a channel of another kind stays as it is."""
+    held = getattr(channel, "qos", None)
+    if hasattr(held, "restore_by_tag") and not isinstance(held, _RowQoS):
+        held.__class__ = type("BridgeQoS", (_RowQoS, type(held)), {})
+
+
+class _RowQoS(QoS):
+    """Mixed into kombu's Redis QoS, whose methods it passes over for rows' messages."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message has arrived."""
+        if _is_row(message):
+            QoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """A message is done."""
+        if _is_row(self._delivered.get(delivery_tag)):
+            QoS.ack(self, delivery_tag)
+        else:
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
+        """A message is refused: it goes back to the head of its queue, or away."""
+        message = self._delivered.get(delivery_tag)
+        if not _is_row(message):
+            super().reject(delivery_tag, requeue=requeue)
+            return
+        if requeue:
+            self._put_back(message)
+        QoS.ack(self, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """The worker stops: what it holds goes back to the queue."""
+        for tag, message in list(self._delivered.items()):
+            if _is_row(message):
+                self._put_back(message)
+                del self._delivered[tag]
+        super().restore_unacked(client)
+
+    def _put_back(self, message: Any) -> None:
+        sent = message.delivery_info
+        with self.channel.conn_or_acquire() as client:
+            self.channel._do_restore_message(message._raw, sent["exchange"], sent["routing_key"], client, True)  # noqa: FBT003, SLF001
+
+
+def _is_row(message: Any) -> bool:
+    return message is not None and Delivery.parse((message.headers or {}).get(HEADER)) is not None
