@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import re
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from celery._state import get_current_task
-from kombu.compression import compress
 from kombu.exceptions import OperationalError
-from kombu.serialization import dumps
 
 from bridge import message as wire
 from bridge.application import membership
+from bridge.choice import OPTION
+from bridge.content import OURS, content_of, undelayed
 from bridge.errors import InvalidArgumentError, ServerError
-from bridge.job import job_id
 from bridge.queries import jobs
-from bridge.queries.jobs import Content
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bridge.application import Membership
-    from bridge.worker.fence import Run
+    from bridge.queries.jobs import Content
 
 __all__ = ["RowSender"]
-
-# What json.dumps writes and Postgres does not take: such bodies are kept as bytes.
-_UNFIT = re.compile(r"\\u0000|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]|\b(NaN|-?Infinity)\b", re.IGNORECASE)
-_DEFAULT_RANK = 9
 
 
 class RowSender:
@@ -49,14 +40,53 @@ class RowSender:
             return publish
 
         def send(producer: Any, name: str, message: Any, **options: Any) -> Any:
-            if not joined.takes(name):
+            call = options.pop(OPTION, None)
+            if not _becomes_row(joined, name, message, call, options):
+                _forget_delivery(message.headers, options)
                 return publish(producer, name, message, **options)
             if not message.headers:
                 raise InvalidArgumentError(f"task {name} is sent with task_protocol 1", "set task_protocol = 2, Celery's default since 4.0")
             # The event task-sent belongs to the moment when a drainer publishes.
-            return publish(RowProducer(joined), name, message._replace(sent_event=None), **options)
+            return publish(RowProducer(joined), name, message._replace(sent_event=None), **undelayed(self.app, options))
 
         return send
+
+
+def _becomes_row(joined: Membership, name: str, message: Any, call: object, options: dict[str, Any]) -> bool:
+    """Whether this message becomes a row; Celery's own broker gets the others.
+
+    The next attempt of a run goes the way that the run came, because its id is there: in a row, or in the broker alone.
+    """
+    task = joined.chosen_name(name, message.body)
+    wanted = joined.takes(task, call)
+    own = _own_request((message.headers or {}).get("id"))
+    if own is not None and own.get(wire.HEADER):
+        return True
+    if own is not None and own.get("task") == name and call is None:
+        return False
+    return wanted and not _is_fanout(options)
+
+
+def _is_fanout(options: dict[str, Any]) -> bool:
+    """Whether every worker gets a copy: the fence would admit one of them."""
+    for holder in (options.get("exchange"), getattr(options.get("queue"), "exchange", None)):
+        if getattr(holder, "type", None) == "fanout":
+            return True
+    return options.get("exchange_type") == "fanout"
+
+
+def _forget_delivery(headers: dict[str, Any] | None, options: dict[str, Any]) -> None:
+    """What goes straight to the broker must not carry the delivery of the job that sends it: a worker would refuse it as a copy."""
+    for name in OURS:
+        (headers or {}).pop(name, None)
+    if options.get("headers"):
+        options["headers"] = {name: value for name, value in options["headers"].items() if name not in OURS}
+
+
+def _own_request(task_id: str | None) -> Any:
+    """The request in hand, when the message carries its own id: Task.retry and Task.replace."""
+    request = getattr(get_current_task(), "request", None)
+    return request if request is not None and task_id is not None and request.id == task_id else None
 
 
 class RowConnection:
@@ -76,81 +106,32 @@ class RowProducer:
     def revive(self, channel: Any) -> None:
         """Nothing: a broken connection to Postgres is opened again by the next call."""
 
-    def publish(self, body: Any, *, headers: dict[str, Any], serializer: str, compression: str | None = None, **options: Any) -> None:
+    def publish(self, body: Any, *, headers: dict[str, Any], **options: Any) -> None:
         """Write one task message as a row.
 
         Raises:
             OperationalError: kombu's, when the database cannot be reached: Celery handles that like a lost broker.
         """
-        content = _content(body, dict(headers), serializer, compression, options, reverse=self._is_amqp())
-        run = _own_run(headers["id"])
+        content = content_of(self._joined.app, self._joined.broker_kind, body, headers, options)
+        run = outcome.run_of(_own_request(headers["id"]))
         if run is not None:
             outcome.retried(self._joined, run, content)
             return
         try:
-            jobs.enqueue_message(self._joined.connections.get(), content)
+            self._enqueue(content, again=bool(options.get("retry")))
         except (ServerError, psycopg.OperationalError) as error:
             raise OperationalError(str(error)) from error
 
-    def _is_amqp(self) -> bool:
-        return str(self._joined.app.conf.broker_url or "amqp").startswith(("amqp", "pyamqp", "py-amqp"))
+    def _enqueue(self, content: Content, *, again: bool) -> None:
+        """Write the row; once more when the connection had broken unnoticed, as after a restart of Postgres.
 
-
-def _own_run(task_id: str) -> Run | None:
-    """The run in hand, when the message carries its own id: Task.retry and Task.replace."""
-    task = get_current_task()
-    request = getattr(task, "request", None)
-    if request is None or request.id != task_id:
-        return None
-    return outcome.run_of(request)
-
-
-def _content(
-    body: Any, headers: dict[str, Any], serializer: str, compression: str | None, options: dict[str, Any], *, reverse: bool
-) -> Content:
-    """The row of one message: JSON parts as text, anything else as the bytes that Celery would have sent."""
-    headers.pop(wire.HEADER, None)  # a retry or a child inherits its parent's; each delivery gets its own
-    eta, expires = headers.get("eta"), headers.get("expires")
-    exchange_name = str(getattr(options.get("exchange"), "name", options.get("exchange") or ""))
-    headers["eta"] = None
-    parts = _json_parts(body, serializer, compression)
-    payload, kind, encoding = (None, None, None) if parts else _encoded(body, serializer, compression, headers)
-    args, kwargs, embed = parts or ("[]", "{}", None)
-    routing_key = options.get("routing_key") or ""
-    properties = {
-        key: value for key, value in options.items()
-        if key in {"priority", "delivery_mode", "reply_to", "correlation_id"} and value is not None
-    }  # fmt: skip
-    identity = job_id(headers["id"])
-    return Content(
-        id=identity, task_id=None if str(identity) == headers["id"] else headers["id"], task=headers["task"],
-        queue=routing_key or exchange_name, rank=_rank(options.get("priority"), reverse=reverse),
-        args=args, kwargs=kwargs, embed=embed, payload=payload, content_type=kind, content_encoding=encoding,
-        headers=json.dumps(headers, default=str),
-        properties=json.dumps({**properties, "exchange": exchange_name, "routing_key": routing_key}, default=str),
-        expires_at=datetime.fromisoformat(expires) if expires else None, run_at=datetime.fromisoformat(eta) if eta else None,
-    )  # fmt: skip
-
-
-def _json_parts(body: Any, serializer: str, compression: str | None) -> tuple[str, str, str] | None:
-    if serializer != "json" or compression:
-        return None
-    args, kwargs, embed = (dumps(part, serializer="json")[2] for part in body)
-    return None if _UNFIT.search(args) or _UNFIT.search(kwargs) or _UNFIT.search(embed) else (args, kwargs, embed)
-
-
-def _encoded(body: Any, serializer: str, compression: str | None, headers: dict[str, Any]) -> tuple[bytes, str, str]:
-    kind, encoding, data = dumps(body, serializer=serializer)
-    payload = data.encode() if isinstance(data, str) else data
-    if compression:
-        payload, headers["compression"] = compress(payload, compression)
-    return payload, kind, encoding
-
-
-def _rank(priority: int | None, *, reverse: bool) -> int:
-    """Where a call stands among the ready: 9 is what calls without priority have.
-
-    On RabbitMQ a higher number is sooner (rank 9 - n), on Redis a lower one: 0, the default, is most urgent there (rank 9 + n).
-    """
-    bounded = min(max(priority or 0, 0), 9)
-    return _DEFAULT_RANK - bounded if reverse else _DEFAULT_RANK + bounded
+        That is all there is of ``task_publish_retry``: a caller is not kept waiting for a database that is down. Repeating does no
+        harm: the message has its id, and a live job of that id is left as it is.
+        """
+        connection = self._joined.connections.get()
+        try:
+            jobs.enqueue_message(connection, content)
+        except ServerError:
+            if not (again and connection.closed):
+                raise
+            jobs.enqueue_message(self._joined.connections.get(), content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import uuid
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.utils.imports import symbol_by_name
 
 from bridge import settings as environment
+from bridge.choice import OPTION, Patterns, choice_of
 from bridge.queries.connection import Connections
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Membership", "install", "membership"]
 
+_WRAPPERS = {"celery.map", "celery.starmap"}
+
 
 @dataclass
 class Membership:
@@ -31,8 +33,7 @@ class Membership:
     """
 
     app: Any
-    only: tuple[str, ...]
-    exclude: tuple[str, ...]
+    patterns: Patterns = field(default_factory=Patterns)
     worker_id: uuid.UUID = field(default_factory=uuid.uuid4)
     _channels: tuple[int, Channels] | None = None
 
@@ -55,15 +56,39 @@ class Membership:
             self._channels = (os.getpid(), Channels(self.settings))
         return self._channels[1]
 
-    def takes(self, task: str) -> bool:
-        """Whether calls of this task become rows; the others go straight to the broker."""
-        if self.only and not _matches(task, self.only):
-            return False
-        return not _matches(task, self.exclude)
+    @cached_property
+    def broker_kind(self) -> str:
+        """Kombu's driver type of the application's broker; asking for it connects to nothing."""
+        return str(self.app.connection_for_write().transport.driver_type)
 
+    @cached_property
+    def _effective(self) -> Patterns:
+        """The patterns of ``install``, else the environment's."""
+        names = self.settings.only_names(), self.settings.exclude_names()
+        return self.patterns.or_else(Patterns(*names))
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    def takes(self, task: str, call: object = None) -> bool:
+        """Whether calls of this task become rows; the others go straight to the broker.
+
+        Args:
+            task: its name.
+            call: the option ``bridge`` of this call; None when it has none.
+
+        Raises:
+            InvalidArgumentError: an option is neither True nor False.
+        """
+        chosen = choice_of(call, f"a call of task {task}")
+        if chosen is None:
+            # As Celery looks for a task's options: without finalizing the application.
+            chosen = choice_of(getattr(self.app._tasks.get(task), OPTION, None), f"task {task}")  # noqa: SLF001
+        return self._effective.take(task) if chosen is None else chosen
+
+    @staticmethod
+    def chosen_name(task: str, body: Any) -> str:
+        """Whose options and patterns count: of ``celery.map`` and ``celery.starmap`` those of the task that they call."""
+        if task in _WRAPPERS and isinstance(body, tuple):
+            return str((body[1].get("task") or {}).get("task") or task)
+        return task
 
 
 def install(app: Any, *, only: Iterable[str] | None = None, exclude: Iterable[str] | None = None) -> None:
@@ -75,10 +100,16 @@ def install(app: Any, *, only: Iterable[str] | None = None, exclude: Iterable[st
         app: a Celery application, before its first task call.
         only: patterns (``mail.*``) of the tasks to take; None takes all.
         exclude: patterns of tasks to leave to the broker.
+
+    Raises:
+        InvalidArgumentError: ``only`` or ``exclude`` is no list of texts.
+
+    A task's option (``@app.task(bridge=False)``) wins over these patterns, a call's (``apply_async(bridge=True)``) over both. Where
+    neither list is given, ``BRIDGE_ONLY`` and ``BRIDGE_EXCLUDE`` count.
     """
     if membership(app) is not None:
         return
-    app.bridge = Membership(app, tuple(only or ()), tuple(exclude or ()))
+    app.bridge = Membership(app, Patterns.given(only, exclude))
     _join_amqp(app)
     app.backend_cls = "bridge.backend:make_backend"
     from bridge.worker import plugin  # noqa: PLC0415 - a producer that never starts a worker still registers it: workers are the same app

@@ -49,7 +49,7 @@ def make_backend(app: Any, url: str | None = None, **options: Any) -> Any:
 
 def _joined(app: Any) -> Membership:
     """The application's membership; one that only names us as its backend has not joined, and still needs connections."""
-    return membership(app) or Membership(app, (), ())
+    return membership(app) or Membership(app)
 
 
 class RowWriter(Backend):

@@ -10,12 +10,13 @@ import json
 import os
 from binascii import b2a_base64
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bridge.queries.dispatch import Claimed
 
@@ -73,16 +74,25 @@ def task_id(job: Claimed) -> str:
     return job.task_id or job.id
 
 
-def envelope(job: Claimed) -> Envelope:
-    """The message as parsed parts: the portable way."""
-    properties = json.loads(job.properties) if job.properties else {"exchange": "", "routing_key": job.queue, "priority": 9 - job.rank}
+def envelope(job: Claimed, hook: Callable[[dict[str, Any]], Any] | None = None) -> Envelope:
+    """The message as parsed parts: the portable way.
+
+    Args:
+        job: what to send.
+        hook: brings back what the JSON text of headers and properties could only describe (dates, uuids), as kombu writes it.
+    """
+    properties = {"exchange": "", "routing_key": job.queue, "priority": 9 - job.rank}
+    if job.properties:
+        properties = json.loads(job.properties, object_hook=hook)
+    if job.expires_at is not None:
+        properties["expiration"] = max(0.0, (job.expires_at - datetime.now(UTC)).total_seconds())
     body, content_type, encoding = _body(job)
     return Envelope(
         queue=job.queue,
         body=body,
         content_type=content_type,
         content_encoding=encoding,
-        headers=json.loads(_headers(job)),
+        headers=json.loads(_headers(job), object_hook=hook),
         properties={"correlation_id": task_id(job), "reply_to": "", "delivery_mode": 2, **properties},
     )
 
@@ -126,6 +136,7 @@ def _redis_properties(job: Claimed, tag: str) -> str:
         )
     given = json.loads(job.properties)
     route = {"exchange": given.pop("exchange", ""), "routing_key": given.pop("routing_key", job.queue)}
+    given.pop("declare", None)
     standard = {"correlation_id": task_id(job), "reply_to": "", "delivery_mode": 2, "priority": 0}
     return json.dumps({**standard, **given, "body_encoding": "base64", "delivery_info": route, "delivery_tag": tag})
 

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
         default="auto", description="Celery's event task-sent when publishing; auto: while somebody listens; on: always; off: never"
     )
     queues: str = Field(default="", description="queues a drainer serves, separated by commas; empty: all")
+    only: str = Field(default="", description="patterns of the tasks whose calls become rows, separated by commas; empty: all")
+    exclude: str = Field(default="", description="patterns of tasks to leave to the broker, separated by commas; a task's option wins")
     shipment: int = Field(
         default=1000, ge=1, le=10_000, description="most jobs published together; more = fewer round trips, later first job"
     )
@@ -69,7 +71,19 @@ class Settings(BaseSettings):
 
     def queue_names(self) -> frozenset[str]:
         """The queues to serve; empty means all."""
-        return frozenset(name.strip() for name in self.queues.split(",") if name.strip())
+        return frozenset(_parts(self.queues))
+
+    def only_names(self) -> tuple[str, ...]:
+        """Patterns of the tasks to take, where the application names none."""
+        return _parts(self.only)
+
+    def exclude_names(self) -> tuple[str, ...]:
+        """Patterns of tasks to leave to the broker, where the application names none."""
+        return _parts(self.exclude)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def load() -> Settings:

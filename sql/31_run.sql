@@ -323,7 +323,9 @@ begin
   if v_row.seq is null then
     return false;
   end if;
-  update bridge.job j set task = p_task, queue = p_queue, rank = p_rank, args = p_args, kwargs = p_kwargs, embed = p_embed, payload = p_payload,
+  -- A job made in SQL has its rank from there, and its message no word of it: only a priority that changed moves it.
+  update bridge.job j set task = p_task, queue = p_queue, rank = case when coalesce(j.properties->>'priority', '0') =
+      coalesce(p_properties->>'priority', '0') then j.rank else p_rank end, args = p_args, kwargs = p_kwargs, embed = p_embed, payload = p_payload,
     content_type = p_content_type, content_encoding = p_content_encoding, headers = p_headers, properties = p_properties, size = v_size,
     expires_at = p_expires_at
   where j.seq = p_seq;

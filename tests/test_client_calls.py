@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from celery import Celery
-from kombu.exceptions import OperationalError
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session as OrmSession
 
@@ -216,40 +215,6 @@ def test_install_reads_no_configuration_that_the_user_sets_later() -> None:
     assert not app.configured
     app.conf.update(task_default_queue="set later")
     assert app.conf.task_default_queue == "set later"
-
-
-def test_only_the_tasks_that_were_named_become_rows(db: Session) -> None:
-    app = Celery("some", broker="memory://", set_as_current=False)
-    bridge.install(app, only=["mail.*"], exclude=["mail.debug"])
-    for name in ("mail.send", "mail.debug", "other"):
-        app.send_task(name)
-    assert db.rows("select task from bridge.jobs") == [("mail.send",)]
-
-
-def test_an_unreachable_database_looks_to_celery_like_a_lost_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", "postgresql://127.0.0.1:1/none")
-    app = Celery("lost", broker="memory://", set_as_current=False)
-    bridge.install(app)
-    with pytest.raises(OperationalError, match="cannot reach"):
-        app.send_task("a.task")
-
-
-def test_the_old_message_protocol_is_refused_in_words(db: Session) -> None:
-    app = Celery("old", broker="memory://", set_as_current=False)
-    app.conf.task_protocol = 1
-    bridge.install(app)
-    with pytest.raises(InvalidArgumentError, match="task_protocol 1: set task_protocol = 2"):
-        app.send_task("a.task")
-    assert db.one("select count(*) from bridge.jobs") == 0
-
-
-def test_a_message_says_what_it_meant_on_the_apps_broker_about_priority(db: Session) -> None:
-    for broker, priority in [("redis://x", 3), ("redis://x", None), ("pyamqp://x", 3), ("pyamqp://x", None)]:
-        app = Celery("priorities", broker=broker, set_as_current=False)
-        bridge.install(app)
-        app.send_task(f"{broker}.{priority}".replace("/", ""), priority=priority)
-    order = [row[0] for row in db.rows("select task from bridge.job order by rank, seq")]
-    assert order == ["pyamqp:x.3", "redis:x.None", "pyamqp:x.None", "redis:x.3"]
 
 
 def test_an_unknown_setting_is_refused_with_the_name_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_a_call_with_celery_counts_one_attempt(app: Any, stack: Stack) -> None:
 def test_states_are_those_that_celery_knows(app: Any, tmp_path: Path) -> None:
     result = app.send_task("kinds.hold", (str(tmp_path / "started"), str(tmp_path / "go")), countdown=0.5)
     seen = {result.state}
-    wait_until(lambda: seen.add(result.state) or result.state == "STARTED", 30)  # type: ignore[func-returns-value]
+    wait_until(lambda: seen.add(state := result.state) or state == "STARTED", 30)  # type: ignore[func-returns-value]
     (tmp_path / "go").touch()
     assert result.get(timeout=30) == "held"
     assert (seen, result.state) == ({"PENDING", "STARTED"}, "SUCCESS")

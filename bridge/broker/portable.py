@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kombu import Connection, Exchange, Producer, Queue
+from kombu import Connection, Exchange, Producer, Queue, binding
 from kombu.exceptions import OperationalError
+from kombu.utils.json import object_hook
 
 from bridge import message
 from bridge.broker import events
@@ -59,14 +61,12 @@ class PortableBroker:
         """Publish one by one; the last confirmation is in when this returns."""
         with self.translated():
             for job in jobs:
-                self._publish(message.envelope(job))
+                self._publish(message.envelope(job, object_hook))
 
     def _publish(self, envelope: message.Envelope) -> None:
         properties = dict(envelope.properties)
         exchange, routing_key = properties.pop("exchange", ""), properties.pop("routing_key", envelope.queue)
-        if not exchange and routing_key not in self._declared:
-            Queue(routing_key, Exchange(routing_key), routing_key=routing_key)(self.channel).declare()
-            self._declared.add(routing_key)
+        self._declare(exchange, routing_key, properties.pop("declare", None))
         self._producer.publish(
             envelope.body, exchange=exchange, routing_key=routing_key, content_type=envelope.content_type,
             content_encoding=envelope.content_encoding, headers=envelope.headers, timeout=self.timeout, **properties,
@@ -90,6 +90,17 @@ class PortableBroker:
             except Exception:
                 self._events = None  # an error may have closed its channel
                 raise
+
+    def _declare(self, exchange: str, routing_key: str, entities: list[dict[str, Any]] | None) -> None:
+        """Declare what a message needs, once a connection: what its caller would have declared, else a plain queue."""
+        key = json.dumps(entities) if entities else routing_key
+        if key in self._declared or (exchange and not entities):
+            return
+        for entity in entities or ():
+            _entity(entity)(self.channel).declare()
+        if not entities:
+            Queue(routing_key, Exchange(routing_key), routing_key=routing_key)(self.channel).declare()
+        self._declared.add(key)
 
     def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
         """An empty queue holds none of them; of a queue that is not empty nothing can be said."""
@@ -153,3 +164,15 @@ class EventProducer:
     def _bound(self) -> bool:
         bindings = getattr(self._channel, "get_table", None)
         return bindings is not None and bool(bindings(events.EXCHANGE))
+
+
+def _entity(declaration: dict[str, Any]) -> Queue | Exchange:
+    """The queue or exchange that bridge.content has described."""
+    options = {name: value for name, value in declaration.items() if name != "kind"}
+    if declaration["kind"] == "exchange":
+        return Exchange(**options)
+    if options.get("exchange"):
+        options["exchange"] = Exchange(**options["exchange"])
+    if options.get("bindings"):
+        options["bindings"] = [binding(**{**one, "exchange": Exchange(**one["exchange"])}) for one in options["bindings"]]
+    return Queue(**options)

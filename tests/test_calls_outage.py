@@ -1,0 +1,143 @@
+"""Calls while something is down, from threads and forked processes, in eager mode; and the signals that go with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from celery import chain, chord, group, signals
+from fix_servers import ROOT
+from kombu.exceptions import OperationalError
+
+if TYPE_CHECKING:
+    from fix_calls import MakeApp
+    from fix_sql import Session
+
+NOWHERE = "postgresql://127.0.0.1:1/none"
+
+
+@pytest.mark.parametrize("retry", [True, False])
+def test_a_call_while_postgres_is_down_fails_at_once_as_with_a_lost_broker(
+    make_caller: MakeApp, monkeypatch: pytest.MonkeyPatch, *, retry: bool
+) -> None:
+    app = make_caller(task_publish_retry=retry, task_publish_retry_policy={"max_retries": None, "interval_start": 60})
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", NOWHERE)
+    begun = time.monotonic()
+    with pytest.raises(OperationalError, match="cannot reach"):
+        app.send_task("calls.lost")
+    assert time.monotonic() - begun < 3
+
+
+def test_a_connection_that_broke_unnoticed_costs_no_call(caller: Any, dsn: str, db: Session) -> None:
+    caller.send_task("calls.first")
+    ours = caller.bridge.connections.get().info.backend_pid
+    with psycopg.connect(dsn) as other:
+        other.execute("select pg_terminate_backend(%s, 5000)", (ours,))
+    caller.send_task("calls.second")
+    assert db.one("select count(*) from bridge.jobs") == 2
+
+
+def test_a_call_that_must_not_be_repeated_is_not(caller: Any, dsn: str, db: Session) -> None:
+    caller.send_task("calls.first")
+    with psycopg.connect(dsn) as other:
+        other.execute("select pg_terminate_backend(%s, 5000)", (caller.bridge.connections.get().info.backend_pid,))
+    with pytest.raises(OperationalError):
+        caller.send_task("calls.second", retry=False)
+    caller.send_task("calls.third")
+    assert [row[0] for row in db.rows("select task from bridge.jobs order by created_at")] == ["calls.first", "calls.third"]
+
+
+def test_eager_mode_never_touches_the_database(make_caller: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_caller(task_always_eager=True, task_store_eager_result=True)
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", NOWHERE)
+
+    @app.task(name="calls.add")
+    def add(left: int, right: int) -> int:
+        return left + right
+
+    @app.task(name="calls.total")
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    @app.task(name="calls.flaky", bind=True, default_retry_delay=0)
+    def flaky(self: Any) -> int:
+        if self.request.retries < 2:
+            raise self.retry(exc=ValueError("again"))
+        return int(self.request.retries)
+
+    assert add.apply_async((1, 2), bridge=True).get() == 3
+    assert chain(add.s(1, 2), add.s(3), app=app)().get() == 6
+    assert group([add.s(1, 2), add.s(3, 4)], app=app)().get() == [3, 7]
+    assert chord([add.s(1, 2), add.s(3, 4)], total.s(), app=app)().get() == 10
+    assert flaky.delay().get() == 2
+
+
+def test_signals_around_a_call_see_final_values_and_the_first_may_change_them(caller: Any, db: Session) -> None:
+    seen: dict[str, Any] = {}
+
+    def before(sender: str, headers: Any, properties: Any, routing_key: str, **_: Any) -> None:
+        seen["before"] = (sender, routing_key, db.one("select count(*) from bridge.jobs"))
+        headers["trace"] = "t-1"
+        properties["priority"] = 7
+
+    def after(sender: str, headers: Any, body: Any, **_: Any) -> None:
+        seen["after"] = (sender, headers["trace"], body[0], db.one("select count(*) from bridge.jobs"))
+
+    signals.before_task_publish.connect(before)
+    signals.after_task_publish.connect(after)
+    try:
+        caller.send_task("calls.seen", (1,), queue="q")
+    finally:
+        signals.before_task_publish.disconnect(before)
+        signals.after_task_publish.disconnect(after)
+    assert seen == {"before": ("calls.seen", "q", 0), "after": ("calls.seen", "t-1", (1,), 1)}
+    assert db.rows("select headers ->> 'trace', properties ->> 'priority', rank from bridge.job") == [("t-1", "7", 16)]
+
+
+def test_a_call_that_celery_refuses_makes_no_row(caller: Any, db: Session) -> None:
+    with pytest.raises(TypeError, match="task args must be a list or tuple"):
+        caller.send_task("calls.wrong", 5)
+    assert db.one("select count(*) from bridge.jobs") == 0
+
+
+def test_calls_from_many_threads_each_make_their_row(caller: Any, db: Session) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda number: caller.send_task("calls.thread", (number,)).id, range(200)))
+    assert {row[0] for row in db.rows("select id::text from bridge.jobs")} == set(ids)
+    assert sorted(row[0] for row in db.rows("select (args ->> 0)::int from bridge.jobs")) == list(range(200))
+
+
+FORKING = """
+import os
+from celery import Celery
+import bridge
+app = Celery("forking", broker="redis://127.0.0.1:1/0", backend="bridge://")
+bridge.install(app)
+app.send_task("calls.master")  # as a server that loads its application before it forks
+backend = app.bridge.connections.get().info.backend_pid
+children = []
+for number in range(3):
+    child = os.fork()
+    if not child:
+        for _ in range(5):
+            app.send_task("calls.child")
+        raise SystemExit(0)
+    children.append(child)
+app.send_task("calls.master")
+assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+app.send_task("calls.master")
+assert app.bridge.connections.get().info.backend_pid == backend, "a child ended its parent's session"
+"""
+
+
+def test_calls_before_and_after_a_fork_leave_each_other_alone(dsn: str, db: Session) -> None:
+    environment = {**os.environ, "BRIDGE_DATABASE_URL": dsn, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", FORKING], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(db.rows("select task, count(*) from bridge.jobs group by 1")) == [("calls.child", 15), ("calls.master", 3)]
