@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "files", "install", "install_pipeline", "installed_version", "script"]
 
+# Whether pg_cron's launcher has read its table since a moment; unknown to roles that may not see its state.
+_HEARD = "select bool_and(state_change > %s) from pg_stat_activity where backend_type = 'pg_cron launcher'"
+_HEARD_EVERY, _HEARD_TRIES = 0.25, 12  # seconds, and how often: the launcher looks once a second
 _LOCK = "select pg_advisory_xact_lock(hashtextextended('bridge.install', 0))"
 
 
@@ -60,6 +65,7 @@ def install(dsn: str, *, timeout: float = 10.0) -> str:
                 connection.execute(_LOCK)
                 connection.execute(script().encode())
                 row = connection.execute("select bridge.register_cron()").fetchone()
+            _announce(connection)
         except psycopg.Error as error:
             raise (from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint) or error) from error
     return f"schema bridge {bridge.__version__} is installed; {row[0] if row else ''}"
@@ -79,10 +85,24 @@ def install_pipeline(dsn: str, folder: Path, *, timeout: float = 10.0) -> int:
     if not texts:
         raise SchemaError(f"no SQL files in {folder}", "name a pipeline of the checkout you stand in, for example media")
     check(dsn, timeout=timeout)
-    with _connect(dsn, timeout) as connection, connection.transaction():
-        for text in texts:
-            connection.execute(text.encode())
+    with _connect(dsn, timeout) as connection:
+        with connection.transaction():
+            for text in texts:
+                connection.execute(text.encode())
+        with suppress(psycopg.errors.InsufficientPrivilege):  # a pipeline may belong to another role than the bridge
+            _announce(connection)
     return len(texts)
+
+
+def _announce(connection: psycopg.Connection) -> None:
+    """Repeat to pg_cron what it may have missed, until it has read its table (see bridge.announce_cron)."""
+    since = connection.execute("select clock_timestamp()").fetchone()
+    for _ in range(_HEARD_TRIES):
+        announced = connection.execute("select bridge.announce_cron()").fetchone()
+        heard = connection.execute(_HEARD, since).fetchone()
+        if announced == (0,) or heard == (True,):
+            break
+        time.sleep(_HEARD_EVERY)
 
 
 def installed_version(dsn: str, *, timeout: float = 10.0) -> str | None:

@@ -179,6 +179,9 @@ begin
     || bridge.sweep(p_limit, p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
     v_counts := v_counts || jsonb_build_object('days', bridge.make_days());
+    if p_source <> 'pg_cron' then
+      perform bridge.announce_cron();  -- it may be there and not know
+    end if;
   end if;
   return v_counts;
 end

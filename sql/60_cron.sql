@@ -37,6 +37,24 @@ begin
 end
 $$;
 
+create or replace function bridge.announce_cron() returns integer language plpgsql set search_path = '' as $$
+  -- Have pg_cron read its table again, by repeating our entries as they are, in a transaction that does nothing else.
+  --
+  -- A commit with thousands of catalog changes, as an install is, overruns Postgres's queue of notices; sessions are then told to forget
+  -- everything they know. Up to 1.6.7 pg_cron's launcher does not take that as a word about its own table, and never sees the new entries.
+  --
+  -- Returns  how many entries; 0 without pg_cron, the right to schedule, or entries of this role
+declare
+  v_count integer := 0;
+begin
+  if has_schema_privilege(to_regnamespace('cron'), 'usage') and has_function_privilege(to_regprocedure('cron.schedule(text, text, text)'), 'execute') then
+    select count(cron.schedule(c.jobname, c.schedule, c.command)) into v_count from cron.job c
+    where c.username = current_user and c.jobname in ('bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database());
+  end if;
+  return v_count;
+end
+$$;
+
 create or replace function bridge.unregister_cron() returns integer language plpgsql set search_path = '' as $$
   -- Remove our entries from pg_cron. Returns how many there were.
 declare

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -10,6 +13,8 @@ from fix_servers import wait_for_row, wait_for_value, wait_until
 from fix_sql import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fix_servers import StartDrainer
 
 MINUTE = 75.0  # seconds until pg_cron's next minute has begun, and a bit
@@ -123,6 +128,30 @@ def test_the_loop_within_a_minute_ticks_and_commits_each_time(cron: Session) -> 
         assert looked.status(second) == "scheduled"
         wait_until(lambda: looked.status(second) == "queued", 20)
         assert looked.one("select source from bridge.tick_state") == "pg_cron"
+
+
+@pytest.fixture
+def deaf_launcher(cron: Session) -> Iterator[int]:
+    """The pid of pg_cron's launcher, stopped; it goes on after the test at the latest."""
+    pid = int(cron.one("select pid from pg_stat_activity where backend_type = 'pg_cron launcher'"))
+    os.kill(pid, signal.SIGSTOP)
+    yield pid
+    os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.timeout(300)
+def test_pg_cron_runs_an_entry_that_its_launcher_was_too_late_to_hear_of(cron: Session, deaf_launcher: int) -> None:
+    from bridge import schema
+
+    # The notices of one install are more than the queue holds: all that the launcher is told is to forget everything.
+    cron.do("drop schema bridge cascade")
+    cron.do("select cron.unschedule(jobid) from cron.job")
+    installing = threading.Thread(target=schema.install, args=(cron.dsn,))
+    installing.start()
+    wait_for_row(cron.dsn, "select 1 from cron.job")
+    os.kill(deaf_launcher, signal.SIGCONT)
+    installing.join()
+    wait_for_row(cron.dsn, "select 1 from cron.job_run_details where command like '%%tick%%'", timeout=MINUTE)
 
 
 @pytest.mark.timeout(300)
