@@ -7,18 +7,21 @@ uses) the application's own backend keeps results as it did, and the row follows
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
-from celery import states
+from celery import group, states
 from celery.app import backends
 from celery.backends.base import Backend, BaseBackend
 from celery.exceptions import Reject, WorkerLostError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from bridge.application import Membership, membership
+from bridge.choice import OPTION
 from bridge.errors import PermanentError
 from bridge.job import Job, Status, job_id
 from bridge.queries import jobs
+from bridge.queries.runs import NeverRan
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
@@ -78,9 +81,15 @@ class RowWriter(Backend):
         self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, store_result: bool = True,
         call_errbacks: bool = True, state: str = states.FAILURE,
     ) -> None:  # fmt: skip
-        """Celery's hook: a task failed. The row decides whether that was the last attempt; only then does what follows a failure happen."""
-        ended = self._end_failed(exc, traceback, request)
-        if ended is None or ended.final:
+        """Celery's hook: a task failed. The row decides whether that was the last attempt; only then does what follows a failure happen.
+
+        Celery reports some failures twice (a hard time limit), and a run that has been superseded reports one that does not count:
+        what the row does not take is not passed on either.
+        """
+        ended = self._end_failed(exc, traceback, request) if outcome.is_of_a_row(request) else Status.FAILED
+        if ended is None:
+            return
+        if ended.final:
             super().mark_as_failure(
                 task_id,
                 exc,
@@ -96,7 +105,7 @@ class RowWriter(Backend):
     def _end_failed(self, exc: Any, traceback: str | None, request: Any) -> Status | None:
         run, delivery = outcome.run_of(request), outcome.delivery_of(request)
         if run is not None:
-            final = isinstance(exc, PermanentError | Reject)  # the threads pool has the run here too
+            final = isinstance(exc, PermanentError | Reject)
             return outcome.failed(self._bridge, run, outcome.error_of(exc, traceback), final=final, beyond=self._beyond(exc))
         if delivery is None:
             return None
@@ -124,13 +133,46 @@ class RowWriter(Backend):
 
     def store_result(self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
         """Celery's hook for every state, ``update_state`` with a state of the user's own among them."""
-        self._note_progress(result, state, request)
+        self._note(task_id, result, state, request)
         return super().store_result(task_id, result, state, traceback=traceback, request=request, **options)
 
-    def _note_progress(self, result: Any, state: str, request: Any) -> None:
+    def chord_error_from_stack(self, callback: Any, exc: Any = None) -> Any:
+        """Celery's hook: a part of a chord failed, so its body will never run."""
+        error = exc if exc is not None else sys.exc_info()[1]
+        stored = super().chord_error_from_stack(callback, exc=exc)
+        for body in callback.tasks if isinstance(callback, group) else [callback]:
+            self._note_never_ran(body, error)
+        return stored
+
+    def _note(self, task_id: str, result: Any, state: str, request: Any) -> None:
+        """What the row should know of a stored state: progress, and a task that waited for one that failed."""
         run = outcome.run_of(request)
-        if run is not None and state not in states.ALL_STATES:
-            outcome.progressed(self._bridge, run, {"state": state, "meta": result})
+        if run is not None:
+            run.noted = (state, result)
+            if state not in states.ALL_STATES:
+                outcome.progressed(self._bridge, run, {"state": state, "meta": result})
+        elif state in states.PROPAGATE_STATES and _is_step(request):
+            self._note_never_ran(request, result)
+
+    def _note_never_ran(self, step: Any, exc: Any) -> None:
+        """Give a signature that will never run its row.
+
+        Args:
+            step: a signature, or the context that Celery makes of one.
+            exc: what the task that it waited for failed with.
+        """
+        task_id, name = step.options.get("task_id"), step.task
+        if task_id is None or not name or not self._bridge.takes(name, step.options.get(OPTION)):
+            return
+        identity, parents = job_id(task_id), outcome.error_of(exc, None)
+        message = f"a task that it waits for failed: {parents['type']}: {parents['message']}"
+        error = {**parents, "type": "ParentFailed", "message": message, "state": states.FAILURE, **(self._beyond(exc) or {})}
+        queue = self.app.amqp.router.route(dict(step.options), name)["queue"]
+        args, kwargs = outcome.argument_texts(step.args, step.kwargs)
+        kept = None if str(identity) == task_id else task_id
+        outcome.never_ran(
+            self._bridge, NeverRan(identity, kept, name, getattr(queue, "name", queue), args, kwargs, outcome.json_text(error))
+        )
 
     def _beyond(self, exc: Any) -> dict[str, Any] | None:
         """What rebuilding the exception needs beyond its text."""
@@ -150,7 +192,7 @@ class BridgeBackend(RowWriter, BaseBackend):
 
     def store_result(self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any) -> Any:
         """Final states are written by the hooks above, with their run; a state of the user's own is progress."""
-        self._note_progress(result, state, request)
+        self._note(task_id, result, state, request)
         return result
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
@@ -167,7 +209,7 @@ class BridgeBackend(RowWriter, BaseBackend):
     def _meta(self, task_id: str, job: Job | None) -> dict[str, Any]:
         if job is None:
             return {"status": states.PENDING, "result": None, "traceback": None, "children": [], "task_id": task_id}
-        state = _STATES.get(job.status, states.RETRY if job.error else states.PENDING)
+        state = (job.error or {}).get("state") or _STATES.get(job.status, states.RETRY if job.error else states.PENDING)
         result: Any = json.loads(job.outcome["json"]) if job.outcome and "json" in job.outcome else job.result
         if job.status is Status.RUNNING and job.progress and "state" in job.progress:
             state, result = job.progress["state"], job.progress.get("meta")
@@ -206,6 +248,11 @@ class BridgeBackend(RowWriter, BaseBackend):
     def _forget(self, task_id: str) -> None:
         """Rows are kept for their retention: forgetting empties the cache only."""
         self._cache.pop(task_id, None)
+
+
+def _is_step(request: Any) -> bool:
+    """Whether this is no request but a later step of a failed chain, of which Celery makes a context to store its failure."""
+    return isinstance(getattr(request, "options", None), dict) and hasattr(request, "immutable")
 
 
 def _exception(job: Job) -> dict[str, Any]:

@@ -136,3 +136,28 @@ create or replace function bridge.forget_waiter(p_ids uuid[]) returns void langu
   begin atomic
     delete from bridge.waiter where id = any (p_ids);
   end;
+
+create or replace function bridge.never_ran(p_id uuid, p_task_id text, p_task text, p_queue text, p_args json, p_kwargs json, p_error json)
+  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- A task that waited for one that failed (a later step of a chain, the body of a chord) will never run: a row says so, under the id
+  -- that its caller has in hand. It is cancelled, like a job whose parent failed, so that redriving what failed does not run it by itself:
+  -- when the parent is run again and succeeds, the task is enqueued anew under this id.
+  --
+  -- Returns  false when a job of that id exists: nothing was written
+declare
+  v_seq bigint;
+begin
+  if exists (select from bridge.finished f where f.id = p_id) then
+    return false;
+  end if;
+  insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, size, max_attempts, run_at, created_at, updated_at)
+  values (p_id, p_task_id, p_task, p_queue, 9, p_args, p_kwargs, octet_length(p_args::text) + octet_length(p_kwargs::text), 1,
+    clock_timestamp(), clock_timestamp(), clock_timestamp())
+  on conflict (id) do nothing returning seq into v_seq;
+  if v_seq is null then
+    return false;
+  end if;
+  perform bridge.end_job(v_seq, 'cancelled', null, p_error, null, 0, null, null, null, null);
+  return true;
+end
+$$;

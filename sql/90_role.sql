@@ -25,7 +25,7 @@ create or replace function bridge.grant_all() returns void language plpgsql set 
 declare
   v_rights constant jsonb := '{
     "bridge_producer": ["enqueue", "enqueue_many", "enqueue_message", "version"],
-    "bridge_worker": ["enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose",
+    "bridge_worker": ["enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose", "never_ran",
       "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter"],
     "bridge_operator": ["enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",

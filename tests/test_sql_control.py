@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from fix_servers import wait_until
 from fix_sql import Session
+from invariants import assert_sound
 
 NOBODY = uuid.UUID("00000000-0000-4000-8000-000000000000")
 
@@ -213,3 +214,27 @@ def test_retrying_what_failed_may_be_narrowed(db: Session, options: str, count: 
     fail_some(db)
     assert db.one(f"select bridge.retry_failed({options})") == count
     assert db.one("select count(*) from bridge.failed_jobs") == 3 - count
+
+
+NEVER_RAN = """select bridge.never_ran(%s, 'step-2', 'a.step', 'q', '[1]', '{"k": 2}', '{"type": "ParentFailed", "message": "m"}')"""
+
+
+def test_a_task_that_will_never_run_has_a_row_that_retrying_all_failed_ones_leaves_alone(db: Session) -> None:
+    identity = uuid.uuid4()
+    assert db.one(NEVER_RAN, identity) is True
+    row = db.rows("select task_id, task, queue, args, kwargs, status, attempts, error ->> 'type' from bridge.jobs where id = %s", identity)
+    assert row == [("step-2", "a.step", "q", [1], {"k": 2}, "cancelled", 0, "ParentFailed")]
+    assert db.one("select bridge.retry_failed()") == 0
+    assert_sound(db.dsn)
+
+
+@pytest.mark.parametrize("place", ["scheduled", "queued", "running", "finished"])
+def test_a_job_that_exists_is_not_said_to_have_never_run(db: Session, place: str) -> None:
+    if place == "finished":
+        identity = db.enqueue()
+        db.finish(*db.run())
+    else:
+        identity = put(db, place)
+    status = db.status(identity)
+    assert db.one(NEVER_RAN, identity) is False
+    assert db.status(identity) == status

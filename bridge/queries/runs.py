@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Finish",
+    "NeverRan",
     "end_delivery",
     "fail",
     "finish",
     "heartbeat_interval",
     "lose",
     "make_days",
+    "never_ran",
     "progress",
     "report_worker",
     "start",
@@ -55,6 +57,19 @@ class Finish:
         """The parameters of ``bridge.finish``."""
         texts = (self.status, self.result, self.error, self.outcome, self.token)
         return [b"%d" % self.seq, self.run.hex.encode(), *(None if text is None else text.encode() for text in texts)]
+
+
+@dataclass(frozen=True, slots=True)
+class NeverRan:
+    """A task that waited for one that failed; JSON parts are text."""
+
+    id: UUID
+    task_id: str | None
+    task: str
+    queue: str
+    args: str
+    kwargs: str
+    error: str
 
 
 def start(connection: Connection, seq: int, token: str, worker: UUID, pid: int) -> UUID | None:
@@ -155,6 +170,19 @@ def _status(connection: Connection, query: str, values: tuple[Any, ...]) -> str 
             make_days(connection)
             row = connection.execute(query.encode(), values).fetchone()
     return row[0] if row else None
+
+
+def never_ran(connection: Connection, job: NeverRan) -> bool:
+    """Write the row of a task that will never run; False when there is one of that id already."""
+    values = (job.id, job.task_id, job.task, job.queue, job.args, job.kwargs, job.error)
+    query = b"select bridge.never_ran(%s, %s, %s, %s, %s, %s, %s)"
+    with translated():
+        try:
+            row = connection.execute(query, values).fetchone()
+        except psycopg.errors.CheckViolation:
+            make_days(connection)
+            row = connection.execute(query, values).fetchone()
+    return bool(row and row[0])
 
 
 def progress(connection: Connection, seq: int, run: UUID, value: str) -> bool:

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import traceback as tracebacks
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from billiard import common
+from billiard.common import human_status
+from celery.app.task import Context
 from celery.app.trace import build_tracer, trace_ok_t
-from celery.states import IGNORED, REJECTED
+from celery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate
+from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from bridge.errors import ServerError
@@ -45,6 +51,7 @@ class Run:
     delivery: Delivery
     id: UUID
     settled: bool = False
+    noted: tuple[str, Any] | None = None  # the last state that was stored, with its result: what counts of a task that raises Ignore
 
 
 def fence(app: Any, joined: Membership) -> None:
@@ -52,10 +59,10 @@ def fence(app: Any, joined: Membership) -> None:
     for task in app.tasks.values():
         trace = task.__dict__.get("__trace__") or task.__trace__
         if not getattr(trace, "fenced", False):
-            task.__trace__ = _fenced(trace or build_tracer(task.name, task, app.loader, app=app), joined)
+            task.__trace__ = _fenced(task, trace or build_tracer(task.name, task, app.loader, app=app), joined)
 
 
-def _fenced(trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]:
+def _fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]:
     @wraps(trace)
     def fenced_trace(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         delivery = Delivery.parse((request or {}).get(HEADER))
@@ -66,9 +73,17 @@ def _fenced(trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]
             log.info("refused a copy that must not run task_id=%s delivery=%s", task_id, delivery)
             return trace_ok_t(None, None, 0.0, "refused: another copy of this delivery ran, or the job was cancelled")
         request["bridge_run"] = run
-        traced = trace(task_id, args, kwargs, request)
+        try:
+            traced = trace(task_id, args, kwargs, request)
+        except MemoryError as error:
+            _report(task, request, error)
+            raise TaskMemoryError(str(error)) from None
+        except BaseException as left:
+            if not isinstance(left, Exception) and not _is_told_to_stop(left):
+                _report(task, request, _as_celery_names_it(left))
+            raise
         if not run.settled:
-            _settle(joined, run, traced[1])
+            _settle(joined, task, request, traced[1])
         if isinstance(getattr(traced[0], "exception", None), MemoryError):
             # The row has the true error. To the main process, which ends the whole worker on a MemoryError, it goes by another name.
             traced[0].exception = TaskMemoryError(str(traced[0].exception))
@@ -76,6 +91,29 @@ def _fenced(trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]
 
     fenced_trace.fenced = True  # type: ignore[attr-defined]
     return fenced_trace
+
+
+def _is_told_to_stop(left: BaseException) -> bool:
+    """Whether the process ends, and its task only with it: that is a loss, which whoever notices the death reports."""
+    return isinstance(left, WorkerShutdown | WorkerTerminate) or type(left).__name__ == "GreenletExit" or common._should_have_exited[0]  # noqa: SLF001
+
+
+def _as_celery_names_it(left: BaseException) -> BaseException:
+    """A task that leaves its process is a lost worker to Celery. Were it raised by ``get``, SystemExit would end the caller too."""
+    if not isinstance(left, SystemExit):
+        return left
+    code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    lost: BaseException = WorkerLostError(f"Worker exited prematurely: {human_status(code)}.")
+    return lost
+
+
+def _report(task: Any, request: Any, exc: BaseException) -> None:
+    """The task failed in a way that leaves it to the main process, or to nobody, to say so: say it here, in the run's own name."""
+    context = Context(request, called_directly=False)
+    ignored = task.ignore_result if context.ignore_result is None else context.ignore_result
+    text = "".join(tracebacks.format_exception(*sys.exc_info())) if sys.exc_info()[0] else None
+    stored = not ignored or task.store_errors_even_if_ignored
+    task.backend.mark_as_failure(context.id, exc, text, request=context, store_result=stored)
 
 
 def _start(joined: Membership, delivery: Delivery) -> Run | None:
@@ -102,14 +140,26 @@ def _ask_again(joined: Membership, delivery: Delivery) -> UUID | None:
         return None
 
 
-def _settle(joined: Membership, run: Run, info: Any) -> None:
+def _settle(joined: Membership, task: Any, request: Any, info: Any) -> None:
     """End a run whose outcome no backend hook has written."""
+    run: Run = request["bridge_run"]
     state = getattr(info, "state", None)
-    if state == REJECTED:
-        if info.retval.requeue:
-            # With early acknowledgement nothing would come back: handing back means publishing again, with a new token.
-            run.settled = True
-            outcome.lost(joined, run.delivery, "the task rejected its message with requeue=True")
-        return  # without requeue the main process ends it
-    if state == IGNORED or info is None:
+    if state == REJECTED and info.retval.requeue:
+        # With early acknowledgement nothing would come back: handing back means publishing again, with a new token.
+        run.settled = True
+        outcome.lost(joined, run.delivery, "the task rejected its message with requeue=True")
+    elif state == REJECTED:
+        _report(task, request, info.retval)  # Celery before 5.7 reports it nowhere
+    elif state == IGNORED or info is None:
+        _settle_ignored(joined, run)
+
+
+def _settle_ignored(joined: Membership, run: Run) -> None:
+    """The task raised Ignore: what it has stored itself by ``update_state`` stands, else it has nothing to say."""
+    state, result = run.noted or (None, None)
+    if state == FAILURE:
+        outcome.failed(joined, run, outcome.noted_error(result), final=True, beyond=None)
+    elif state == SUCCESS:
+        outcome.succeeded(joined, run, *outcome.result_columns(result))
+    else:
         outcome.succeeded(joined, run, None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from celery.exceptions import NotRegistered, Reject
+from kombu.exceptions import EncodeError
 from kombu.serialization import dumps
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
@@ -22,17 +23,23 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
     from bridge.queries.jobs import Content
+    from bridge.queries.runs import NeverRan
     from bridge.worker.fence import Run
 
 __all__ = [
+    "argument_texts",
     "delivery_of",
     "ended_outside",
     "error_of",
     "failed",
     "is_final",
+    "is_of_a_row",
     "json_text",
     "lost",
+    "never_ran",
+    "noted_error",
     "progressed",
+    "result_columns",
     "run_of",
     "succeeded",
 ]
@@ -56,6 +63,11 @@ def delivery_of(request: Any) -> Delivery | None:
     return Delivery.parse(getattr(request, HEADER, None))
 
 
+def is_of_a_row(request: Any) -> bool:
+    """Whether a request came with a row's delivery, in whatever process."""
+    return Delivery.parse(getattr(request, HEADER, None)) is not None
+
+
 def patiently(write: Callable[[], Written]) -> Written:
     """Repeat a write until Postgres takes it: seconds of outage must not cost a finished run."""
     again = retry_if_exception_type((ServerError, psycopg.OperationalError))
@@ -70,6 +82,19 @@ def json_text(value: Any) -> str:
     """
     text: str = dumps(value, serializer="json")[2]
     return text
+
+
+def argument_texts(args: Any, kwargs: Any) -> tuple[str, str]:
+    """Arguments as JSON texts; empty ones where Postgres would not take them."""
+    try:
+        texts = json_text(list(args or ())), json_text(dict(kwargs or {}))
+    except EncodeError:
+        return "[]", "{}"
+    return texts if all(map(_is_fit, texts)) else ("[]", "{}")
+
+
+def _is_fit(text: str) -> bool:
+    return "\\u0000" not in text and "\\ud" not in text and _is_strict(text)
 
 
 def result_columns(value: Any) -> tuple[str | None, str | None]:
@@ -107,6 +132,17 @@ def error_of(exc: Any, traceback: Any) -> dict[str, Any]:
         "type": type(exc).__name__, "module": type(exc).__module__, "message": _message(exc),
         "traceback": text[-_TRACEBACK_SIZE:].replace("\x00", "\ufffd") if text else None,
     }  # fmt: skip
+
+
+def noted_error(value: Any) -> dict[str, Any]:
+    """The error of a row by what a task has stored with the state FAILURE: an exception, Celery's form of one, or words."""
+    if isinstance(value, BaseException):
+        return error_of(value, None)
+    if isinstance(value, dict) and "exc_type" in value:
+        words = value.get("exc_message")
+        text = "; ".join(map(str, words)) if isinstance(words, list | tuple) else str(words)
+        return {"type": value["exc_type"], "module": value.get("exc_module"), "message": text, "traceback": None, "exception": value}
+    return {"type": "Exception", "module": "builtins", "message": str(value), "traceback": None}
 
 
 def _message(exc: Any) -> str:
@@ -160,6 +196,11 @@ def ended_outside(
         return runs.end_delivery(connection, delivery.seq, delivery.token, joined.worker_id, status, text, final=final, outcome=None)
 
     return _status(patiently(write))
+
+
+def never_ran(joined: Membership, job: NeverRan) -> bool:
+    """Give a task that will never run a row that says why; False when there is one already."""
+    return patiently(lambda: runs.never_ran(joined.connections.get(), job))
 
 
 def progressed(joined: Membership, run: Run, value: dict[str, Any]) -> bool:

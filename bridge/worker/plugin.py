@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from celery import bootsteps, signals
+from celery.concurrency import get_implementation
 from celery.exceptions import NotRegistered
 
 from bridge import schema
@@ -55,11 +56,26 @@ def register(app: Any) -> None:
 
 
 def _on_init(sender: Any = None, **_: Any) -> None:
-    """Before the pool forks: check the schema, and make the identity that children inherit."""
+    """Before the pool forks: check the pool and the schema, and make the identity that children inherit."""
     joined = membership(sender.app)
     if joined is not None:
         joined.worker_id = uuid.uuid4()
+        _check_pool(sender.pool_cls)
         _check_schema(joined)
+
+
+def _check_pool(named: Any) -> None:
+    """Refuse pools of greenlets. Connections belong to threads: each task would open its own, and leave them open.
+
+    Raises:
+        SystemExit: gevent, eventlet, or another of that kind.
+    """
+    pool = get_implementation(named)
+    if pool.is_green:
+        raise SystemExit(
+            f"error: pool {pool.__module__.rpartition('.')[2]} cannot run jobs that are rows: each task would open connections to "
+            "postgres of its own; start the worker with --pool=threads, or with an application that has not joined the bridge"
+        )
 
 
 def _check_schema(joined: Membership) -> None:
