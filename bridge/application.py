@@ -56,6 +56,14 @@ class Membership:
             self._channels = (os.getpid(), Channels(self.settings))
         return self._channels[1]
 
+    def renew(self) -> None:
+        """Forget what was read from the environment, and this thread's connection: for tests, which change where the database is."""
+        if "connections" in self.__dict__:
+            self.connections.close()
+        for name in ("settings", "connections", "_effective"):
+            self.__dict__.pop(name, None)
+        self._channels = None
+
     @cached_property
     def broker_kind(self) -> str:
         """Kombu's driver type of the application's broker; asking for it connects to nothing."""

@@ -30,6 +30,13 @@ def _connections() -> Connections:
     return Connections(settings.require_database(), name="bridge client", timeout=settings.timeout)
 
 
+def forget_connections() -> None:
+    """Close this thread's connection and read the environment again: for tests, which change where the database is."""
+    if _connections.cache_info().currsize:
+        _connections().close()
+    _connections.cache_clear()
+
+
 def _connection(given: Any) -> Connection:
     return _connections().get() if given is None else driver_connection(given)
 

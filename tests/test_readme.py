@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from fix_documents import Block, blocks_of
 from fix_servers import ROOT, drainer_reports, missing, wait_for_value
 
 from bridge.local.binaries import find_postgres
@@ -21,23 +22,13 @@ if TYPE_CHECKING:
     from fix_servers import Launcher
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MARKED = re.compile(r"^<!-- (run|write|start|sql|python)(?:: (\S+))? -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a reader replaces by his own.
 THEIR_DATABASE, THEIR_BROKER = "postgresql://me@localhost/shop", "redis://localhost:6379/0"
 LAST_LINE = re.compile(r"(\d+) succeeded, (\d+) failed of (\d+) jobs in [\d.]+ s; pictures in (.+)")
 
 
-@dataclass(frozen=True)
-class Block:
-    """A marked block: what to do with it, the word after the colon, its text."""
-
-    kind: str
-    name: str
-    text: str
-
-
 def blocks() -> list[Block]:
-    return [Block(kind, name, text) for kind, name, text in MARKED.findall(README)]
+    return blocks_of(ROOT / "README.md")
 
 
 def block(name: str) -> Block:

@@ -27,6 +27,7 @@ __all__ = [
     "lose",
     "make_days",
     "never_ran",
+    "prepare",
     "progress",
     "report_worker",
     "start",
@@ -107,15 +108,27 @@ def read_finish(connection: Connection, outcome: Finish) -> bool:
             return finish(connection, outcome)
 
 
+def prepare(connection: Connection) -> None:
+    """Prepare both statements ahead, for a connection inside a transaction, which the failed first use of one would end."""
+    known = {row[0].encode() for row in connection.execute("select name from pg_prepared_statements")}
+    for name, text in _PREPARED.items():
+        if name not in known:
+            _prepare(connection, name, text)
+
+
+def _prepare(connection: Connection, name: bytes, text: bytes) -> None:
+    prepared = connection.pgconn.prepare(name, text)
+    if prepared.status != psycopg.pq.ExecStatus.COMMAND_OK:
+        raise psycopg.errors.error_from_result(prepared) from None
+
+
 def _execute(connection: Connection, name: bytes, values: Sequence[Any]) -> bytes | None:
     """Run one of the prepared statements; its single value as text."""
     _send(connection, name, values)
     try:
         return _read(connection)
     except psycopg.errors.InvalidSqlStatementName:
-        prepared = connection.pgconn.prepare(name, _PREPARED[name])
-        if prepared.status != psycopg.pq.ExecStatus.COMMAND_OK:
-            raise psycopg.errors.error_from_result(prepared) from None
+        _prepare(connection, name, _PREPARED[name])
         _send(connection, name, values)
         return _read(connection)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
 
-__all__ = ["Run", "TaskMemoryError", "fence"]
+__all__ = ["Run", "TaskMemoryError", "fence", "fenced"]
 
 log = logging.getLogger("bridge.worker")
 
@@ -59,10 +59,12 @@ def fence(app: Any, joined: Membership) -> None:
     for task in app.tasks.values():
         trace = task.__dict__.get("__trace__") or task.__trace__
         if not getattr(trace, "fenced", False):
-            task.__trace__ = _fenced(task, trace or build_tracer(task.name, task, app.loader, app=app), joined)
+            task.__trace__ = fenced(task, trace or build_tracer(task.name, task, app.loader, app=app), joined)
 
 
-def _fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]:
+def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]:
+    """The tracer of a task with the fence around it."""
+
     @wraps(trace)
     def fenced_trace(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         delivery = Delivery.parse((request or {}).get(HEADER))

@@ -1,0 +1,39 @@
+"""One connection that several writers share, inside a transaction that somebody else ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg.pq import TransactionStatus
+
+if TYPE_CHECKING:
+    from bridge.queries.connection import Connection
+
+__all__ = ["Shared"]
+
+
+class Shared:
+    """Stands where an application has its own connections.
+
+    An error of the database inside a task would break the transaction for good, so a savepoint is set when a run has started: what the
+    task wrote is gone then, and its failure can still be noted.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._saved = False
+
+    def get(self) -> Connection:
+        """The connection, fit for use."""
+        if self._saved and self._connection.info.transaction_status is TransactionStatus.INERROR:
+            self._connection.execute("rollback to savepoint bridge_run")
+        return self._connection
+
+    def save(self) -> None:
+        """Set the savepoint. It is never released: a framework may have savepoints above it that it still counts on."""
+        if self._connection.info.transaction_status is TransactionStatus.INTRANS:
+            self._connection.execute("savepoint bridge_run")
+            self._saved = True
+
+    def close(self) -> None:
+        """Nothing: the connection is somebody else's."""
