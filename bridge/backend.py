@@ -8,32 +8,41 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery import group, states
+import psycopg
+from celery import current_app, group, states
 from celery.app import backends
 from celery.backends.base import Backend, BaseBackend
 from celery.exceptions import Reject, WorkerLostError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import result_from_tuple
 
 from bridge.application import Membership, membership
 from bridge.choice import OPTION
-from bridge.errors import PermanentError
-from bridge.job import Job, Status, job_id
-from bridge.queries import jobs
+from bridge.errors import PermanentError, ServerError
+from bridge.job import Status, job_id
+from bridge.queries import results
+from bridge.queries.results import Scope, Value
 from bridge.queries.runs import NeverRan
+from bridge.results.failure import error_of, original, revived
+from bridge.results.meta import Reader
+from bridge.results.text import argument_texts, columns, json_text
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from bridge.queries.connection import Connection
+    from bridge.queries.results import Stored
 
 __all__ = ["BridgeBackend", "RowWriter", "make_backend"]
 
 _ALONE = ("", "bridge://", "bridge:", "disabled", "disabled://")
-_STATES = {
-    Status.RUNNING: states.STARTED, Status.SUCCEEDED: states.SUCCESS, Status.FAILED: states.FAILURE,
-    Status.CANCELLED: states.REVOKED, Status.EXPIRED: states.REVOKED,
-}  # fmt: skip
+_OUTAGE = (ServerError, psycopg.OperationalError)
+_LONGEST_PAUSE = 5.0  # seconds between two tries to go on waiting while Postgres is away
 
 
 def make_backend(app: Any, url: str | None = None, **options: Any) -> Any:
@@ -46,8 +55,13 @@ def make_backend(app: Any, url: str | None = None, **options: Any) -> Any:
     if inner in _ALONE or inner.startswith("bridge://"):
         return BridgeBackend(app=app, url=inner or "bridge://", **options)
     kind, inner_url = backends.by_url(inner, app.loader)
-    mixed = type(f"Bridge{kind.__name__}", (RowWriter, kind), {})
+    mixed = type(f"Bridge{kind.__name__}", (RowWriter, kind), {"bridge_url": configured})
     return mixed(app=app, url=inner_url, **options)
+
+
+def _remade(url: str) -> Any:
+    """A backend that comes out of a pickle, for the application of the process where it does."""
+    return make_backend(current_app._get_current_object(), url)  # noqa: SLF001
 
 
 def _joined(app: Any) -> Membership:
@@ -62,9 +76,15 @@ class RowWriter(Backend):
     end what never ran, and runs of its own children.
     """
 
+    bridge_url = "bridge://"
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._bridge = _joined(self.app)
+
+    def __reduce__(self, *_: Any) -> Any:
+        """Result objects are pickled with their backend, whose class may be one that exists in this process alone."""
+        return _remade, (self.bridge_url,)
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Nothing: a call is a row, and works with the result store down."""
@@ -74,8 +94,11 @@ class RowWriter(Backend):
         super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
         run = outcome.run_of(request)
         if run is not None:
-            result_text, beyond = outcome.result_columns(self.prepare_value(result)) if store_result else (None, None)
-            outcome.succeeded(self._bridge, run, result_text, beyond)
+            outcome.succeeded(self._bridge, run, self._columns(result, request) if store_result else Value())
+
+    def _columns(self, result: Any, request: Any, **beyond: Any) -> Value:
+        children = self.current_task_children(request) if getattr(request, "children", None) else None
+        return columns(self.prepare_value(result), self.serializer, children=children, **beyond)
 
     def mark_as_failure(
         self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, store_result: bool = True,
@@ -106,19 +129,20 @@ class RowWriter(Backend):
         run, delivery = outcome.run_of(request), outcome.delivery_of(request)
         if run is not None:
             final = isinstance(exc, PermanentError | Reject)
-            return outcome.failed(self._bridge, run, outcome.error_of(exc, traceback), final=final, beyond=self._beyond(exc))
+            return outcome.failed(self._bridge, run, self._error(original(exc), traceback), final=final, beyond=self._beyond(request))
         if delivery is None:
             return None
         if isinstance(exc, WorkerLostError):
             return outcome.lost(self._bridge, delivery, str(exc))
-        return outcome.ended_outside(
-            self._bridge,
-            delivery,
-            Status.FAILED,
-            outcome.error_of(exc, traceback),
-            final=outcome.is_final(exc),
-            beyond=self._beyond(exc),
-        )
+        error = self._error(exc, traceback)
+        return outcome.ended_outside(self._bridge, delivery, Status.FAILED, error, final=outcome.is_final(exc))
+
+    def _error(self, exc: Any, traceback: Any) -> dict[str, Any]:
+        return error_of(exc, traceback, self.serializer)
+
+    def _beyond(self, request: Any) -> str | None:
+        children = self.current_task_children(request) if getattr(request, "children", None) else None
+        return json_text({"children": children}) if children else None
 
     def mark_as_revoked(
         self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True, state: str = states.REVOKED
@@ -128,8 +152,15 @@ class RowWriter(Backend):
         if delivery is not None:
             status = Status.EXPIRED if reason == "expired" else Status.CANCELLED
             error = {"type": "TaskRevokedError", "message": reason, "traceback": None}
-            outcome.ended_outside(self._bridge, delivery, status, error, final=True, beyond=None)
+            outcome.ended_outside(self._bridge, delivery, status, error, final=True)
         super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
+
+    def mark_as_retry(self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
+        """Celery's hook: a task has asked for its next attempt, which is queued by now. The reason is added to the row."""
+        run = getattr(request, "bridge_run", None)
+        if run is not None and exc is not None:
+            outcome.note_retry(self._bridge, run, self._error(exc, traceback))
+        return super().mark_as_retry(task_id, exc, traceback=traceback, request=request, **options)
 
     def store_result(self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
         """Celery's hook for every state, ``update_state`` with a state of the user's own among them."""
@@ -144,18 +175,29 @@ class RowWriter(Backend):
             self._note_never_ran(body, error)
         return stored
 
-    def _note(self, task_id: str, result: Any, state: str, request: Any) -> None:
-        """What the row should know of a stored state: progress, and a task that waited for one that failed."""
-        run = outcome.run_of(request)
-        if run is not None:
-            run.noted = (state, result)
-            if state not in states.ALL_STATES:
-                outcome.progressed(self._bridge, run, {"state": state, "meta": result})
-        elif state in states.PROPAGATE_STATES and _is_step(request):
-            self._note_never_ran(request, result)
+    def _note(self, task_id: str, result: Any, state: str, request: Any) -> bool:
+        """What the row should know of a stored state: progress, and a task that waited for one that failed.
 
-    def _note_never_ran(self, step: Any, exc: Any) -> None:
-        """Give a signature that will never run its row.
+        Returns:
+            Whether a row tells this state.
+        """
+        if outcome.is_of_a_row(request) and request.id == task_id:
+            self._note_of_run(outcome.run_of(request), result, state)
+            return True
+        return state in states.PROPAGATE_STATES and _is_step(request) and self._note_never_ran(request, result)
+
+    def _note_of_run(self, run: Any, result: Any, state: str) -> None:
+        if run is None:
+            return
+        run.noted = (state, result)
+        if state not in states.ALL_STATES:
+            value = columns(self.prepare_value(result), self.serializer)
+            progress = {"state": state, "meta": None if value.result is None else result}
+            kept = {"kept": json.loads(value.outcome)} if value.outcome else {}
+            outcome.progressed(self._bridge, run, {**progress, **kept})
+
+    def _note_never_ran(self, step: Any, exc: Any) -> bool:
+        """Give a signature that will never run its row; False when its calls make none.
 
         Args:
             step: a signature, or the context that Celery makes of one.
@@ -163,108 +205,190 @@ class RowWriter(Backend):
         """
         task_id, name = step.options.get("task_id"), step.task
         if task_id is None or not name or not self._bridge.takes(name, step.options.get(OPTION)):
-            return
-        identity, parents = job_id(task_id), outcome.error_of(exc, None)
+            return False
+        identity, parents = job_id(task_id), self._error(original(exc), None)
         message = f"a task that it waits for failed: {parents['type']}: {parents['message']}"
-        error = {**parents, "type": "ParentFailed", "message": message, "state": states.FAILURE, **(self._beyond(exc) or {})}
+        error = json_text({**parents, "type": "ParentFailed", "message": message, "state": states.FAILURE})
         queue = self.app.amqp.router.route(dict(step.options), name)["queue"]
-        args, kwargs = outcome.argument_texts(step.args, step.kwargs)
+        args, kwargs = argument_texts(step.args, step.kwargs)
         kept = None if str(identity) == task_id else task_id
-        outcome.never_ran(
-            self._bridge, NeverRan(identity, kept, name, getattr(queue, "name", queue), args, kwargs, outcome.json_text(error))
-        )
-
-    def _beyond(self, exc: Any) -> dict[str, Any] | None:
-        """What rebuilding the exception needs beyond its text."""
-        prepared = self.prepare_exception(exc, serializer="json") if isinstance(exc, BaseException) else None
-        return {"exception": prepared} if prepared else None
+        outcome.never_ran(self._bridge, NeverRan(identity, kept, name, getattr(queue, "name", queue), args, kwargs, error))
+        return True
 
 
 class BridgeBackend(RowWriter, BaseBackend):
     """Postgres alone."""
 
-    supports_autoexpire = True  # days of history are dropped
+    supports_autoexpire = True  # days of history are dropped, stored results deleted by the tick
     supports_native_join = True
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.accept, self.exception_to_python)
 
     def as_uri(self, include_password: bool = False) -> str:
         """What ``celery report`` shows; there is no password in it."""
         return "bridge://"
 
+    def exception_to_python(self, exc: Any) -> Any:
+        """Celery's way back to an exception, and its class also where its constructor wants other arguments than it kept."""
+        found = super().exception_to_python(exc)
+        return revived(found, exc) if isinstance(exc, dict) else found
+
     def store_result(self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **_: Any) -> Any:
-        """Final states are written by the hooks above, with their run; a state of the user's own is progress."""
-        self._note(task_id, result, state, request)
+        """Keep a state that is no run's: by hand, of a task that went straight to the broker, of a step that will never run.
+
+        What becomes of a run is written by the hooks above, which name it; a state of the user's own is the run's progress.
+        """
+        if not self._note(task_id, result, state, request):
+            self._store(task_id, state, self._stored_value(result, state, traceback, request))
         return result
 
-    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
-        """State and result of one task, as Celery's result objects want them."""
-        self._ensure_not_eager()
-        if cache and task_id in self._cache:
-            return dict(self._cache[task_id])
-        job = jobs.get(self._bridge.connections.get(), job_id(task_id))
-        meta = self._meta(task_id, job)
-        if cache and meta["status"] in states.READY_STATES:
-            self._cache[task_id] = meta
-        return meta
+    def _stored_value(self, result: Any, state: str, traceback: str | None, request: Any) -> Value:
+        if state in states.EXCEPTION_STATES and isinstance(result, BaseException):
+            return Value(error=json_text(self._error(original(result), traceback)), outcome=self._beyond(request))
+        return self._columns(result, request)
 
-    def _meta(self, task_id: str, job: Job | None) -> dict[str, Any]:
-        if job is None:
-            return {"status": states.PENDING, "result": None, "traceback": None, "children": [], "task_id": task_id}
-        state = (job.error or {}).get("state") or _STATES.get(job.status, states.RETRY if job.error else states.PENDING)
-        result: Any = json.loads(job.outcome["json"]) if job.outcome and "json" in job.outcome else job.result
-        if job.status is Status.RUNNING and job.progress and "state" in job.progress:
-            state, result = job.progress["state"], job.progress.get("meta")
-        if state in states.EXCEPTION_STATES:
-            result = self.exception_to_python(_exception(job))
-        return {
-            "status": state, "result": result, "traceback": (job.error or {}).get("traceback"), "children": [], "task_id": task_id,
-            "date_done": job.finished_at.isoformat() if job.finished_at else None, "name": job.task, "worker": job.worker,
-            "args": job.args, "kwargs": job.kwargs, "queue": job.queue, "retries": max(job.attempts - 1, 0),
-        }  # fmt: skip
+    def _store(self, task_id: str, state: str, value: Value) -> None:
+        self._ask(lambda connection: results.store(connection, job_id(task_id), task_id, state, value, self._keeping()))
+
+    def _keeping(self) -> timedelta | None:
+        """How long the application keeps results; None for ever."""
+        return timedelta(seconds=self.expires) if self.expires else None
+
+    def _ask(self, question: Callable[[Connection], Any]) -> Any:
+        """Put a question that may be repeated; once more when the connection had broken unnoticed, as after a restart of Postgres."""
+        connection = self._bridge.connections.get()
+        try:
+            return question(connection)
+        except ServerError:
+            if not connection.closed:
+                raise
+            return question(self._bridge.connections.get())
+
+    @property
+    def _scope(self) -> Scope:
+        return Scope(bool(self.app.conf.find_value_for_key("extended", "result")), self._keeping())
+
+    def _known(self, task_id: str) -> Stored | None:
+        found = self._ask(lambda connection: results.many(connection, [job_id(task_id)], self._scope))
+        return found[0] if found else None
+
+    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
+        return self._reader.meta(task_id, self._known(task_id))
+
+    def task_result_exists(self, task_id: str) -> bool:
+        """Whether the id is known: also of a job that still waits, which its state alone does not tell from an id that never was."""
+        return self._known(task_id) is not None
 
     def wait_for(
-        self, task_id: str, timeout: float | None = None, interval: float = 0.5, no_ack: bool = True, on_interval: Any = None
-    ) -> dict[str, Any]:
+        self, task_id: str, timeout: float | None = None, interval: float = 0.5, no_ack: bool = True, on_interval: Any = None,
+        on_message: Any = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Wait for one task, woken by NOTIFY.
 
         Raises:
             celery.exceptions.TimeoutError: it had not ended in time.
         """
-        self._ensure_not_eager()
-        connection = self._bridge.connections.get()
-        for job in jobs.wait(connection, [job_id(task_id)], timeout):
-            return self._meta(task_id, job)
+        for _, meta in self.get_many([task_id], timeout, interval, on_message=on_message, on_interval=on_interval):
+            return meta
         raise CeleryTimeoutError("The operation timed out.")
 
-    def get_many(self, task_ids: Iterable[str], timeout: float | None = None, **_: Any) -> Any:
-        """Yield (id, meta) of each task as it ends."""
+    def wait_for_pending(
+        self, result: Any, timeout: float | None = None, interval: float = 0.5, no_ack: bool = True, on_message: Any = None,
+        on_interval: Any = None, callback: Any = None, propagate: bool = True,
+    ) -> Any:  # fmt: skip
+        """Celery's hook behind ``AsyncResult.get``; ``on_message`` is called with every state that is seen on the way."""
+        meta = self.wait_for(result.id, timeout, interval, on_interval=on_interval, on_message=on_message)
+        result._maybe_set_cache(meta)  # noqa: SLF001 - as Celery's own backends do
+        return result.maybe_throw(propagate=propagate, callback=callback)
+
+    def get_many(
+        self, task_ids: Iterable[str], timeout: float | None = None, interval: float = 0.5, no_ack: bool = True, on_message: Any = None,
+        on_interval: Any = None, max_iterations: int | None = None, **_: Any,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+        """Yield (id, meta) of each task as it ends.
+
+        Args:
+            task_ids: of whom.
+            timeout: seconds for all of them; None waits for ever.
+            interval: most seconds between two calls of ``on_interval``.
+            no_ack: of other backends.
+            on_message: called with each state that is seen on the way.
+            on_interval: called whenever the wait was interrupted.
+            max_iterations: give what is there and do not wait, when set.
+
+        Raises:
+            celery.exceptions.TimeoutError: not all of them had ended in time.
+        """
+        self._ensure_not_eager()
         names = {job_id(task_id): task_id for task_id in task_ids}
-        waiting = jobs.wait(self._bridge.connections.get(), list(names), timeout)
-        for job in waiting:
-            names_id = names.pop(job.id)
-            yield names_id, self._meta(names_id, job)
-        if names:
+        until = time.monotonic() if max_iterations else None if timeout is None else time.monotonic() + timeout
+        seen = _Changes(self._reader, names, on_message) if on_message else None
+        for stored in self._ended(set(names), until, interval or 0.5, on_interval, seen):
+            meta = self._reader.meta(names[stored.id], stored)
+            if on_message:
+                on_message(meta)
+            yield names.pop(stored.id), meta
+        if names and not max_iterations:
             raise CeleryTimeoutError("The operation timed out.")
 
+    def _ended(self, left: set[Any], until: float | None, interval: float, waking: Any, seen: Any) -> Iterator[Stored]:
+        """Each as it ends. While Postgres is away, the wait goes on."""
+        pause, waiting = 0.1, True
+        while left and waiting:
+            try:
+                connection = self._bridge.connections.get()
+                for stored in results.wait(connection, left, self._scope, until=until, interval=interval, waking=waking, seen=seen):
+                    left.discard(stored.id)
+                    pause = 0.1
+                    yield stored
+                waiting = False
+            except _OUTAGE:
+                if until is not None and time.monotonic() + pause > until:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
     def _forget(self, task_id: str) -> None:
-        """Rows are kept for their retention: forgetting empties the cache only."""
-        self._cache.pop(task_id, None)
+        self._ask(lambda connection: results.forget(connection, job_id(task_id)))
+
+    def _save_group(self, group_id: str, result: Any) -> Any:
+        members = json_text(result.as_tuple())
+        self._ask(lambda connection: results.save_group(connection, job_id(group_id), members, self._keeping()))
+        return result
+
+    def _restore_group(self, group_id: str) -> dict[str, Any] | None:
+        members = self._ask(lambda connection: results.restore_group(connection, job_id(group_id)))
+        return None if members is None else {"result": result_from_tuple(json.loads(members), self.app)}
+
+    def _delete_group(self, group_id: str) -> None:
+        self._ask(lambda connection: results.delete_group(connection, job_id(group_id)))
+
+    def cleanup(self) -> None:
+        """What the task ``celery.backend_cleanup`` calls; the tick does the same every hour."""
+        self._ask(results.clean)
+
+    def exception_safe_to_retry(self, exc: Exception) -> bool:
+        """Whether ``result_backend_always_retry`` may repeat what raised this."""
+        return isinstance(exc, _OUTAGE)
+
+
+class _Changes:
+    """Tells ``on_message`` of each state once."""
+
+    def __init__(self, reader: Reader, names: dict[Any, str], on_message: Callable[[dict[str, Any]], Any]) -> None:
+        self._reader, self._names, self._on_message = reader, names, on_message
+        self._last: dict[Any, Any] = {}
+
+    def __call__(self, stored: Stored) -> None:
+        meta = self._reader.meta(self._names[stored.id], stored)
+        told = meta["status"], stored.progress
+        if meta["status"] != states.PENDING and self._last.get(stored.id) != told:
+            self._last[stored.id] = told
+            self._on_message(meta)
 
 
 def _is_step(request: Any) -> bool:
     """Whether this is no request but a later step of a failed chain, of which Celery makes a context to store its failure."""
     return isinstance(getattr(request, "options", None), dict) and hasattr(request, "immutable")
-
-
-def _exception(job: Job) -> dict[str, Any]:
-    error = job.error or {}
-    kept = error.get("exception")
-    if isinstance(kept, dict):
-        return kept
-    if job.status in {Status.CANCELLED, Status.EXPIRED}:
-        message = error.get("message") or job.status.value
-        return {"exc_type": "TaskRevokedError", "exc_message": [message], "exc_module": "celery.exceptions"}
-    return {
-        "exc_type": error.get("type") or "Exception",
-        "exc_message": [error.get("message") or ""],
-        "exc_module": error.get("module"),
-    }

@@ -178,7 +178,7 @@ begin
   v_counts := jsonb_build_object('due', bridge.move_due(p_limit, p_now), 'expired', bridge.expire_due(p_limit, p_now))
     || bridge.sweep(p_limit, p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
-    v_counts := v_counts || jsonb_build_object('days', bridge.make_days());
+    v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now));
     if p_source <> 'pg_cron' then
       perform bridge.announce_cron();  -- it may be there and not know
     end if;

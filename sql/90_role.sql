@@ -24,10 +24,12 @@ create or replace function bridge.grant_all() returns void language plpgsql set 
   -- Give each role what it needs and nobody else anything. Roles that do not exist are left out.
 declare
   v_rights constant jsonb := '{
-    "bridge_producer": ["enqueue", "enqueue_many", "enqueue_message", "version"],
+    "bridge_producer": ["enqueue", "enqueue_many", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
+      "save_group", "restore_group", "delete_group", "clean_results"],
     "bridge_worker": ["enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose", "never_ran",
       "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
-      "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter"],
+      "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter", "note_retry", "results", "store_result",
+      "forget", "save_group", "restore_group", "delete_group", "clean_results"],
     "bridge_operator": ["enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "ready_queues", "wait_for", "forget_waiter"],
     "bridge_viewer": ["setting", "seconds", "version", "room", "ready_queues"]}'::jsonb;

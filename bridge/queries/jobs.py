@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from bridge.job import Job, Status
 from bridge.queries.connection import translated
 from bridge.queries.runs import make_days
+from bridge.queries.waiting import registered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ __all__ = [
 
 _NAMES = tuple(field.name for field in fields(Job))
 _COLUMNS = ", ".join(_NAMES)
-_RECHECK = 1.0  # seconds between two looks while waiting: NOTIFY is only the fast way
+_LONGEST_SLEEP = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,31 +190,23 @@ def _one(connection: Connection, query: str, identity: UUID) -> str:
 def wait(connection: Connection, identities: Sequence[UUID], timeout: float | timedelta | None = None) -> Iterator[Job]:
     """Yield each of these jobs once, when it has ended.
 
-    The order that loses no wake-up: listen, register, look, then wait.
-
     Args:
-        connection: one that nobody else uses meanwhile.
+        connection: one on which nobody else listens meanwhile.
         identities: the jobs.
         timeout: seconds for all of them together; None waits for ever.
     """
     left = set(identities)
+    asked: set[UUID] | None = None
     deadline = None if timeout is None else time.monotonic() + (timeout if isinstance(timeout, int | float) else timeout.total_seconds())
-    with translated():
-        connection.execute("listen bridge_done")
-        try:
-            connection.execute("select bridge.wait_for(%s)", (list(left),))
-            while True:
-                for job in _ended(connection, left):
-                    left.discard(job.id)
-                    yield job
-                pause = _RECHECK if deadline is None else min(_RECHECK, deadline - time.monotonic())
-                if not left or pause <= 0:
-                    return
-                for _ in connection.notifies(timeout=pause, stop_after=1):
-                    pass
-        finally:
-            connection.execute("select bridge.forget_waiter(%s)", (list(identities),))
-            connection.execute("unlisten bridge_done")
+    with translated(), registered(connection, left) as waiter:
+        while True:
+            for job in _ended(connection, left if asked is None else asked & left):
+                left.discard(job.id)
+                yield job
+            pause = _LONGEST_SLEEP if deadline is None else min(_LONGEST_SLEEP, deadline - time.monotonic())
+            if not left or pause <= 0:
+                return
+            asked = waiter.sleep(pause)
 
 
 def _ended(connection: Connection, identities: set[UUID]) -> list[Job]:

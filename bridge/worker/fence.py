@@ -25,6 +25,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from bridge.errors import ServerError
 from bridge.message import HEADER, Delivery
+from bridge.queries.results import Value
+from bridge.results.failure import noted_error
+from bridge.results.text import columns
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
@@ -160,8 +163,8 @@ def _settle_ignored(joined: Membership, run: Run) -> None:
     """The task raised Ignore: what it has stored itself by ``update_state`` stands, else it has nothing to say."""
     state, result = run.noted or (None, None)
     if state == FAILURE:
-        outcome.failed(joined, run, outcome.noted_error(result), final=True, beyond=None)
+        outcome.failed(joined, run, noted_error(result), final=True)
     elif state == SUCCESS:
-        outcome.succeeded(joined, run, *outcome.result_columns(result))
+        outcome.succeeded(joined, run, columns(result))
     else:
-        outcome.succeeded(joined, run, None)
+        outcome.succeeded(joined, run, Value())

@@ -15,6 +15,7 @@ from bridge.application import Membership, membership
 from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
+from bridge.results.failure import error_of
 from bridge.worker import outcome
 from bridge.worker.acknowledgement import keep_rows_out_of_redis
 from bridge.worker.fence import fence
@@ -126,7 +127,7 @@ def _on_refused_message(sender: Any = None, message: Any = None, exc: Any = None
     if joined is None or delivery is None:
         return
     reason = NotRegistered(f"task {name} is not registered in worker {sender.hostname}") if name else exc
-    outcome.ended_outside(joined, delivery, Status.FAILED, outcome.error_of(reason, None), final=True, beyond=None)
+    outcome.ended_outside(joined, delivery, Status.FAILED, error_of(reason, None), final=True)
 
 
 def _on_shutdown(sender: Any = None, **_: Any) -> None:

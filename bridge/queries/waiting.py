@@ -1,0 +1,58 @@
+"""Waiting for ends: woken by NOTIFY, with a look now and then in case that one was missed."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["Waiter", "registered"]
+
+_RECHECK = 1.0  # seconds between two looks at everything: NOTIFY is only the fast way
+
+
+class Waiter:
+    """Sleeps until one of the awaited may have ended."""
+
+    def __init__(self, connection: Connection, recheck: float) -> None:
+        self._connection = connection
+        self._recheck = recheck
+        self._looked_at = time.monotonic()
+
+    def sleep(self, seconds: float) -> set[UUID] | None:
+        """Sleep at most so long; gives the ids that are said to have ended, or None when it is time to look at all of them."""
+        left = self._looked_at + self._recheck - time.monotonic()
+        named = {UUID(notice.payload) for notice in self._connection.notifies(timeout=max(0.0, min(seconds, left)), stop_after=1)}
+        if named and left > 0:
+            return named
+        self._looked_at = time.monotonic()
+        return None
+
+
+@contextmanager
+def registered(connection: Connection, identities: Collection[UUID], recheck: float = _RECHECK) -> Iterator[Waiter]:
+    """Ask to be woken when one of these ends, until the block is left.
+
+    The order that loses no wake-up: listen, register, look, then sleep; the look is the caller's.
+
+    Args:
+        connection: one on which nobody else listens meanwhile.
+        identities: of jobs, or of results stored without one.
+        recheck: seconds between two looks at all of them.
+    """
+    connection.execute("listen bridge_done")
+    try:
+        connection.execute("select bridge.wait_for(%s)", (list(identities),))
+        yield Waiter(connection, recheck)
+    finally:
+        with suppress(psycopg.OperationalError):  # it broke while we waited: nothing to undo
+            connection.execute("select bridge.forget_waiter(%s)", (list(identities),))
+            connection.execute("unlisten bridge_done")
