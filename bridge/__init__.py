@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bridge.client import cancel, enqueue, enqueue_many, get, progress, retry, wait
     from bridge.errors import BridgeError, PermanentError
     from bridge.job import Job, Status
+    from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
 
 __all__ = [
     "BridgeError",
@@ -25,8 +26,14 @@ __all__ = [
     "enqueue_many",
     "get",
     "install",
+    "next_runs",
+    "pause_schedule",
     "progress",
+    "resume_schedule",
     "retry",
+    "run_schedule",
+    "schedule",
+    "unschedule",
     "wait",
 ]
 
@@ -37,6 +44,10 @@ _HOMES = {
     **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "progress", "retry", "wait"], "bridge.client"),
     **dict.fromkeys(["BridgeError", "PermanentError"], "bridge.errors"),
     **dict.fromkeys(["Job", "Status"], "bridge.job"),
+    **dict.fromkeys(
+        ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
+        "bridge.schedules",
+    ),
 }
 
 

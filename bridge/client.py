@@ -37,7 +37,8 @@ def forget_connections() -> None:
     _connections.cache_clear()
 
 
-def _connection(given: Any) -> Connection:
+def connection_of(given: Any) -> Connection:
+    """The connection inside what a caller gives to join its transaction; this thread's own for None."""
     return _connections().get() if given is None else driver_connection(given)
 
 
@@ -90,22 +91,22 @@ def enqueue(
         InvalidArgumentError: an argument can never work; nothing was written.
         ConflictError: the unique key is taken and on_conflict is "raise".
     """
-    _require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}))
+    require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}))
     options = {
         "queue": queue,
         "priority": priority,
         "run_at": run_at,
-        "delay": _interval(delay),
+        "delay": interval(delay),
         "max_attempts": max_attempts,
         "unique_key": unique_key,
         "on_conflict": on_conflict,
         "depends_on": list(depends_on) if depends_on else None,
-        "timeout": _interval(timeout),
+        "timeout": interval(timeout),
         "expires_at": expires_at,
         "backoff": None if backoff is None else jobs.jsonb(backoff),
         "headers": jobs.jsonb(dict(headers)) if headers else None,
     }
-    return jobs.enqueue(_connection(connection), task, list(args), dict(kwargs or {}), options)
+    return jobs.enqueue(connection_of(connection), task, list(args), dict(kwargs or {}), options)
 
 
 def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any = None) -> list[UUID]:
@@ -122,29 +123,35 @@ def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any =
         InvalidArgumentError: the message says which of them.
     """
     rows = [_plain(number, job) for number, job in enumerate(jobs_to_make)]
-    return jobs.enqueue_many(_connection(connection), rows)
+    return jobs.enqueue_many(connection_of(connection), rows)
 
 
 def _plain(number: int, job: Mapping[str, Any]) -> dict[str, Any]:
     row = dict(job)
     for key in ("delay", "timeout"):
         if row.get(key) is not None:
-            interval = _interval(row[key])
-            row[key] = f"{interval.total_seconds() if interval else 0} seconds"
+            length = interval(row[key])
+            row[key] = f"{length.total_seconds() if length else 0} seconds"
     for key in ("run_at", "expires_at"):
         if row.get(key) is not None:
             row[key] = row[key].isoformat()
     if row.get("depends_on"):
         row["depends_on"] = [str(parent) for parent in row["depends_on"]]
-    _require_json(f"{row.get('task')} (job {number})", **row)
+    require_json(f"{row.get('task')} (job {number})", **row)
     return row
 
 
-def _interval(value: float | timedelta | None) -> timedelta | None:
+def interval(value: float | timedelta | None) -> timedelta | None:
+    """A duration that may be given as seconds."""
     return timedelta(seconds=value) if isinstance(value, int | float) else value
 
 
-def _require_json(task: str, /, **values: Any) -> None:
+def require_json(task: str, /, **values: Any) -> None:
+    """Refuse, by name, values that are no JSON.
+
+    Raises:
+        InvalidArgumentError: one of them is not.
+    """
     for name, value in values.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -164,7 +171,7 @@ def get(identity: UUID | str, *, connection: Any = None) -> Job:
     Raises:
         NotFoundError: there is no such job.
     """
-    job = jobs.get(_connection(connection), job_id(identity))
+    job = jobs.get(connection_of(connection), job_id(identity))
     if job is None:
         raise NotFoundError(f"job {identity} does not exist", "bridge jobs list shows those that do")
     return job
@@ -203,7 +210,7 @@ def cancel(identity: UUID | str, *, connection: Any = None) -> Status:
     Raises:
         NotFoundError: there is no such job.
     """
-    return jobs.cancel(_connection(connection), job_id(identity))
+    return jobs.cancel(connection_of(connection), job_id(identity))
 
 
 def retry(identity: UUID | str, *, connection: Any = None) -> Status:
@@ -213,7 +220,7 @@ def retry(identity: UUID | str, *, connection: Any = None) -> Status:
         NotFoundError: there is no such job.
         WrongStateError: it has not ended and is not scheduled.
     """
-    return jobs.retry(_connection(connection), job_id(identity))
+    return jobs.retry(connection_of(connection), job_id(identity))
 
 
 def progress(fraction: float, message: str = "") -> None:

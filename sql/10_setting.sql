@@ -24,6 +24,7 @@ insert into bridge.setting (name, value, about) values
   ('retention',      '2592000', 'seconds that finished jobs are kept; whole days are dropped'),
   ('republish_grace','10',      'seconds before a published job whose message is nowhere is published again; two heartbeats or more'),
   ('tick_interval',  '1',       'seconds between two ticks; delayed jobs start this late at most'),
+  ('slot_grace',     '60',      'seconds after which a slot of a schedule that has not run counts as missed'),
   ('stuck_after',    '3600',    'seconds after which a queued, published or running job shows in stuck_jobs')
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 

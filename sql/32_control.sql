@@ -58,6 +58,7 @@ begin
       v_old.content_encoding, v_old.headers, v_old.properties, v_old.size, least(v_old.attempts + v_old.max_attempts, 10000), v_old.backoff, v_old.attempts, 0,
       v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp())
     returning seq into v_seq;
+    update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = v_old.id;
     perform bridge.release_children(v_old.seq, v_old.status);  -- those that the sweep was still to release: the number is history now
     if v_old.run is not null then
       insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result)

@@ -175,7 +175,8 @@ begin
   update bridge.tick_state t set source = p_source, ticked_at = p_now,
     steady_since = case when v_state.ticked_at < p_now - greatest(interval '10 seconds', 3 * bridge.seconds('tick_interval')) then p_now else v_state.steady_since end,
     upkeep_at = case when v_state.upkeep_at < p_now - interval '1 hour' then p_now else v_state.upkeep_at end;
-  v_counts := jsonb_build_object('due', bridge.move_due(p_limit, p_now), 'expired', bridge.expire_due(p_limit, p_now))
+  v_counts := jsonb_build_object('slots', bridge.run_schedules(p_limit, p_now), 'due', bridge.move_due(p_limit, p_now),
+      'expired', bridge.expire_due(p_limit, p_now))
     || bridge.sweep(p_limit, p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
     v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now));
@@ -275,28 +276,31 @@ $$;
 
 create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
   language plpgsql security definer set search_path = '' as $$
-  -- Drop the days of history that are older than the retention, and forget processes as old, waiters of a day ago and a week of pg_cron's
-  -- log of our entries.
+  -- Drop the days of history that are older than the retention, and forget processes and runs of schedules as old, waiters of a day ago
+  -- and a week of pg_cron's log of our entries.
   --
   --   dry_run  say what would go, change nothing
   --
-  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n, "cron_log": n}
+  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n, "runs": n, "cron_log": n}
 declare
   v_before constant timestamptz := p_now - bridge.seconds('retention');
   v_days constant jsonb := bridge.drop_days((v_before at time zone 'utc')::date, cleanup.dry_run);
   v_log constant integer := bridge.clean_cron_log(p_now - interval '7 days', cleanup.dry_run);
   v_processes integer;
   v_waiters integer;
+  v_runs integer;
 begin
   select count(*) into v_processes from (
     select from bridge.worker w where w.seen_at < v_before union all select from bridge.drainer d where d.seen_at < v_before) p;
   select count(*) into v_waiters from bridge.waiter w where w.registered_at < p_now - interval '1 day';
+  select count(*) into v_runs from bridge.schedule_run r where r.created_at < v_before and r.finished_at is not null;
   if not dry_run then
     -- As long as the history that names them.
     delete from bridge.worker w where w.seen_at < v_before and not exists (select from bridge.inflight i where i.worker = w.id);
     delete from bridge.drainer d where d.seen_at < v_before;
     delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
+    delete from bridge.schedule_run r where r.created_at < v_before and r.finished_at is not null;
   end if;
-  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'cron_log', v_log);
+  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'cron_log', v_log);
 end
 $$;

@@ -24,15 +24,16 @@ create or replace function bridge.grant_all() returns void language plpgsql set 
   -- Give each role what it needs and nobody else anything. Roles that do not exist are left out.
 declare
   v_rights constant jsonb := '{
-    "bridge_producer": ["enqueue", "enqueue_many", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
+    "bridge_producer": ["next_runs", "enqueue", "enqueue_many", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
       "save_group", "restore_group", "delete_group", "clean_results"],
-    "bridge_worker": ["enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose", "never_ran",
+    "bridge_worker": ["next_runs", "enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose", "never_ran",
       "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter", "note_retry", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results"],
-    "bridge_operator": ["enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
+    "bridge_operator": ["schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs",
+      "enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "ready_queues", "wait_for", "forget_waiter"],
-    "bridge_viewer": ["setting", "seconds", "version", "room", "ready_queues"]}'::jsonb;
+    "bridge_viewer": ["next_runs", "setting", "seconds", "version", "room", "ready_queues"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;
@@ -49,10 +50,13 @@ begin
     end loop;
     if v_role <> 'bridge_producer' then
       execute format('grant select on bridge.jobs, bridge.failed_jobs, bridge.dead_jobs, bridge.stuck_jobs, bridge.job_queue_stats, bridge.attempts, '
-        'bridge.workers, bridge.drainers, bridge.setting, bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue to %I', v_role);
+        'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
+        'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then
       execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);
+      execute format('grant select, update (cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff, timeout, expires, headers, '
+        'jitter, starts_at, ends_at, overlap, missed, missed_within, enabled) on bridge.schedule to %I', v_role);
     end if;
   end loop;
 end

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ENQUEUE = ["bridge.enqueue('t')", "bridge.enqueue_many('[]')"]
 READ = ["(select count(*) from bridge.jobs)", "(select count(*) from bridge.job_queue_stats)", "(select count(*) from bridge.failed_jobs)"]
+READ += [f"(select count(*) from bridge.{view})" for view in ("schedules", "schedule_runs", "schedule_stats")]
+PREVIEW = ["bridge.next_runs('@daily')"]
 WORK = [
     "bridge.start(1, gen_random_uuid(), gen_random_uuid(), 1)",
     "bridge.finish(1, gen_random_uuid(), 'succeeded')",
@@ -25,16 +27,18 @@ WORK = [
     "bridge.tick_if_late('drainer')",
     "bridge.make_days()",
 ]
-OPERATE = ["bridge.retry_failed()", "bridge.pause('q')", "bridge.resume('q')", "bridge.cleanup()"]
+SCHEDULE = ["bridge.schedule('s', '@daily', 't')", "bridge.unschedule('s')"]
+OPERATE = [*SCHEDULE, "bridge.retry_failed()", "bridge.pause('q')", "bridge.resume('q')", "bridge.cleanup()"]
 LOOK = ["(select count(*) from bridge.job)", "(select count(*) from bridge.inflight)"]  # for the doctor
 TABLES = ["(select count(*) from bridge.finished)", "(select count(*) from bridge.attempt)", "(select count(*) from bridge.waiter)"]
-ALL = {*ENQUEUE, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
+TABLES += ["(select count(*) from bridge.schedule_run)"]
+ALL = {*ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
 
 MAY = {
-    "bridge_producer": {*ENQUEUE},
-    "bridge_worker": {*ENQUEUE, *READ, *LOOK, *WORK},
-    "bridge_operator": {*ENQUEUE, *READ, *LOOK, *OPERATE},
-    "bridge_viewer": {*READ, *LOOK},
+    "bridge_producer": {*ENQUEUE, *PREVIEW},
+    "bridge_worker": {*ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK},
+    "bridge_operator": {*ENQUEUE, *PREVIEW, *READ, *LOOK, *OPERATE},
+    "bridge_viewer": {*PREVIEW, *READ, *LOOK},
     "nobody": set(),
 }
 
@@ -57,6 +61,15 @@ def test_a_role_may_do_its_own_and_nothing_else(db: Session, role: str) -> None:
             except psycopg.errors.InsufficientPrivilege:
                 pass
     assert allowed == MAY[role]
+
+
+def test_an_operator_pauses_resumes_and_runs_schedules(db: Session) -> None:
+    db.do("select bridge.schedule('s', '@daily', 't')")
+    with db.connection.transaction():
+        db.do("set local role bridge_operator")
+        for call in ("pause_schedule", "resume_schedule", "run_schedule"):
+            db.do(f"select bridge.{call}('s')")
+    assert db.one("select last_status from bridge.schedules") == "queued"
 
 
 def test_the_public_may_execute_nothing_and_read_nothing(db: Session) -> None:

@@ -155,9 +155,10 @@ def test_pg_cron_runs_an_entry_that_its_launcher_was_too_late_to_hear_of(cron: S
 
 
 @pytest.mark.timeout(300)
-def test_pg_cron_alone_moves_a_delayed_job(cron: Session, drainer: StartDrainer, redis_url: str) -> None:
+def test_pg_cron_alone_moves_a_delayed_job_and_fires_a_schedule(cron: Session, drainer: StartDrainer, redis_url: str) -> None:
     drainer(env={"BRIDGE_TICK": "off"}, dsn=cron.dsn, broker_url=redis_url)
     identity = cron.enqueue(delay="2 seconds")
+    cron.do("select bridge.schedule('often', 'every 2 seconds', 'a.task')")
     wait_for_value(cron.dsn, "select status from bridge.jobs where id = %s", (identity,), value="published", timeout=MINUTE)
     assert ticked_by(cron) == "pg_cron"
     # Once a minute has begun, it ticks every second until the next.
@@ -165,3 +166,7 @@ def test_pg_cron_alone_moves_a_delayed_job(cron: Session, drainer: StartDrainer,
     wait_for_row(cron.dsn, "select 1 from bridge.tick_state where ticked_at > %s::timestamptz + interval '3 seconds'", (begun,))
     state = cron.rows("select status, return_message from cron.job_run_details where command like '%%tick%%'")
     assert {row[0] for row in state} <= {"running", "starting", "succeeded"}, state
+    # Those that came before the first tick, and one at least that came after it in its time.
+    wait_for_row(cron.dsn, "select 1 from bridge.schedule_runs where status = 'published' and slot > %s::timestamptz", (begun,))
+    assert cron.rows("select slot from bridge.schedule_run where mod(extract(epoch from slot), 2) <> 0") == []
+    assert cron.rows("select distinct trigger_type from bridge.schedule_runs where slot > %s", begun) == [("scheduled",)]

@@ -1,0 +1,94 @@
+"""Making, steering and reading schedules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import dict_row
+
+from bridge.errors import NotFoundError
+from bridge.queries.connection import translated
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["find", "get", "next_runs", "pause", "resume", "run", "runs", "schedule", "unschedule"]
+
+_CASTS = {
+    **dict.fromkeys(["name", "cron", "task", "timezone", "queue", "overlap", "missed"], "::text"),
+    **dict.fromkeys(["priority", "max_attempts"], "::integer"),
+    **dict.fromkeys(["starts_at", "ends_at"], "::timestamptz"),
+    **dict.fromkeys(["timeout", "expires", "jitter", "missed_within"], "::interval"),
+    "enabled": "::boolean",
+}
+
+
+def schedule(connection: Connection, named: dict[str, Any]) -> str:
+    """Call ``bridge.schedule`` with arguments by name; created, changed or unchanged."""
+    call = ", ".join(f"{name} => %({name})s{_CASTS.get(name, '')}" for name in named)
+    return str(_value(connection, f"select bridge.schedule({call})", named))
+
+
+def unschedule(connection: Connection, name: str) -> bool:
+    """Call ``bridge.unschedule``; False when there was none of this name."""
+    return bool(_value(connection, "select bridge.unschedule(%(name)s)", {"name": name}))
+
+
+def pause(connection: Connection, name: str) -> None:
+    """Call ``bridge.pause_schedule``."""
+    _value(connection, "select bridge.pause_schedule(%(name)s)", {"name": name})
+
+
+def resume(connection: Connection, name: str) -> datetime | None:
+    """Call ``bridge.resume_schedule``; the next slot."""
+    return _value(connection, "select bridge.resume_schedule(%(name)s)", {"name": name})  # type: ignore[no-any-return]
+
+
+def run(connection: Connection, name: str) -> UUID:
+    """Call ``bridge.run_schedule``; the job's id."""
+    return _value(connection, "select bridge.run_schedule(%(name)s)", {"name": name})  # type: ignore[no-any-return]
+
+
+def next_runs(connection: Connection, cron: str, timezone: str, n: int, after: datetime | None) -> list[datetime]:
+    """Call ``bridge.next_runs``; from now on when ``after`` is None."""
+    query = "select bridge.next_runs(%(cron)s, %(timezone)s, %(n)s, coalesce(%(after)s::timestamptz, now()))"
+    with translated():
+        rows = connection.execute(query, {"cron": cron, "timezone": timezone, "n": n, "after": after})
+        return [row[0] for row in rows]
+
+
+def find(connection: Connection) -> list[dict[str, Any]]:
+    """All rows of the view ``bridge.schedules``, by name."""
+    return _rows(connection, "select * from bridge.schedules order by name", {})
+
+
+def get(connection: Connection, name: str) -> dict[str, Any]:
+    """One row of the view ``bridge.schedules``.
+
+    Raises:
+        NotFoundError: there is no such schedule.
+    """
+    found = _rows(connection, "select * from bridge.schedules where name = %(name)s", {"name": name})
+    if not found:
+        raise NotFoundError(f"schedule {name!r} does not exist", '"bridge schedules list" shows those that do')
+    return found[0]
+
+
+def runs(connection: Connection, name: str, limit: int) -> list[dict[str, Any]]:
+    """The last runs of a schedule, newest first, as the view ``bridge.schedule_runs`` has them."""
+    query = "select * from bridge.schedule_runs where schedule = %(name)s order by id desc limit %(limit)s"
+    return _rows(connection, query, {"name": name, "limit": limit})
+
+
+def _rows(connection: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query.encode(), values).fetchall()
+
+
+def _value(connection: Connection, query: str, values: dict[str, Any]) -> Any:
+    with translated():
+        row = connection.execute(query.encode(), values).fetchone()
+    return row[0] if row else None

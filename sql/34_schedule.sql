@@ -1,0 +1,273 @@
+-- Schedules: what is to run, and when. The tick makes a job of every slot that is due (sql/41_slot.sql).
+
+do $$
+begin
+  if to_regclass('bridge.schedule') is null then
+    create table bridge.schedule (
+      name          text primary key,
+      cron          text not null,
+      timezone      text not null default 'UTC',
+      task          text not null,
+      args          jsonb not null default '[]',
+      kwargs        jsonb not null default '{}',
+      queue         text not null default 'celery',
+      priority      integer not null default 0,
+      max_attempts  integer not null default 3,
+      backoff       jsonb,
+      timeout       interval,                -- hard limit of one attempt
+      expires       interval,                -- a job not started so long after it was due ends as expired
+      headers       jsonb,
+      jitter        interval not null default '0',
+      starts_at     timestamptz,             -- no slot before; intervals are counted from it
+      ends_at       timestamptz,             -- no slot after
+      overlap       text not null default 'allow',
+      missed        text not null default 'once',
+      missed_within interval not null default '7 days',
+      enabled       boolean not null default true,
+      next_at       timestamptz,             -- the slot that comes next; null when paused or when there is none
+      created_at    timestamptz not null default clock_timestamp(),
+      updated_at    timestamptz not null default clock_timestamp(),
+      constraint schedule_overlap_is_known check (overlap in ('allow', 'skip', 'queue_one', 'cancel_old')),
+      constraint schedule_missed_is_known check (missed in ('skip', 'once', 'all'))
+    ) with (fillfactor = 70);
+    -- two names that differ in case alone are one name to people
+    create unique index schedule_name on bridge.schedule (lower(name));
+    -- tick: what is due
+    create index schedule_next on bridge.schedule (next_at) where next_at is not null;
+
+    create table bridge.schedule_run (
+      id           bigint generated always as identity primary key,
+      schedule     text not null,            -- its name: a run outlives its schedule
+      slot         timestamptz not null,     -- the moment it is for; of a manual run the moment it was asked for
+      trigger_type text not null,
+      status       text not null,            -- open: the job tells
+      job          uuid,
+      reason       text,                     -- why it was skipped, or waits
+      error        text,
+      created_at   timestamptz not null,
+      started_at   timestamptz,
+      finished_at  timestamptz,
+      constraint schedule_run_trigger_is_known check (trigger_type in ('scheduled', 'manual', 'catch_up')),
+      constraint schedule_run_status_is_known check (status in ('open', 'waiting', 'skipped', 'succeeded', 'failed', 'cancelled', 'expired', 'unknown'))
+    );
+    -- a slot runs once, whoever races
+    create unique index schedule_run_slot on bridge.schedule_run (schedule, slot) where trigger_type <> 'manual';
+    -- the last runs of a schedule
+    create index schedule_run_latest on bridge.schedule_run (schedule, id);
+    -- tick: jobs that may have ended, and who waits for one; overlap policies
+    create index schedule_run_unsettled on bridge.schedule_run (schedule, status) where status in ('open', 'waiting');
+    -- retry of a job that a schedule made
+    create index schedule_run_job on bridge.schedule_run (job) where job is not null;
+    -- cleanup
+    create index schedule_run_created on bridge.schedule_run using brin (created_at);
+  end if;
+end
+$$;
+
+create or replace function bridge.check_schedule(p_schedule bridge.schedule) returns void language plpgsql stable set search_path = '' as $$
+  -- Refuse a schedule whose job could never be made, before it is written.
+declare
+  v_now constant timestamptz := clock_timestamp();
+begin
+  if p_schedule.name is null or p_schedule.name !~ '^[^\s[:cntrl:]]([^[:cntrl:]]{0,198}[^\s[:cntrl:]])?$' then
+    perform bridge.refuse(format('schedule name is %L', left(p_schedule.name, 80)), 'give 1 to 200 characters, no space at either end');
+  end if;
+  perform bridge.check_job(p_schedule.task, p_schedule.queue, p_schedule.args::json, p_schedule.kwargs::json,
+    octet_length(p_schedule.args::text) + octet_length(p_schedule.kwargs::text), p_schedule.max_attempts);
+  perform bridge.check_options(p_schedule.priority, null, null, p_schedule.timeout, null, 'skip', null, v_now);
+  perform bridge.check_headers(coalesce(p_schedule.headers, '{}'));
+  if p_schedule.backoff is not null then
+    perform bridge.check_backoff(p_schedule.backoff);
+  end if;
+  if coalesce(p_schedule.overlap, 'null') not in ('allow', 'skip', 'queue_one', 'cancel_old') then
+    perform bridge.refuse(format('overlap is %L', p_schedule.overlap), 'give allow, skip, queue_one or cancel_old');
+  elsif coalesce(p_schedule.missed, 'null') not in ('skip', 'once', 'all') then
+    perform bridge.refuse(format('missed is %L', p_schedule.missed), 'give skip, once or all');
+  elsif p_schedule.jitter is null or p_schedule.jitter not between interval '0' and interval '1 day' then
+    perform bridge.refuse(format('jitter is %s', coalesce(p_schedule.jitter::text, 'null')), 'give an interval of at most 1 day');
+  elsif p_schedule.expires <= interval '0' then
+    perform bridge.refuse(format('expires is %s', p_schedule.expires), 'give a positive interval, or null for never');
+  elsif p_schedule.missed_within <= interval '0' is not false then
+    perform bridge.refuse(format('missed_within is %s', coalesce(p_schedule.missed_within::text, 'null')), 'give a positive interval');
+  elsif p_schedule.ends_at <= p_schedule.starts_at then
+    perform bridge.refuse(format('ends_at is %s, not after starts_at %s', p_schedule.ends_at, p_schedule.starts_at), 'give a later moment');
+  end if;
+end
+$$;
+
+create or replace function bridge.first_slot(p_schedule bridge.schedule, p_after timestamptz) returns timestamptz language plpgsql stable
+  set search_path = '' as $$
+  -- The first slot of a schedule after a moment, within its start and end; null when it is paused or has none.
+declare
+  v_slot timestamptz;
+begin
+  if not p_schedule.enabled then
+    return null;
+  end if;
+  v_slot := bridge.next_slot(bridge.parse_cron(p_schedule.cron), p_schedule.timezone,
+    greatest(p_after, p_schedule.starts_at - interval '1 microsecond'), coalesce(p_schedule.starts_at, 'epoch'));
+  return case when v_slot <= p_schedule.ends_at is not false then v_slot end;
+end
+$$;
+
+create or replace function bridge.plan_schedule() returns trigger language plpgsql security definer set search_path = '' as $$
+  -- Before a schedule is written, by whatever statement: refuse what cannot work, and find the next slot where the timing changed. A slot
+  -- that is due already stays due: it belongs to the time before the change. What fell into a pause is gone.
+declare
+  v_now constant timestamptz := clock_timestamp();
+begin
+  new.timezone := case when tg_op = 'UPDATE' and new.timezone = old.timezone then old.timezone else bridge.check_zone(new.timezone) end;
+  perform bridge.check_schedule(new);
+  new.updated_at := v_now;
+  if tg_op = 'UPDATE' and (new.cron, new.timezone, new.starts_at, new.ends_at, new.enabled)
+      is not distinct from (old.cron, old.timezone, old.starts_at, old.ends_at, old.enabled) then
+    return new;
+  elsif bridge.next_slot(bridge.parse_cron(new.cron), new.timezone, v_now, coalesce(new.starts_at, 'epoch')) is null then
+    perform bridge.refuse(format('cron %L never comes', new.cron), 'give days that the months have');
+  end if;
+  if tg_op = 'INSERT' or not (old.enabled and new.enabled and old.next_at <= v_now) then
+    new.next_at := bridge.first_slot(new, v_now);
+  end if;
+  return new;
+end
+$$;
+
+do $$
+begin
+  if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'bridge.schedule'::regclass and t.tgname = 'plan_schedule') then
+    -- Not when the tick moves next_at on.
+    create trigger plan_schedule before insert or update of name, cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff,
+      timeout, expires, headers, jitter, starts_at, ends_at, overlap, missed, missed_within, enabled
+      on bridge.schedule for each row execute function bridge.plan_schedule();
+  end if;
+end
+$$;
+
+create or replace function bridge.schedule(
+    name text, cron text, task text, args jsonb default '[]', kwargs jsonb default '{}', timezone text default 'UTC', queue text default 'celery',
+    priority integer default 0, max_attempts integer default 3, backoff jsonb default null, timeout interval default null,
+    expires interval default null, headers jsonb default null, jitter interval default '0', starts_at timestamptz default null,
+    ends_at timestamptz default null, overlap text default 'allow', missed text default 'once', missed_within interval default '7 days',
+    enabled boolean default null)
+  returns text language plpgsql security definer set search_path = '' as $$
+  -- Make a schedule, or give the one of this name these values; saying the same again changes nothing.
+  --
+  --   name           its name; one that differs from another in case alone is refused
+  --   cron           five fields (0 6 * * mon-fri; lists, ranges, steps, names, L for the last day of the month), @hourly, @daily, @weekly,
+  --                  @monthly, @yearly, or an interval: "30 seconds", "every 15 minutes"
+  --   task … headers what each job is, as in bridge.enqueue
+  --   timezone       whose clock cron is read by
+  --   expires        a job not started so long after it was due ends as expired
+  --   jitter         each job is due up to so much later than its slot, by chance
+  --   starts_at, ends_at  no slot before, none after; intervals are counted from starts_at, else from the epoch
+  --   overlap        while a run before has not ended: allow, skip this one, queue_one (it waits, one at most), or cancel_old (and wait for
+  --                  its end)
+  --   missed         slots that passed while nothing ticked: skip, once (the last of them), or all
+  --   missed_within  how long ago a missed slot may be to be made up for
+  --   enabled        null leaves a pause as it is
+  --
+  -- Returns  created, changed or unchanged
+  -- Errors   JB001 an argument (of cron with the character), JB003 a name like it exists
+declare
+  v_made boolean;
+  v_other text;
+begin
+  select s.name into v_other from bridge.schedule s where lower(s.name) = lower(schedule.name) and s.name <> schedule.name;
+  if found then
+    perform bridge.refuse(format('schedule %L exists, and %L differs from it in case alone', v_other, schedule.name), 'choose another name', 'JB003');
+  end if;
+  insert into bridge.schedule as s (name, cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff, timeout, expires, headers, jitter,
+    starts_at, ends_at, overlap, missed, missed_within, enabled)
+  values (schedule.name, schedule.cron, schedule.timezone, schedule.task, schedule.args, schedule.kwargs, schedule.queue, schedule.priority,
+    schedule.max_attempts, schedule.backoff, schedule.timeout, schedule.expires, schedule.headers, schedule.jitter, schedule.starts_at,
+    schedule.ends_at, schedule.overlap, schedule.missed, schedule.missed_within, coalesce(schedule.enabled, true))
+  on conflict on constraint schedule_pkey do update set cron = excluded.cron, timezone = excluded.timezone, task = excluded.task, args = excluded.args,
+    kwargs = excluded.kwargs, queue = excluded.queue, priority = excluded.priority, max_attempts = excluded.max_attempts, backoff = excluded.backoff,
+    timeout = excluded.timeout, expires = excluded.expires, headers = excluded.headers, jitter = excluded.jitter, starts_at = excluded.starts_at,
+    ends_at = excluded.ends_at, overlap = excluded.overlap, missed = excluded.missed, missed_within = excluded.missed_within,
+    enabled = coalesce(schedule.enabled, s.enabled)
+  where (s.cron, s.timezone, s.task, s.args, s.kwargs, s.queue, s.priority, s.max_attempts, s.backoff, s.timeout, s.expires, s.headers, s.jitter, s.starts_at,
+      s.ends_at, s.overlap, s.missed, s.missed_within, s.enabled)
+    is distinct from (excluded.cron, excluded.timezone, excluded.task, excluded.args, excluded.kwargs, excluded.queue, excluded.priority,
+      excluded.max_attempts, excluded.backoff, excluded.timeout, excluded.expires, excluded.headers, excluded.jitter, excluded.starts_at, excluded.ends_at,
+      excluded.overlap, excluded.missed, excluded.missed_within, coalesce(schedule.enabled, s.enabled))
+  returning s.xmax = 0 into v_made;
+  return case when v_made then 'created' when v_made is null then 'unchanged' else 'changed' end;
+end
+$$;
+
+create or replace function bridge.schedule_named(p_name text) returns bridge.schedule language plpgsql set search_path = '' as $$
+  -- A schedule by its name, locked against the tick. JB002 when there is none.
+declare
+  v_schedule bridge.schedule;
+  v_near text;
+begin
+  select s.* into v_schedule from bridge.schedule s where s.name = p_name for update;
+  if not found then
+    select string_agg(quote_literal(s.name), ' or ') into v_near from (
+      select s.name from bridge.schedule s where length(p_name) >= 3 and left(lower(s.name), 3) = left(lower(p_name), 3) order by s.name limit 3) s;
+    perform bridge.refuse(format('schedule %L does not exist', coalesce(p_name, 'null')),
+      coalesce('did you mean ' || v_near || '?', 'see: select name from bridge.schedules'), 'JB002');
+  end if;
+  return v_schedule;
+end
+$$;
+
+create or replace function bridge.unschedule(name text) returns boolean language plpgsql security definer set search_path = '' as $$
+  -- Remove a schedule. Jobs that it made go on, a run that waits does not come; the log of its runs stays.
+  --
+  -- Returns  false when there was none of this name
+begin
+  delete from bridge.schedule s where s.name = unschedule.name;
+  if not found then
+    return false;
+  end if;
+  update bridge.schedule_run r set status = 'skipped', reason = 'the schedule was removed', finished_at = clock_timestamp()
+  where r.schedule = unschedule.name and r.status = 'waiting';
+  return true;
+end
+$$;
+
+create or replace function bridge.pause_schedule(name text) returns void language plpgsql security definer set search_path = '' as $$
+  -- Let a schedule make no jobs until it is resumed. What it has made goes on.
+  --
+  -- Errors  JB002 when there is no such schedule
+declare
+  v_schedule constant bridge.schedule := bridge.schedule_named(pause_schedule.name);
+begin
+  update bridge.schedule s set enabled = false where s.name = v_schedule.name and s.enabled;
+end
+$$;
+
+create or replace function bridge.resume_schedule(name text) returns timestamptz language plpgsql security definer set search_path = '' as $$
+  -- End a pause. Slots that fell into it do not run.
+  --
+  -- Returns  the next slot; null when it has none
+  -- Errors   JB002 when there is no such schedule
+declare
+  v_schedule constant bridge.schedule := bridge.schedule_named(resume_schedule.name);
+begin
+  update bridge.schedule s set enabled = true where s.name = v_schedule.name and not s.enabled;
+  return (select s.next_at from bridge.schedule s where s.name = v_schedule.name);
+end
+$$;
+
+create or replace function bridge.run_schedule(name text) returns uuid language plpgsql security definer set search_path = ''
+  set enable_seqscan = off set jit = off as $$
+  -- Run a schedule now, whatever its time, also while it is paused. Its slots stay as they are.
+  --
+  -- Returns  the job's id
+  -- Errors   JB002 when there is no such schedule, JB006 when a run of it has not ended and its overlap is not allow
+declare
+  v_schedule constant bridge.schedule := bridge.schedule_named(run_schedule.name);
+  v_open uuid;
+begin
+  if v_schedule.overlap <> 'allow' then
+    v_open := bridge.open_run(v_schedule.name);
+    if v_open is not null then
+      perform bridge.refuse(format('schedule %L runs already: job %s has not ended', v_schedule.name, v_open), 'wait for it or cancel it, then run again', 'JB006');
+    end if;
+  end if;
+  return bridge.start_run(v_schedule, bridge.add_run(v_schedule.name, clock_timestamp(), 'manual', clock_timestamp()), clock_timestamp());
+end
+$$;

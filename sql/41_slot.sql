@@ -1,0 +1,241 @@
+-- What a tick does for schedules: a job for every slot that is due, policies for those that were missed or overlap, and the end of runs.
+
+create or replace function bridge.add_run(p_schedule text, p_slot timestamptz, p_trigger text, p_now timestamptz, p_status text default 'open',
+    p_reason text default null)
+  returns bigint language sql set search_path = ''
+  -- Note a run. Returns its number; null when this slot has one: whoever comes second does nothing.
+  begin atomic
+    insert into bridge.schedule_run (schedule, slot, trigger_type, status, reason, created_at, finished_at)
+    values (p_schedule, p_slot, p_trigger, p_status, p_reason, p_now, case when p_status = 'skipped' then p_now end)
+    on conflict (schedule, slot) where trigger_type <> 'manual' do nothing
+    returning id;
+  end;
+
+create or replace function bridge.start_run(p_schedule bridge.schedule, p_run bigint, p_now timestamptz) returns uuid language plpgsql
+  set search_path = '' as $$
+  -- Make the job of a run. It carries the schedule's name and the slot as headers, which its task reads as self.request.bridge_schedule and
+  -- self.request.bridge_slot.
+declare
+  v_id uuid;
+  v_slot timestamptz;
+  v_due timestamptz;
+begin
+  select r.slot into v_slot from bridge.schedule_run r where r.id = p_run;
+  v_due := case when p_schedule.jitter > interval '0' then p_now + random() * p_schedule.jitter end;
+  v_id := bridge.enqueue(p_schedule.task, p_schedule.args, p_schedule.kwargs, p_schedule.queue, p_schedule.priority, run_at => v_due,
+    max_attempts => p_schedule.max_attempts, backoff => p_schedule.backoff, timeout => p_schedule.timeout,
+    expires_at => coalesce(v_due, p_now) + p_schedule.expires,
+    headers => coalesce(p_schedule.headers, '{}') || jsonb_build_object('bridge_schedule', p_schedule.name, 'bridge_slot',
+      to_char(v_slot at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')));
+  update bridge.schedule_run r set job = v_id, status = 'open', reason = null where r.id = p_run;
+  return v_id;
+end
+$$;
+
+create or replace function bridge.settle_runs(p_schedule text, p_limit integer) returns integer language plpgsql set search_path = '' as $$
+  -- Write down how runs ended whose jobs are history now.
+  --
+  --   p_schedule  of this schedule; null for all
+declare
+  v_count integer;
+begin
+  with ended as (
+    select r.id, coalesce(f.status, 'unknown') as status, f.started_at, coalesce(f.finished_at, clock_timestamp()) as finished_at, f.error
+    from bridge.schedule_run r
+    left join lateral (select h.* from bridge.finished h where h.id = r.job order by h.finished_at desc limit 1) f on true
+    where r.status = 'open' and (p_schedule is null or r.schedule = p_schedule) and not exists (select from bridge.job j where j.id = r.job)
+    limit p_limit for update of r skip locked
+  )
+  update bridge.schedule_run r set status = e.status, started_at = e.started_at, finished_at = e.finished_at,
+    error = nullif(concat_ws(': ', e.error->>'type', e.error->>'message'), '')
+  from ended e where r.id = e.id;
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.open_run(p_schedule text) returns uuid language plpgsql set search_path = '' as $$
+  -- A job of a schedule that has not ended; null when all have.
+begin
+  perform bridge.settle_runs(p_schedule, 1000);
+  return (select r.job from bridge.schedule_run r where r.schedule = p_schedule and r.status = 'open' order by r.id limit 1);
+end
+$$;
+
+create or replace function bridge.cancel_open_runs(p_schedule text) returns uuid language plpgsql set search_path = '' as $$
+  -- Cancel what a schedule has made and has not ended, and what waits. Returns a job that still runs and was asked to stop; null when all
+  -- is ended.
+begin
+  update bridge.schedule_run r set status = 'skipped', reason = 'a later slot took its place', finished_at = clock_timestamp()
+  where r.schedule = p_schedule and r.status = 'waiting';
+  perform bridge.cancel(r.job) from bridge.schedule_run r where r.schedule = p_schedule and r.status = 'open';
+  return bridge.open_run(p_schedule);
+end
+$$;
+
+create or replace function bridge.run_slot(p_schedule bridge.schedule, p_slot timestamptz, p_trigger text, p_now timestamptz) returns void
+  language plpgsql set search_path = '' as $$
+  -- Run one slot as the schedule's overlap policy says: make its job, let it wait, or skip it. What keeps the job from being made is
+  -- noted, and keeps nobody else from his turn.
+  --
+  -- Locks  the caller holds the schedule's row
+declare
+  v_open uuid;
+  v_waits boolean := false;
+  v_run bigint;
+begin
+  if p_schedule.overlap <> 'allow' then
+    v_open := bridge.open_run(p_schedule.name);
+    if p_schedule.overlap = 'cancel_old' and v_open is not null then
+      v_open := bridge.cancel_open_runs(p_schedule.name);
+    end if;
+    v_waits := exists (select from bridge.schedule_run r where r.schedule = p_schedule.name and r.status = 'waiting');
+  end if;
+  if v_open is null and not v_waits then
+    v_run := bridge.add_run(p_schedule.name, p_slot, p_trigger, p_now);
+    if v_run is not null then
+      perform bridge.start_run(p_schedule, v_run, p_now);
+    end if;
+  elsif p_schedule.overlap = 'skip' or v_waits then
+    perform bridge.add_run(p_schedule.name, p_slot, p_trigger, p_now, 'skipped',
+      case when v_waits then 'another run waits already' else format('job %s of a run before has not ended', v_open) end);
+  else
+    perform bridge.add_run(p_schedule.name, p_slot, p_trigger, p_now, 'waiting', format('job %s of a run before has not ended', v_open));
+  end if;
+exception when others then
+  insert into bridge.schedule_run (schedule, slot, trigger_type, status, error, created_at, finished_at)
+  values (p_schedule.name, p_slot, p_trigger, 'failed', sqlerrm, p_now, p_now);
+end
+$$;
+
+create or replace function bridge.skip_missed(p_schedule text, p_from timestamptz, p_to timestamptz, p_why text, p_now timestamptz) returns void
+  language plpgsql set search_path = '' as $$
+  -- Note once that slots were passed over: the first of them tells.
+begin
+  perform bridge.add_run(p_schedule, p_from, 'catch_up', p_now, 'skipped', format('missed, and %s: the slots up to %s', p_why, p_to));
+end
+$$;
+
+create or replace function bridge.pass_missed(p_schedule bridge.schedule, p_plan bridge.cron_plan, p_late timestamptz, p_now timestamptz)
+  returns timestamptz language plpgsql set search_path = '' as $$
+  -- Deal with slots that passed while nothing ticked, as the schedule's policy says.
+  --
+  --   p_late  a slot up to then counts as missed
+  --
+  -- Returns  the slot to go on with: the first that is in time, or, where all are made up for, the first that is not too long ago
+declare
+  v_anchor constant timestamptz := coalesce(p_schedule.starts_at, 'epoch');
+  v_first constant timestamptz := p_schedule.next_at;
+  v_bound constant timestamptz := p_now - p_schedule.missed_within;
+  -- Where cron was changed after next_at had come, the new one may have no slot since: that one is then the last.
+  v_last constant timestamptz := greatest(v_first, bridge.last_slot(p_plan, p_schedule.timezone, least(p_late, p_schedule.ends_at), v_anchor));
+  v_next timestamptz := bridge.next_slot(p_plan, p_schedule.timezone, v_last, v_anchor);
+begin
+  if p_schedule.missed = 'all' then
+    if v_first >= v_bound then
+      return v_first;
+    end if;
+    v_next := bridge.next_slot(p_plan, p_schedule.timezone, v_bound, v_anchor);
+    perform bridge.skip_missed(p_schedule.name, v_first, v_bound, 'too long ago', p_now);
+  elsif p_schedule.missed = 'skip' or v_last < v_bound then
+    perform bridge.skip_missed(p_schedule.name, v_first, v_last, case when p_schedule.missed = 'skip' then 'skipped' else 'too long ago' end, p_now);
+  elsif v_next <= least(p_now, p_schedule.ends_at) then
+    perform bridge.skip_missed(p_schedule.name, v_first, v_last, 'made up for by the one in time', p_now);
+  else
+    if v_first < v_last then
+      perform bridge.skip_missed(p_schedule.name, v_first, v_last, 'made up for by the last', p_now);
+    end if;
+    perform bridge.run_slot(p_schedule, v_last, 'catch_up', p_now);
+  end if;
+  return v_next;
+end
+$$;
+
+create or replace function bridge.fire(p_schedule bridge.schedule, p_limit integer, p_now timestamptz) returns integer language plpgsql
+  set search_path = '' as $$
+  -- Run the slots of one schedule that are due, and find the next.
+  --
+  --   p_limit  most slots in this tick; the next one goes on
+  --
+  -- Returns  how many slots were dealt with
+  -- Locks    the caller holds the schedule's row
+declare
+  v_plan constant bridge.cron_plan := bridge.parse_cron(p_schedule.cron);
+  v_late constant timestamptz := p_now - bridge.seconds('slot_grace');
+  v_slot timestamptz := p_schedule.next_at;
+  v_count integer := 0;
+begin
+  if v_slot <= v_late then
+    v_slot := bridge.pass_missed(p_schedule, v_plan, v_late, p_now);
+    v_count := 1;
+  end if;
+  while v_slot <= least(p_now, p_schedule.ends_at) and v_count < p_limit loop
+    perform bridge.run_slot(p_schedule, v_slot, case when v_slot <= v_late then 'catch_up' else 'scheduled' end, p_now);
+    v_slot := bridge.next_slot(v_plan, p_schedule.timezone, v_slot, coalesce(p_schedule.starts_at, 'epoch'));
+    v_count := v_count + 1;
+  end loop;
+  update bridge.schedule s set next_at = case when v_slot <= p_schedule.ends_at is not false then v_slot end where s.name = p_schedule.name;
+  return v_count;
+exception when others then
+  -- A time zone that an update has taken away, say. It is tried again every minute.
+  insert into bridge.schedule_run (schedule, slot, trigger_type, status, error, created_at, finished_at)
+  values (p_schedule.name, p_schedule.next_at, 'scheduled', 'failed', sqlerrm, p_now, p_now)
+  on conflict (schedule, slot) where trigger_type <> 'manual' do nothing;
+  update bridge.schedule s set next_at = p_now + interval '1 minute' where s.name = p_schedule.name;
+  return 1;
+end
+$$;
+
+create or replace function bridge.fire_due(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
+  -- Run the slots that are due, the longest due first.
+  --
+  --   p_limit  most slots; of one schedule at most 100
+  --
+  -- Returns  how many slots were dealt with
+  -- Locks    the schedules that are due (skip locked); one that somebody changes at this moment is the next tick's
+declare
+  v_name text;
+  v_schedule bridge.schedule;
+  v_count integer := 0;
+begin
+  for v_name in select s.name from bridge.schedule s where s.next_at <= p_now order by s.next_at limit p_limit loop
+    select s.* into v_schedule from bridge.schedule s where s.name = v_name and s.next_at <= p_now for update skip locked;
+    if found then
+      v_count := v_count + bridge.fire(v_schedule, least(100, p_limit - v_count), p_now);
+    end if;
+    exit when v_count >= p_limit;
+  end loop;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.start_waiting(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
+  -- Start runs that waited for one before, now that it has ended. Those of a paused schedule wait on.
+declare
+  v_row record;
+  v_schedule bridge.schedule;
+  v_count integer := 0;
+begin
+  for v_row in
+    select r.id, r.schedule from bridge.schedule_run r
+    where r.status = 'waiting' and not exists (select from bridge.schedule_run o where o.schedule = r.schedule and o.status = 'open')
+    limit p_limit
+  loop
+    select s.* into v_schedule from bridge.schedule s where s.name = v_row.schedule and s.enabled for update skip locked;
+    if found and exists (select from bridge.schedule_run r where r.id = v_row.id and r.status = 'waiting') then
+      perform bridge.start_run(v_schedule, v_row.id, p_now);
+      v_count := v_count + 1;
+    end if;
+  end loop;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.run_schedules(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = ''
+  set enable_seqscan = off set jit = off as $$
+  -- The tick's step for schedules: note what ended, start what waited for that, run what is due. Returns how many slots were dealt with.
+begin
+  perform bridge.settle_runs(null, p_limit);
+  return bridge.start_waiting(p_limit, p_now) + bridge.fire_due(p_limit, p_now);
+end
+$$;

@@ -1,0 +1,78 @@
+"""The Python face of schedules: the same names and values as in SQL, in the caller's transaction."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+import bridge
+from bridge.errors import ConflictError, InvalidArgumentError, NotFoundError, WrongStateError
+
+if TYPE_CHECKING:
+    from fix_sql import Session
+
+
+def test_every_argument_arrives_in_its_column(db: Session) -> None:
+    starts, ends = dt.datetime(2031, 1, 1, tzinfo=dt.UTC), dt.datetime(2032, 1, 1, tzinfo=dt.UTC)
+    made = bridge.schedule(
+        "report", "0 6 * * mon-fri", "shop.report", [1], {"to": "you"}, connection=db.connection, timezone="Europe/Berlin",
+        queue="reports", priority=5, max_attempts=4, jitter=30, starts_at=starts, ends_at=ends, overlap="skip", missed="all",
+        missed_within=dt.timedelta(hours=6), backoff=[1, 5], timeout=20.5, headers={"tenant": "x"}, expires=600, enabled=False,
+    )  # fmt: skip
+    assert made == "created"
+    columns = (
+        "cron, task, args, kwargs, timezone, queue, priority, max_attempts, starts_at, ends_at, overlap, missed, backoff, headers, status"
+    )
+    assert db.rows(f"select {columns} from bridge.schedules") == [
+        (
+            "0 6 * * mon-fri", "shop.report", [1], {"to": "you"}, "Europe/Berlin", "reports", 5, 4, starts, ends, "skip", "all", [1, 5],
+            {"tenant": "x"}, "paused",
+        )
+    ]  # fmt: skip
+    spans = db.rows("select jitter, missed_within, timeout, expires from bridge.schedules")[0]
+    assert [span.total_seconds() for span in spans] == [30, 21600, 20.5, 600]
+
+
+def test_a_schedule_belongs_to_the_callers_transaction(db: Session) -> None:
+    with psycopg.connect(db.dsn) as connection:
+        bridge.schedule("report", "@daily", "shop.report", connection=connection)
+        connection.rollback()
+        assert db.rows("select name from bridge.schedules") == []
+        bridge.schedule("report", "@daily", "shop.report", connection=connection)
+    assert bridge.schedule("report", "@daily", "shop.report", connection=db.connection) == "unchanged"
+
+
+def test_pause_resume_run_and_remove(db: Session) -> None:
+    bridge.schedule("report", "@daily", "shop.report", overlap="skip", connection=db.connection)
+    bridge.pause_schedule("report", connection=db.connection)
+    job = bridge.run_schedule("report", connection=db.connection)
+    assert bridge.get(job, connection=db.connection).task == "shop.report"
+    with pytest.raises(WrongStateError, match=f"job {job} has not ended"):
+        bridge.run_schedule("report", connection=db.connection)
+    assert bridge.resume_schedule("report", connection=db.connection) == db.one("select next_run from bridge.schedules")
+    assert bridge.unschedule("report", connection=db.connection) is True
+    assert bridge.unschedule("report", connection=db.connection) is False
+
+
+def test_next_runs_previews_an_expression(db: Session) -> None:
+    after = dt.datetime(2026, 3, 28, 12, tzinfo=dt.UTC)
+    found = bridge.next_runs("30 2 * * *", "Europe/Berlin", 2, after, connection=db.connection)
+    assert found == [dt.datetime(2026, 3, 29, 1, tzinfo=dt.UTC), dt.datetime(2026, 3, 30, 0, 30, tzinfo=dt.UTC)]
+    assert len(bridge.next_runs("@hourly", connection=db.connection)) == 5
+
+
+def test_what_cannot_work_raises_our_exceptions(db: Session) -> None:
+    with pytest.raises(InvalidArgumentError, match="character 1: minute 99 does not exist"):
+        bridge.schedule("report", "99 * * * *", "shop.report", connection=db.connection)
+    with pytest.raises(InvalidArgumentError, match="is not JSON"):
+        bridge.schedule("report", "@daily", "shop.report", [object()], connection=db.connection)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        bridge.schedule("report", "@daily", "shop.report", colour="red", connection=db.connection)
+    with pytest.raises(NotFoundError, match="schedule 'report' does not exist"):
+        bridge.run_schedule("report", connection=db.connection)
+    bridge.schedule("report", "@daily", "shop.report", connection=db.connection)
+    with pytest.raises(ConflictError, match="differs from it in case alone"):
+        bridge.schedule("Report", "@daily", "shop.report", connection=db.connection)
