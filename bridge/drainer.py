@@ -20,7 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_whe
 import bridge
 from bridge import schema
 from bridge.broker import open_broker
-from bridge.errors import PublishError, ServerError
+from bridge.errors import PublishError, RefusedError, ServerError
 from bridge.queries import dispatch
 from bridge.queries.connection import connect
 
@@ -41,7 +41,8 @@ _REPORT_EVERY = 5.0  # seconds between two reports, and two looks for messages t
 # While windows are full: pauses adapt so that a look finds about this many jobs' room, not one job's.
 _FAIR_SHIPMENT = 100
 _SHORTEST_PAUSE, _LONGEST_WINDOW_PAUSE = 0.01, 0.25  # seconds
-_LONGEST_PAUSE = 15.0  # seconds between two tries to reconnect, at most
+_LONGEST_PAUSE = 15.0  # seconds between two tries to reconnect, or to publish to a queue that refuses, at most
+_FIRST_HOLD = 1.0  # seconds that a queue is left alone after a refusal
 _OUTAGE = (PublishError, ServerError, psycopg.OperationalError)
 
 
@@ -52,6 +53,28 @@ class _Clock:
     tick: float = 0.0
     report: float = 0.0
     recover: float = field(default_factory=lambda: time.monotonic() + _REPORT_EVERY)
+
+
+class _Holds:
+    """Queues that the broker refuses messages of: each waits a while, ever longer while it takes nothing at all."""
+
+    def __init__(self) -> None:
+        self._pauses: dict[str, float] = {}
+        self._until: dict[str, float] = {}
+
+    def __contains__(self, queue: str) -> bool:
+        return time.monotonic() < self._until.get(queue, 0.0)
+
+    def hold(self, queue: str, *, took_some: bool) -> float:
+        """Leave this queue alone for the seconds that are returned."""
+        pause = _FIRST_HOLD if took_some else min(2 * self._pauses.get(queue, _FIRST_HOLD / 2), _LONGEST_PAUSE)
+        self._pauses[queue], self._until[queue] = pause, time.monotonic() + pause
+        return pause
+
+    def release(self, queue: str) -> None:
+        """It takes messages again."""
+        self._pauses.pop(queue, None)
+        self._until.pop(queue, None)
 
 
 class Drainer:
@@ -70,6 +93,7 @@ class Drainer:
         self._woken: set[str] = set()
         self._pause = _SHORTEST_PAUSE
         self._clock = _Clock()
+        self._holds = _Holds()
         self._connection: Connection | None = None
         self._broker: Broker | None = None
         self._broker_facts: dict[str, object] = {}
@@ -136,7 +160,10 @@ class Drainer:
             self._connection.execute("listen bridge_ready")
             log.info("connected to postgres drainer=%s", self.id)
         if self._broker is None:
-            self._broker = open_broker(self._settings.broker_url, timeout=self._settings.timeout, events=self._settings.events)
+            self._broker = open_broker(self._settings)
+            if not self._broker_facts:
+                for one in self._broker.shortcomings:
+                    log.warning("this broker cannot %s", one)
             self._broker_facts = self._broker.describe()
             log.info("connected to broker %s", " ".join(f"{key}={value}" for key, value in self._broker_facts.items()))
 
@@ -177,28 +204,43 @@ class Drainer:
         queues = self._serve(self._woken or dispatch.ready_queues(connection))
         self._woken = set()
         random.shuffle(queues)  # no queue is always first
+        return sum(self._drain_queue(connection, queue) for queue in queues)
+
+    def _drain_queue(self, connection: Connection, queue: str) -> int:
+        shipment = uuid.uuid4()
         limit, size = self._settings.shipment, self._settings.shipment_bytes
-        count = 0
-        for queue in queues:
-            shipment = uuid.uuid4()
-            count += self._ship(shipment, dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size))
+        jobs = dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size)
+        try:
+            count = self._ship(shipment, jobs)
+        except RefusedError as error:
+            # The broker is well, so the other queues go on.
+            pause = self._holds.hold(queue, took_some=bool(error.confirmed))
+            log.warning("refused queue=%s jobs=%d pause=%.1f error=%s", queue, len(jobs) - len(error.confirmed), pause, error)
+            return len(error.confirmed)
+        self._holds.release(queue)
         return count
 
     def _ship(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> int:
         if not jobs:
             return 0
-        seqs = [job.seq for job in jobs]
         try:
             self._publish(jobs)
-        except PublishError:
+        except PublishError as error:
+            self._mark(shipment, [job for job in jobs if job.seq in error.confirmed])
             # Uncertain: some may have arrived. They keep their tokens, so a second copy is harmless.
-            dispatch.unclaim(self._postgres(), shipment, seqs)
+            dispatch.unclaim(self._postgres(), shipment, [job.seq for job in jobs if job.seq not in error.confirmed])
             raise
-        dispatch.mark_published(self._postgres(), shipment, seqs)
+        self._mark(shipment, jobs)
+        return len(jobs)
+
+    def _mark(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> None:
+        """The broker has these."""
+        if not jobs:
+            return
+        dispatch.mark_published(self._postgres(), shipment, [job.seq for job in jobs])
         self._announce(jobs)
         self.published += len(jobs)
         log.debug("published queue=%s jobs=%d shipment=%s", jobs[0].queue, len(jobs), shipment)
-        return len(jobs)
 
     def _publish(self, jobs: Sequence[Claimed]) -> None:
         if self._broker is None:
@@ -224,8 +266,8 @@ class Drainer:
         self._woken = {notice.payload for notice in self._postgres().notifies(timeout=pause, stop_after=1)}
 
     def _serve(self, queues: Iterable[str]) -> list[str]:
-        """Those of these queues that this drainer serves."""
-        return [queue for queue in queues if not self._wanted or queue in self._wanted]
+        """Those of these queues that this drainer serves now."""
+        return [queue for queue in queues if queue not in self._holds and (not self._wanted or queue in self._wanted)]
 
     def _do_duties(self) -> None:
         """Tick, report and look for messages that are gone, each when it is due."""
@@ -279,7 +321,11 @@ class Drainer:
             log.error("not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, len(late), ",".join(sorted(workers)))
         shipment = uuid.uuid4()
         jobs = dispatch.republish(connection, self.id, shipment, {suspect.token for suspect in late if suspect.queue not in silent})
-        count = self._ship(shipment, jobs)
+        try:
+            count = self._ship(shipment, jobs)
+        except RefusedError as error:
+            count = len(error.confirmed)
+            log.warning("refused jobs=%d error=%s", len(jobs) - count, error)
         if count:
             log.warning("published again, their messages were gone jobs=%d", count)
         return count

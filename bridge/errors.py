@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 __all__ = [
     "BridgeError",
     "ConflictError",
@@ -11,6 +16,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PermanentError",
     "PublishError",
+    "RefusedError",
     "SchemaError",
     "ServerError",
     "SettingError",
@@ -69,7 +75,19 @@ class ServerError(BridgeError):
 
 
 class PublishError(BridgeError):
-    """The broker refused a shipment or timed out; its jobs are published again later."""
+    """The broker refused a shipment or timed out; its jobs are published again later.
+
+    Attributes:
+        confirmed: numbers (``seq``) of the jobs whose message the broker has all the same. Of the others some may have arrived.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, confirmed: Collection[int] = ()) -> None:
+        super().__init__(message, hint)
+        self.confirmed = frozenset(confirmed)
+
+
+class RefusedError(PublishError):
+    """The broker is well, but does not take messages of this queue: it is full, or they lead nowhere."""
 
 
 class WaitTimeoutError(BridgeError, TimeoutError):

@@ -53,9 +53,16 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message for any kombu transport."""
+    """A message for any kombu transport.
 
-    queue: str
+    Attributes:
+        route: exchange and routing key.
+        declare: queues and exchanges to be declared before, as ``bridge.content`` has described them.
+        properties: the other properties.
+    """
+
+    route: tuple[str, str]
+    declare: list[dict[str, Any]]
     body: bytes
     content_type: str
     content_encoding: str
@@ -81,14 +88,16 @@ def envelope(job: Claimed, hook: Callable[[dict[str, Any]], Any] | None = None) 
         job: what to send.
         hook: brings back what the JSON text of headers and properties could only describe (dates, uuids), as kombu writes it.
     """
-    properties = {"exchange": "", "routing_key": job.queue, "priority": 9 - job.rank}
+    properties: dict[str, Any] = {"priority": 9 - job.rank}
     if job.properties:
         properties = json.loads(job.properties, object_hook=hook)
+    exchange, routing_key = properties.pop("exchange", ""), properties.pop("routing_key", job.queue)
     if job.expires_at is not None:
         properties["expiration"] = max(0.0, (job.expires_at - datetime.now(UTC)).total_seconds())
     body, content_type, encoding = _body(job)
     return Envelope(
-        queue=job.queue,
+        route=(exchange, routing_key),
+        declare=properties.pop("declare", []),
         body=body,
         content_type=content_type,
         content_encoding=encoding,

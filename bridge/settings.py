@@ -6,10 +6,10 @@ What an operator changes while everything runs is not here but in table ``bridge
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +30,11 @@ class Settings(BaseSettings):
 
     database_url: str = Field(default="", description="Postgres: a libpq URI or DSN, or SQLAlchemy's form of URL")
     broker_url: str = Field(default="redis://127.0.0.1:6379/0", description="the broker, as Celery takes it")
+    broker_options: str = Field(
+        default="",
+        description="JSON: the application's broker_transport_options; in it, ssl is its broker_use_ssl, and queue_arguments are those"
+        " of queues that a drainer has to make",
+    )
     tick: Literal["auto", "drainer", "off"] = Field(
         default="auto", description="auto: a drainer ticks when nobody else does; drainer: it always does; off: never"
     )
@@ -59,6 +64,16 @@ class Settings(BaseSettings):
     def _database_url(cls, value: str) -> str:
         return libpq_url(value) if value else value
 
+    @field_validator("broker_options")
+    @classmethod
+    def _broker_options(cls, value: str) -> str:
+        _object(value)
+        return value
+
+    def transport_options(self) -> dict[str, Any]:
+        """What ``broker_options`` says; a copy."""
+        return _object(self.broker_options)
+
     def require_database(self) -> str:
         """The database's URL.
 
@@ -80,6 +95,17 @@ class Settings(BaseSettings):
     def exclude_names(self) -> tuple[str, ...]:
         """Patterns of tasks to leave to the broker, where the application names none."""
         return _parts(self.exclude)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object of a text; an empty text is an empty object."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError('it is no JSON object, for example {"global_keyprefix": "shop:"}')  # noqa: TRY004 - pydantic shows this kind
+    return found
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -129,11 +155,16 @@ def libpq_url(url: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """The same URL, fit to be shown."""
+    """The same URL, fit to be shown; of several, separated by semicolons, each."""
     if "://" not in url:
         return re.sub(r"password\s*=\s*('[^']*'|\S+)", "password=***", url)
-    parts = urlsplit(url)
-    shown = url
-    if parts.password is not None:
-        shown = shown.replace(parts.netloc, f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}", 1)
-    return re.sub(r"([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)
+    return ";".join(_one_without_password(one) for one in url.split(";"))
+
+
+def _one_without_password(url: str) -> str:
+    head, found, rest = url.partition("://") if "://" in url else ("", "", url)
+    # Up to the last @, not as the standard has it: a password with a slash in it, not percent-encoded, is one all the same.
+    login, at, place = rest.rpartition("@")
+    if at and ":" in login:
+        rest = f"{login.partition(':')[0]}:***@{place}"
+    return head + found + re.sub(r"([?&][^=&]*password[^=&]*=)[^&]*", r"\1***", rest, flags=re.IGNORECASE)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kombu import Connection
-
+from bridge.broker.address import Address
 from bridge.broker.portable import PortableBroker
+from bridge.broker.rabbitmq import RabbitBroker
 from bridge.broker.redis import RedisBroker
-from bridge.errors import SettingError
-from bridge.settings import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from bridge.broker.events import Mode
     from bridge.queries.dispatch import Claimed, Suspect
+    from bridge.settings import Settings
 
 __all__ = ["Broker", "open_broker"]
+
+_BY_KIND: dict[str, type[PortableBroker]] = {"redis": RedisBroker, "amqp": RabbitBroker}
 
 
 class Broker(Protocol):
@@ -28,7 +28,8 @@ class Broker(Protocol):
         """Send the messages of these jobs and wait until the broker has confirmed all of them.
 
         Raises:
-            PublishError: it did not; some may have arrived all the same.
+            RefusedError: it did not take all messages of this queue; others may go on.
+            PublishError: it did not; which arrived all the same is said as far as it is known.
         """
 
     def announce(self, jobs: Sequence[Claimed]) -> None:
@@ -40,6 +41,10 @@ class Broker(Protocol):
     def silent_workers(self, reporting: set[str], queues: set[str]) -> dict[str, set[str]]:
         """Workers that consume these queues and do not report to Postgres, by queue."""
 
+    @property
+    def shortcomings(self) -> tuple[str, ...]:
+        """What this broker cannot do, each as the end of a sentence; empty for one that can do all."""
+
     def describe(self) -> dict[str, Any]:
         """What an operator should know of it: kind, version, memory policy."""
 
@@ -47,22 +52,13 @@ class Broker(Protocol):
         """Let go of the connection."""
 
 
-def open_broker(url: str, *, timeout: float, events: Mode = "auto") -> Broker:
-    """Connect to a broker.
-
-    Args:
-        url: as Celery takes it.
-        timeout: seconds for connecting and for each call.
-        events: whether ``announce`` sends events: "auto" while somebody listens, where that can be known; "on"; "off".
+def open_broker(settings: Settings) -> Broker:
+    """Connect to the broker that the settings name, with their time limit for connecting and for each call.
 
     Raises:
         PublishError: it cannot be reached.
-        SettingError: the URL names a transport that kombu does not know, or cannot be read.
+        SettingError: the URL names a transport that kombu does not know, or cannot be read; an option is wrong; it is a Redis Cluster.
     """
-    try:
-        kind = Connection(url).transport.driver_type
-    except (KeyError, ValueError, ImportError) as error:
-        raise SettingError(f"broker url {without_password(url)} cannot be used: {error}", "check BRIDGE_BROKER_URL") from error
-    if kind == "redis":
-        return RedisBroker(url, timeout=timeout, events_mode=events)
-    return PortableBroker(url, timeout=timeout, events_mode=events)
+    address = Address.of(settings)
+    kind = str(address.connection().transport.driver_type)
+    return _BY_KIND.get(kind, PortableBroker)(address, events_mode=settings.events)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.broker import open_broker
-from bridge.health.finding import Finding, error, ok, one_line, warning
+from bridge.broker.shortcomings import UNFIT
+from bridge.errors import SettingError
+from bridge.health.finding import Finding, error, from_exception, ok, one_line, warning
 from bridge.settings import without_password
 
 if TYPE_CHECKING:
@@ -18,17 +20,23 @@ _KEEP = "redis-cli config set maxmemory-policy noeviction, and the same in redis
 
 
 def reachable(subject: Subject) -> Finding:
-    """Connect, and see what it does when its memory is full."""
+    """Connect, and see what it cannot do, and what it does when its memory is full."""
     url = subject.settings.broker_url
     try:
-        subject.broker = open_broker(url, timeout=subject.settings.timeout)
+        subject.broker = open_broker(subject.settings)
         facts = subject.broker.describe()
+    except SettingError as problem:
+        return from_exception("broker", problem)
     except Exception as problem:  # noqa: BLE001 - each transport raises kinds of its own
         subject.broker = None
         return error(
             "broker", f"cannot reach {without_password(url)}: {one_line(problem)}", "check BRIDGE_BROKER_URL and that the broker runs"
         )
-    found = " ".join(str(part) for part in (facts["kind"], facts.get("version"), "answers at", facts["url"]) if part)
+    found = " ".join(str(part) for part in (facts.get("server") or facts["kind"], facts.get("version"), "answers at", facts["url"]) if part)
+    if cannot := subject.broker.shortcomings:
+        found += "".join(f"; it cannot {one}" for one in cannot)
+        if UNFIT.intersection(cannot):
+            return warning("broker", found, "take Redis, Valkey or RabbitMQ, or try yourself that nothing is lost with it")
     return _memory(
         found, facts.get("maxmemory_policy"), facts.get("maxmemory") or 0, facts.get("used_memory") or 0, subject.limits.memory_used
     )
