@@ -115,7 +115,7 @@ class RowProducer:
         content = content_of(self._joined.app, self._joined.broker_kind, body, headers, options)
         run = outcome.run_of(_own_request(headers["id"]))
         if run is not None:
-            outcome.retried(self._joined, run, content)
+            run.asks_for(content)
             return
         try:
             self._enqueue(content, again=bool(options.get("retry")))

@@ -156,16 +156,17 @@ class RowWriter(Backend):
         super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
 
     def mark_as_retry(self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
-        """Celery's hook: a task has asked for its next attempt, which is queued by now. The reason is added to the row."""
+        """Celery's hook: a task has asked for its next attempt, which begins when this has been stored."""
         run = getattr(request, "bridge_run", None)
         if run is not None and exc is not None:
-            outcome.note_retry(self._bridge, run, self._error(exc, traceback))
+            run.reason = self._error(exc, traceback)
         return super().mark_as_retry(task_id, exc, traceback=traceback, request=request, **options)
 
     def store_result(self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
         """Celery's hook for every state, ``update_state`` with a state of the user's own among them."""
+        stored = super().store_result(task_id, result, state, traceback=traceback, request=request, **options)
         self._note(task_id, result, state, request)
-        return super().store_result(task_id, result, state, traceback=traceback, request=request, **options)
+        return stored
 
     def chord_error_from_stack(self, callback: Any, exc: Any = None) -> Any:
         """Celery's hook: a part of a chord failed, so its body will never run."""

@@ -74,18 +74,6 @@ begin
 end
 $$;
 
-create or replace function bridge.note_retry(p_seq bigint, p_run uuid, p_error json) returns void language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Note why a run asked for its own next attempt, which is queued by now and may have started. A later attempt's error stays.
-declare
-  v_attempt smallint;
-begin
-  update bridge.attempt a set error = p_error
-  where a.id = (select j.id from bridge.job j where j.seq = p_seq) and a.run = p_run returning a.attempt into v_attempt;
-  update bridge.job j set error = p_error where j.seq = p_seq and j.attempts = v_attempt;
-end
-$$;
-
 create or replace function bridge.forget(p_id uuid) returns boolean language plpgsql security definer set search_path = ''
   set enable_seqscan = off set jit = off as $$
   -- Forget the result of a task id, as Celery's forget means it. A finished job's row stays, with its status and error, for people to see.

@@ -28,7 +28,7 @@ declare
       "save_group", "restore_group", "delete_group", "clean_results"],
     "bridge_worker": ["next_runs", "enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose", "never_ran",
       "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
-      "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter", "note_retry", "results", "store_result",
+      "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results"],
     "bridge_operator": ["schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs",
       "enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",

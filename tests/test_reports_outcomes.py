@@ -63,6 +63,7 @@ LINES = {
     "quiet_retry for ever": failed("ValueError", "not yet", args=(9,), history=[(1, "retried"), (2, "failed")], **QUIET),
     "retry": Line(args=(1,), history=[(1, "retried"), (2, "succeeded")], result=2),
     "retry for ever": failed("ValueError", "not yet", args=(9,), history=[(1, "retried"), (2, "retried"), (3, "failed")]),
+    "retry_bigger": failed("PayloadTooLargeError", "the limit is 1048576"),
     "fail": failed("ValueError", "as told"),
     "soft": failed(*SOFT),
     "hard": failed(*HARD),
@@ -143,6 +144,17 @@ def test_the_errback_of_a_hard_time_limit_runs_once(stack: Stack, seen: dict[str
     noted = tmp_path / "marks-TimeLimitExceeded"
     wait_until(noted.exists, 20)
     seen["runs"][noted] = 1
+
+
+def test_the_next_attempt_begins_when_all_of_the_last_is_over(stack: Stack, client: Any, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    result = client.send_task("reports.retry_slowly", (str(marks),))
+    wait_until((tmp_path / "marks-handler").exists, 30, "the handler of the retry")
+    assert (stack.job(result.id)["status"], lines_of(marks)) == ("running", 1)
+    (tmp_path / "marks-go").touch()
+    assert (stack.wait(result.id)["result"], client.AsyncResult(result.id).get(timeout=20)) == (2, 2)
+    first = stack.sql.execute("select outcome, error ->> 'message' from bridge.attempts where id = %s and attempt = 1", (result.id,))
+    assert first.fetchone() == ("retried", "not yet")
 
 
 def test_progress_of_a_task_is_seen_before_its_result(stack: Stack, client: Any, tmp_path: Path) -> None:

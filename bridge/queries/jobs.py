@@ -118,10 +118,10 @@ def enqueue_message(connection: Connection, content: Content) -> bool:
     return bool(row and row[0])
 
 
-def retry_run(connection: Connection, seq: int, run: UUID, token: str, content: Content) -> bool:
+def retry_run(connection: Connection, seq: int, run: UUID, token: str, content: Content, error: str | None) -> bool:
     """Call ``bridge.retry_run``; False when the run has been superseded. Makes the day's partition when there is none, and repeats."""
-    query = b"select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, null, %s)"
-    values = (seq, run, *content.content(), token)
+    query = b"select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    values = (seq, run, *content.content(), error, token)
     with translated():
         try:
             row = connection.execute(query, values).fetchone()

@@ -24,7 +24,6 @@ __all__ = [
     "delete_group",
     "forget",
     "many",
-    "note_retry",
     "restore_group",
     "save_group",
     "store",
@@ -101,12 +100,6 @@ def store(connection: Connection, identity: UUID, task_id: str, state: str, valu
     with translated():
         row = connection.execute("select bridge.store_result(%s, %s, %s, %s, %s, %s, %s)", values).fetchone()
     return bool(row and row[0])
-
-
-def note_retry(connection: Connection, seq: int, run: UUID, error: str) -> None:
-    """Call ``bridge.note_retry``."""
-    with translated():
-        connection.execute("select bridge.note_retry(%s, %s, %s)", (seq, run, error))
 
 
 def forget(connection: Connection, identity: UUID) -> bool:

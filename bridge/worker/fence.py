@@ -23,7 +23,7 @@ from celery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate
 from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from bridge.errors import ServerError
+from bridge.errors import BridgeError, ServerError
 from bridge.message import HEADER, Delivery
 from bridge.queries.results import Value
 from bridge.results.failure import noted_error
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from bridge.application import Membership
+    from bridge.queries.jobs import Content
 
 __all__ = ["Run", "TaskMemoryError", "fence", "fenced"]
 
@@ -55,6 +56,12 @@ class Run:
     id: UUID
     settled: bool = False
     noted: tuple[str, Any] | None = None  # the last state that was stored, with its result: what counts of a task that raises Ignore
+    next: Content | None = None  # the attempt that the run has asked for
+    reason: dict[str, Any] | None = None  # why it did
+
+    def asks_for(self, content: Content) -> None:
+        """Note the run's next attempt, which takes its place when all of this one is over: its state is stored, its handlers have run."""
+        self.settled, self.next = True, content
 
 
 def fence(app: Any, joined: Membership) -> None:
@@ -81,13 +88,15 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
         try:
             traced = trace(task_id, args, kwargs, request)
         except MemoryError as error:
-            _report(task, request, error)
+            _end(joined, task, request, error)
             raise TaskMemoryError(str(error)) from None
         except BaseException as left:
             if not isinstance(left, Exception) and not _is_told_to_stop(left):
-                _report(task, request, _as_celery_names_it(left))
+                _end(joined, task, request, _as_celery_names_it(left))
             raise
-        if not run.settled:
+        if run.next is not None:
+            _go_on(joined, task, request)
+        elif not run.settled:
             _settle(joined, task, request, traced[1])
         if isinstance(getattr(traced[0], "exception", None), MemoryError):
             # The row has the true error. To the main process, which ends the whole worker on a MemoryError, it goes by another name.
@@ -110,6 +119,24 @@ def _as_celery_names_it(left: BaseException) -> BaseException:
     code = left.code if isinstance(left.code, int) else int(left.code is not None)
     lost: BaseException = WorkerLostError(f"Worker exited prematurely: {human_status(code)}.")
     return lost
+
+
+def _end(joined: Membership, task: Any, request: Any, exc: BaseException) -> None:
+    """The tracer itself has raised."""
+    if request["bridge_run"].next is not None:
+        _go_on(joined, task, request)
+    else:
+        _report(task, request, exc)
+
+
+def _go_on(joined: Membership, task: Any, request: Any) -> None:
+    """Put the next attempt in the run's place; what no row takes (arguments that are too large) fails this one."""
+    run: Run = request["bridge_run"]
+    try:
+        outcome.go_on(joined, run)
+    except BridgeError as error:
+        run.settled, run.next = False, None
+        _report(task, request, error)
 
 
 def _report(task: Any, request: Any, exc: BaseException) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -12,14 +11,13 @@ from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 from bridge.errors import PermanentError, ServerError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
-from bridge.queries import jobs, results, runs
+from bridge.queries import jobs, runs
 from bridge.results.text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bridge.application import Membership
-    from bridge.queries.jobs import Content
     from bridge.queries.results import Value
     from bridge.queries.runs import NeverRan
     from bridge.worker.fence import Run
@@ -28,11 +26,11 @@ __all__ = [
     "delivery_of",
     "ended_outside",
     "failed",
+    "go_on",
     "is_final",
     "is_of_a_row",
     "lost",
     "never_ran",
-    "note_retry",
     "progressed",
     "run_of",
     "succeeded",
@@ -77,16 +75,16 @@ def succeeded(joined: Membership, run: Run, value: Value) -> None:
     joined.channels.get().finish(finish)
 
 
-def retried(joined: Membership, run: Run, content: Content) -> None:
-    """The run asked for its own next attempt. An outage is waited out: an error here would end the task as rejected."""
-    run.settled = True
-    patiently(lambda: jobs.retry_run(joined.connections.get(), run.delivery.seq, run.id, run.delivery.token, content))
+def go_on(joined: Membership, run: Run) -> None:
+    """Put the next attempt, which the run has asked for, in the run's place.
 
-
-def note_retry(joined: Membership, run: Run, error: dict[str, Any]) -> None:
-    """Add to a run that has asked for its next attempt why it did; an outage costs only that."""
-    with suppress(ServerError, psycopg.OperationalError):
-        results.note_retry(joined.connections.get(), run.delivery.seq, run.id, json_text(error))
+    Raises:
+        BridgeError: no row takes it.
+    """
+    if run.next is None:
+        return
+    content, delivery, reason = run.next, run.delivery, None if run.reason is None else json_text(run.reason)
+    patiently(lambda: jobs.retry_run(joined.connections.get(), delivery.seq, run.id, delivery.token, content, reason))
 
 
 def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, beyond: str | None = None) -> Status | None:

@@ -61,6 +61,30 @@ def retry(self: Task, marks: str, failures: int) -> int:
     return runs
 
 
+@app.task(name="reports.retry_bigger", bind=True)
+def retry_bigger(self: Task, marks: str, words: str = "") -> NoReturn:
+    ran(marks)
+    raise self.retry(args=(marks, words or "word " * (1 << 20)), countdown=0)
+
+
+class SlowToLetGo(Task):
+    """Its handler of retries waits for a file."""
+
+    abstract = True
+
+    def on_retry(self, _exc: Any, _task_id: str, args: Any, _kwargs: Any, _einfo: Any) -> None:
+        Path(f"{args[0]}-handler").touch()
+        wait_for(f"{args[0]}-go")
+
+
+@app.task(name="reports.retry_slowly", bind=True, base=SlowToLetGo)
+def retry_slowly(self: Task, marks: str) -> int:
+    runs = ran(marks)
+    if runs == 1:
+        raise self.retry(exc=ValueError("not yet"), countdown=0)
+    return runs
+
+
 @app.task(name="reports.fail")
 def fail(marks: str, words: str = "as told") -> NoReturn:
     ran(marks)
