@@ -1,0 +1,1 @@
+"""Notes that are read in the background, as users of FastAPI and SQLAlchemy write such a service."""
