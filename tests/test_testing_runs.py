@@ -78,11 +78,11 @@ def test_a_job_runs_with_its_hooks_and_signals_and_its_outcome_is_on_the_row(sho
     def ended(sender: Task, state: str, **_: Any) -> None:
         seen.append((sender.name, state))
 
-    result = hooked.apply_async(kwargs={"word": "bee"}, queue="hive")
+    result = hooked.apply_async(kwargs={"word": "bee"}, queue="hive", exchange="hive", routing_key="by.air")
     with_signal = signals.task_postrun.connect(ended, weak=False)
     [job] = run_jobs(shop.app)
     signals.task_postrun.disconnect(with_signal)
-    assert seen == [("before_start", []), (False, False, "hive"), ("on_success", "BEE"), ("shop.hooked", "SUCCESS")]
+    assert seen == [("before_start", []), (False, False, "by.air"), ("on_success", "BEE"), ("shop.hooked", "SUCCESS")]
     assert (str(job.id), job.status, job.result, job.attempts) == (result.id, "succeeded", "BEE", 1)
 
 

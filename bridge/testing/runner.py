@@ -165,7 +165,7 @@ class _Runner:
     def _message(self, job: Claimed) -> Message:
         """What a worker gets from the broker."""
         sent = wire.envelope(job, object_hook)
-        info = {"exchange": sent.properties.pop("exchange", ""), "routing_key": sent.properties.pop("routing_key", job.queue)}
+        info = dict(zip(("exchange", "routing_key"), sent.route, strict=True))
         return Message(
             sent.body, content_type=sent.content_type, content_encoding=sent.content_encoding, headers=sent.headers,
             properties=sent.properties, delivery_info=info, accept=prepare_accept_content(self.app.conf.accept_content),
