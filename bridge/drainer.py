@@ -19,7 +19,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_whe
 
 import bridge
 from bridge import schema
-from bridge.broker import open_broker
+from bridge.broker import open_broker, silent_workers
 from bridge.errors import PublishError, RefusedError, ServerError
 from bridge.queries import dispatch
 from bridge.queries.connection import connect
@@ -316,9 +316,10 @@ class Drainer:
         late = [one for one in suspects if one.token in missing and one.missing_since is not None]
         if not late:
             return 0
-        silent = broker.silent_workers(dispatch.reporting_workers(connection), {suspect.queue for suspect in late})
-        for queue, workers in silent.items():
-            log.error("not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, len(late), ",".join(sorted(workers)))
+        silent = silent_workers(broker.workers(), dispatch.reporting_workers(connection))
+        for queue in sorted(silent.keys() & {one.queue for one in late}):
+            count = sum(one.queue == queue for one in late)
+            log.error("not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, count, ",".join(sorted(silent[queue])))
         shipment = uuid.uuid4()
         jobs = dispatch.republish(connection, self.id, shipment, {suspect.token for suspect in late if suspect.queue not in silent})
         try:

@@ -18,9 +18,9 @@ from bridge import settings
 from bridge.broker import open_broker
 from bridge.drainer import Drainer
 from bridge.errors import PublishError, SettingError
-from bridge.health import Grade
+from bridge.health import Grade, examine
 from bridge.local.broker import FileBroker, free_port
-from bridge.settings import Settings
+from bridge.settings import Settings, without_password
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +89,14 @@ def test_a_password_that_divides_the_url_is_refused_without_being_shown(db: Sess
         assert "heim" not in Doctor(db.dsn, url).look("broker").found
 
 
+def test_of_several_urls_no_password_is_shown() -> None:
+    url = "sentinel://:geheim@a:1;sentinel://me:geheim@b:2/0;c:3"
+    assert without_password(url) == "sentinel://:***@a:1;sentinel://me:***@b:2/0;c:3"
+    with pytest.raises(PublishError) as raised:
+        open_broker(Settings(broker_url="amqp://me:geheim@127.0.0.1:1/x;amqp://me:auchgeheim@127.0.0.1:2/x", timeout=2))
+    assert "geheim" not in str(raised.value)
+
+
 def test_jobs_run_over_tls_that_is_checked(
     ledger: Session, redises: Redises, certificates: Certificates, drainer: StartDrainer, worker: StartWorker
 ) -> None:
@@ -128,6 +136,9 @@ def test_an_application_with_a_key_prefix_and_priorities_of_its_own_is_served(
         ledger.enqueue("ledger.work", args=[9])
         assert listener.sent(1)
         succeeded(ledger, 5)
+    assert "none of the 1 workers that report to Postgres answers" in Doctor(ledger.dsn, server.url).wait("plugin", Grade.WARNING).found
+    right = Settings(database_url=ledger.dsn, broker_url=server.url, broker_options=json.dumps(options))
+    assert wait_until(lambda: examine(right, names=["plugin"])[-1].status is Grade.OK, 30)
     started = [row[0] for row in ledger.rows("select task_id from ledger where event = 'start' order by at")]
     assert [one for one in started if one in {call.id for call in calls}] == [calls[n].id for n in (2, 3, 1, 0)]
 

@@ -133,20 +133,15 @@ class PortableBroker:
             if count == 0 or (count is None and _is_in_its_queue(suspect))
         }
 
-    def silent_workers(self, reporting: set[str], queues: set[str]) -> dict[str, set[str]]:
-        """Ask all workers what they consume; those that answer and do not report run without our plugin."""
+    def workers(self) -> dict[str, set[str]]:
+        """Ask all workers which queues they consume; one that is too busy to answer within a second is not among them."""
         from celery import Celery  # noqa: PLC0415 - asked for once in a blue moon, and large
 
         app = Celery(broker=self.address.url, set_as_current=False)
         app.conf.update(broker_transport_options=dict(self.address.options), broker_use_ssl=self.address.tls or False)
         with self.translated():
             answers = app.control.inspect(timeout=_INSPECT_TIMEOUT).active_queues() or {}
-        silent: dict[str, set[str]] = defaultdict(set)
-        for worker in set(answers) - reporting:
-            for queue in answers[worker]:
-                if not queues or queue["name"] in queues:
-                    silent[queue["name"]].add(worker)
-        return dict(silent)
+        return {worker: {queue["name"] for queue in queues} for worker, queues in answers.items()}
 
     @property
     def kind(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.broker import silent_workers
 from bridge.health.finding import Finding, error, ok, warning
 from bridge.queries import health
 
@@ -49,7 +50,13 @@ def plugin(subject: Subject) -> Finding:
     if subject.broker is None:
         raise LookupError("no broker")
     alive = [one for one in health.workers(subject.postgres, subject.limits.worker_silent) if one.alive]
-    silent = subject.broker.silent_workers({one.name for one in alive}, set())
+    answering = subject.broker.workers()
+    silent = silent_workers(answering, {one.name for one in alive})
+    if not silent and alive and not any(one.name in answering for one in alive):
+        return warning(
+            "plugin", f"none of the {len(alive)} workers that report to Postgres answers on the broker",
+            "give drainers the BRIDGE_BROKER_URL and BRIDGE_BROKER_OPTIONS of the workers' application; a busy solo pool does not answer",
+        )  # fmt: skip
     if not silent:
         return ok("plugin", "every worker that answers on the broker reports to Postgres", value=0.0)
     ours = health.queues_in_use(subject.postgres) | {queue for one in alive for queue in one.queues}
