@@ -223,22 +223,23 @@ class Drainer:
     def _ship(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> int:
         if not jobs:
             return 0
+        sent_at = time.time()
         try:
             self._publish(jobs)
         except PublishError as error:
-            self._mark(shipment, [job for job in jobs if job.seq in error.confirmed])
+            self._mark(shipment, [job for job in jobs if job.seq in error.confirmed], sent_at)
             # Uncertain: some may have arrived. They keep their tokens, so a second copy is harmless.
             dispatch.unclaim(self._postgres(), shipment, [job.seq for job in jobs if job.seq not in error.confirmed])
             raise
-        self._mark(shipment, jobs)
+        self._mark(shipment, jobs, sent_at)
         return len(jobs)
 
-    def _mark(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> None:
+    def _mark(self, shipment: uuid.UUID, jobs: Sequence[Claimed], sent_at: float) -> None:
         """The broker has these."""
         if not jobs:
             return
         dispatch.mark_published(self._postgres(), shipment, [job.seq for job in jobs])
-        self._announce(jobs)
+        self._announce(jobs, sent_at)
         self.published += len(jobs)
         log.debug("published queue=%s jobs=%d shipment=%s", jobs[0].queue, len(jobs), shipment)
 
@@ -247,10 +248,10 @@ class Drainer:
             raise PublishError("not connected to the broker")
         self._broker.publish(jobs)
 
-    def _announce(self, jobs: Sequence[Claimed]) -> None:
-        """Tell Flower and its like, after everything that a job waits for."""
+    def _announce(self, jobs: Sequence[Claimed], sent_at: float) -> None:
+        """Tell Flower and its like, after everything that a job waits for; a worker's events may come first, so the time is told."""
         if self._broker is not None:
-            self._broker.announce(jobs)
+            self._broker.announce(jobs, sent_at)
 
     def _postgres(self) -> Connection:
         if self._connection is None:

@@ -77,6 +77,14 @@ def test_the_event_of_a_job_from_sql_names_its_queue_and_arguments(db: Session, 
     assert (event["args"], event["kwargs"], event["root_id"]) == ('[1, "a"]', '{"to": "ada"}', str(job))
 
 
+def test_the_time_of_sending_is_that_of_publishing_though_the_event_comes_later(db: Session, redis_url: str) -> None:
+    db.enqueue("mail.send")
+    with listening(redis_url) as listener:
+        publish(db.dsn, redis_url)
+        event = listener.sent(1)[0]
+    assert event["timestamp"] <= db.one("select extract(epoch from published_at)::float8 from bridge.inflight")
+
+
 def test_many_jobs_share_a_message(db: Session, redis_url: str, client: redis.Redis) -> None:
     db.do("select bridge.enqueue('a.task') from generate_series(1, 450)")
     before = event_messages(client)

@@ -33,8 +33,8 @@ class Broker(Protocol):
             PublishError: it did not; which arrived all the same is said as far as it is known.
         """
 
-    def announce(self, jobs: Sequence[Claimed]) -> None:
-        """Send Celery's event ``task-sent`` of these jobs, while somebody listens; never raises."""
+    def announce(self, jobs: Sequence[Claimed], sent_at: float) -> None:
+        """Send Celery's event ``task-sent`` of these jobs, sent at that time (since the epoch), while somebody listens; never raises."""
 
     def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
         """Tokens of those suspects whose message is certainly not waiting in the broker."""

@@ -59,12 +59,12 @@ class Announcer:
         self._quiet_until = float("-inf")
         self._well = True
 
-    def announce(self, jobs: Sequence[Claimed]) -> None:
-        """Say that these jobs were sent. Never raises: no event is worth a job."""
+    def announce(self, jobs: Sequence[Claimed], sent_at: float) -> None:
+        """Say that these jobs were sent, and when (seconds since the epoch). Never raises: no event is worth a job."""
         if self._mode == "off" or time.monotonic() < self._quiet_until:
             return
         try:
-            heard = all(self._send_group(jobs[at : at + _GROUP]) for at in range(0, len(jobs), _GROUP))
+            heard = all(self._send_group(jobs[at : at + _GROUP], sent_at) for at in range(0, len(jobs), _GROUP))
         except Exception as error:  # noqa: BLE001 - whatever it is, jobs go on
             if self._well:
                 log.warning("events are not sent exchange=%s error=%s", EXCHANGE, error)
@@ -73,14 +73,14 @@ class Announcer:
             self._well = True
         self._quiet_until = float("-inf") if heard else time.monotonic() + _QUIET
 
-    def _send_group(self, jobs: Sequence[Claimed]) -> bool:
+    def _send_group(self, jobs: Sequence[Claimed], sent_at: float) -> bool:
         always = self._mode == "on"
-        return self._send(self._made(jobs), always=always) or always
+        return self._send(self._made(jobs, sent_at), always=always) or always
 
-    def _made(self, jobs: Sequence[Claimed]) -> list[dict[str, Any]]:
+    def _made(self, jobs: Sequence[Claimed], sent_at: float) -> list[dict[str, Any]]:
         now = time.localtime()
         common = {
-            "type": "task-sent", "hostname": hostname(), "pid": os.getpid(), "timestamp": time.time(), "utcoffset": -now.tm_gmtoff // 3600,
+            "type": "task-sent", "hostname": hostname(), "pid": os.getpid(), "timestamp": sent_at, "utcoffset": -now.tm_gmtoff // 3600,
         }  # fmt: skip
         return [{**common, "clock": next(self._clock), **_fields(job)} for job in jobs]
 

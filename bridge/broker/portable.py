@@ -98,9 +98,9 @@ class PortableBroker:
             content_encoding=envelope.content_encoding, headers=envelope.headers, timeout=self.timeout, **envelope.properties, **options,
         )  # fmt: skip
 
-    def announce(self, jobs: Sequence[Claimed]) -> None:
+    def announce(self, jobs: Sequence[Claimed], sent_at: float) -> None:
         """Send ``task-sent`` of these jobs, while somebody listens; never raises."""
-        self._announcer.announce(jobs)
+        self._announcer.announce(jobs, sent_at)
 
     def send_events(self, group: list[dict[str, Any]], *, always: bool) -> bool:
         """Send one group of events; False when nobody took it.
