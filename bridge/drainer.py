@@ -19,9 +19,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_whe
 
 import bridge
 from bridge import schema
-from bridge.broker import open_broker, silent_workers
+from bridge.broker import open_broker
 from bridge.errors import PublishError, RefusedError, ServerError
-from bridge.queries import dispatch
+from bridge.lookout import Lookout
+from bridge.queries import dispatch, silent
 from bridge.queries.connection import connect
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Drainer:
         self._connection: Connection | None = None
         self._broker: Broker | None = None
         self._broker_facts: dict[str, object] = {}
+        self._lookout = Lookout()
 
     def run(self) -> None:
         """Work until the stop event is set; outages of Postgres or the broker are waited out with growing, jittered pauses.
@@ -272,6 +274,8 @@ class Drainer:
 
     def _do_duties(self) -> None:
         """Tick, report and look for messages that are gone, each when it is due."""
+        if (seen := self._lookout.take()) is not None:
+            silent.note_consumers(self._postgres(), seen)
         now = time.monotonic()
         if now >= self._clock.tick:
             self._clock.tick = now + 1.0
@@ -281,6 +285,8 @@ class Drainer:
             self._report()
         if now >= self._clock.recover:
             self._clock.recover = now + _REPORT_EVERY
+            if self._broker is not None and self._lookout.idle and silent.may_look(self._postgres()):
+                self._lookout.begin(self._broker.consumers)
             self.recover()
 
     def _tick(self) -> None:
@@ -302,8 +308,8 @@ class Drainer:
         """Publish again what the broker has lost.
 
         A published job has no deadline: it may wait behind long tasks or all night without a worker. Its message counts as gone only when
-        no living worker reports it, the broker certainly does not have it, and both are still so after a grace. Queues that a worker
-        without our plugin consumes are left alone: that worker reports nothing.
+        no living worker reports it, the broker certainly does not have it, and both are still so after a grace. What a worker without
+        our plugin may have taken is set aside: that worker reports nothing, and a person must say what became of it.
 
         Returns:
             How many jobs were published again.
@@ -314,15 +320,13 @@ class Drainer:
             return 0
         missing = broker.missing(suspects)
         dispatch.mark_missing(connection, missing, {suspect.token for suspect in suspects} - missing)
-        late = [one for one in suspects if one.token in missing and one.missing_since is not None]
+        late = {one.token for one in suspects if one.token in missing and one.missing_since is not None}
         if not late:
             return 0
-        silent = silent_workers(broker.workers(), dispatch.reporting_workers(connection))
-        for queue in sorted(silent.keys() & {one.queue for one in late}):
-            count = sum(one.queue == queue for one in late)
-            log.error("not publishing again queue=%s jobs=%d workers without the plugin=%s", queue, count, ",".join(sorted(silent[queue])))
+        for queue, number in silent.set_aside(connection, late).items():
+            log.error("taken by workers that report nothing, see bridge.unreported_jobs queue=%s jobs=%d", queue, number)
         shipment = uuid.uuid4()
-        jobs = dispatch.republish(connection, self.id, shipment, {suspect.token for suspect in late if suspect.queue not in silent})
+        jobs = dispatch.republish(connection, self.id, shipment, late)
         try:
             count = self._ship(shipment, jobs)
         except RefusedError as error:

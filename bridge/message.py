@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from bridge.queries.dispatch import Claimed
 
-__all__ = ["HEADER", "Delivery", "Envelope", "envelope", "headers", "redis_event", "redis_messages", "task_id"]
+__all__ = ["HEADER", "PLUGIN", "Delivery", "Envelope", "envelope", "headers", "redis_event", "redis_messages", "task_id"]
 
 HEADER = "bridge"
+PLUGIN = "bridge"  # in what a worker answers about its queues: the id under which it reports
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit
 _EMBED = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 _HEADERS = (

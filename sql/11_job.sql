@@ -120,5 +120,9 @@ begin
     alter table bridge.scheduled set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_threshold = 2000000000);
     alter table bridge.inflight  set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_threshold = 2000000000);
   end if;
+
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = to_regclass('bridge.inflight') and a.attname = 'taken_by') then
+    alter table bridge.inflight add column taken_by text[];  -- workers that report nothing, one of which took the message
+  end if;
 end
 $$;

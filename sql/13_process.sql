@@ -42,6 +42,23 @@ begin
     ) with (fillfactor = 50);
     insert into bridge.tick_state (source, ticked_at, steady_since) values ('install', '-infinity', now());
   end if;
+
+  if to_regclass('bridge.silent_worker') is null then
+    create table bridge.silent_worker (
+      name    text not null,                 -- Celery's node name
+      queue   text not null,                 -- what it consumes
+      plugin  uuid,                          -- the id that it says it reports under; null: it runs without our plugin
+      seen_at timestamptz not null,          -- when it last answered
+      constraint silent_worker_is_seen_in_one_row unique nulls not distinct (queue, name, plugin)
+    ) with (fillfactor = 50);
+
+    create table bridge.look (
+      only_row    boolean primary key default true check (only_row),
+      asked_at    timestamptz not null default '-infinity',  -- when a drainer last asked who consumes the queues
+      answered_at timestamptz not null default '-infinity'   -- when answers were last noted
+    ) with (fillfactor = 50);
+    insert into bridge.look default values;
+  end if;
 end
 $$;
 

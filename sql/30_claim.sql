@@ -23,8 +23,24 @@ create or replace function bridge.ready_queues() returns setof text language sql
       and not exists (select from bridge.queue p where p.name = q.name and p.paused_at is not null);
   end;
 
+create or replace function bridge.silent_workers(p_queue text, p_since timestamptz) returns text[] language plpgsql stable
+  set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- Names of the workers that report nothing and may have consumed a queue after a moment: one lives on for three looks at most after
+  -- it was last seen. Null when there is none.
+  --
+  -- Index    silent_worker_is_seen_in_one_row
+begin
+  return (select array_agg(distinct s.name order by s.name) from bridge.silent_worker s
+    where s.queue = p_queue and s.seen_at > p_since - interval '15 seconds'
+      -- It had the plugin and was seen before its first report.
+      and not exists (select from bridge.worker w where w.id = s.plugin));
+end
+$$;
+
 create or replace function bridge.room(p_queue text) returns integer language plpgsql stable set search_path = '' as $$
   -- How many more jobs of a queue may be published before its window is full; null when it has no bound, 0 when it is paused.
+  --
+  -- While a worker consumes the queue that reports nothing, there is no bound: nobody knows what it has taken.
 declare
   v_window integer := bridge.setting('window');
   v_own integer;
@@ -35,11 +51,11 @@ begin
     return 0;
   end if;
   v_window := coalesce(v_own, v_window);
-  if v_window = 0 then
+  if v_window = 0 or bridge.silent_workers(p_queue, clock_timestamp()) is not null then
     return null;
   end if;
   return v_window - (select count(*) from (
-    select from bridge.inflight i where i.queue = p_queue and i.state <> 'running' limit v_window) waiting);
+    select from bridge.inflight i where i.queue = p_queue and i.state <> 'running' and i.taken_by is null limit v_window) waiting);
 end
 $$;
 
@@ -151,7 +167,7 @@ begin
   select i.seq, i.token, i.queue, j.rank, j.properties::text, i.published_at, i.missing_since
   from bridge.inflight i join bridge.job j on j.seq = i.seq
   where i.state = 'published' and i.published_at < clock_timestamp() - v_grace * power(2, least(i.republished, 12))
-    and i.token not in (select h.token from held h)
+    and i.token not in (select h.token from held h) and i.taken_by is null
   order by i.published_at limit p_limit;
 end
 $$;
@@ -165,8 +181,9 @@ create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] 
 
 create or replace function bridge.republish(p_drainer uuid, p_shipment uuid, p_tokens uuid[]) returns setof bridge.claimed_job
   language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Claim again jobs whose messages have been missing for the whole grace. The token stays: should the old copy turn up after all,
-  -- one of the two starts and the other is refused. Each time the next look comes later.
+  -- Claim again jobs whose messages have been missing for the whole grace, during which a look has shown that no worker can have taken
+  -- them which reports nothing. The token stays: should the old copy turn up after all, one of the two starts and the other is refused.
+  -- Each time the next look comes later.
 declare
   v_seqs bigint[];
 begin
@@ -174,6 +191,8 @@ begin
     update bridge.inflight i set state = 'claimed', claimed_at = clock_timestamp(), missing_since = null, published_at = null,
       republished = i.republished + 1, copied = true, shipment = p_shipment, drainer = p_drainer
     where i.token = any (p_tokens) and i.state = 'published' and i.missing_since < clock_timestamp() - bridge.seconds('republish_grace')
+      and i.taken_by is null and i.missing_since < (select l.answered_at from bridge.look l)
+      and bridge.silent_workers(i.queue, i.published_at) is null
     returning i.seq
   )
   select array_agg(g.seq) into v_seqs from gone g;

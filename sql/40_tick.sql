@@ -34,13 +34,14 @@ declare
 begin
   for v_seq in
     select j.seq from bridge.job j
-    where j.expires_at <= p_now and not exists (select from bridge.inflight i where i.seq = j.seq and i.state <> 'published')
+    where j.expires_at <= p_now
+      and coalesce((select i.state = 'published' and i.taken_by is null from bridge.inflight i where i.seq = j.seq), true)
     order by j.expires_at limit p_limit
   loop
     delete from bridge.blocked b where b.seq = v_seq;
     if not found then delete from bridge.scheduled s where s.seq = v_seq; end if;
     if not found then delete from bridge.ready r where r.seq = v_seq; end if;
-    if not found then delete from bridge.inflight f where f.seq = v_seq and f.state = 'published'; end if;
+    if not found then delete from bridge.inflight f where f.seq = v_seq and f.state = 'published' and f.taken_by is null; end if;
     continue when not found;
     perform bridge.end_job(v_seq, 'expired', null, null, null, 0, null, null, null, null);
     v_count := v_count + 1;
@@ -298,6 +299,7 @@ begin
     -- As long as the history that names them.
     delete from bridge.worker w where w.seen_at < v_before and not exists (select from bridge.inflight i where i.worker = w.id);
     delete from bridge.drainer d where d.seen_at < v_before;
+    delete from bridge.silent_worker s where s.seen_at < v_before;
     delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
     delete from bridge.schedule_run r where r.created_at < v_before and r.finished_at is not null;
   end if;

@@ -37,12 +37,14 @@ select bridge.define_view('stuck_jobs', $view$
   select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue, p.status, j.attempts + (p.status = 'running')::integer as attempts,
     w.name as worker, j.created_at, j.run_at, p.since, clock_timestamp() - p.since as age,
     case p.status when 'queued' then 'due and not published: is a drainer alive, is the queue paused or its window full?'
-      when 'published' then 'with the broker and not started: is a worker consuming this queue?'
+      when 'published' then case when p.taken_by is null then 'with the broker and not started: is a worker consuming this queue?'
+        else 'taken by a worker that reports nothing: see unreported_jobs' end
       else 'running for long: is its worker busy with it?' end as reason
   from (
-    select r.seq, 'queued' as status, r.since, null::uuid as worker from bridge.ready r
+    select r.seq, 'queued' as status, r.since, null::uuid as worker, null::text[] as taken_by from bridge.ready r
     union all
-    select i.seq, case i.state when 'claimed' then 'queued' else i.state end, coalesce(i.started_at, i.published_at, i.claimed_at), i.worker
+    select i.seq, case i.state when 'claimed' then 'queued' else i.state end, coalesce(i.started_at, i.published_at, i.claimed_at), i.worker,
+      i.taken_by
     from bridge.inflight i
   ) p
   join bridge.job j on j.seq = p.seq
@@ -101,4 +103,11 @@ select bridge.define_view('drainers', $view$
       else 'alive' end as status,
     d.pid, d.published, d.software, d.started_at, d.seen_at, d.clock_skew, d.broker, d.id
   from bridge.drainer d
+$view$);
+
+-- Jobs whose message a worker without our plugin took: they ran, or did not, and nobody reports it. See settle_unreported.
+select bridge.define_view('unreported_jobs', $view$
+  select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue, i.taken_by, i.published_at, i.missing_since
+  from bridge.inflight i join bridge.job j on j.seq = i.seq
+  where i.state = 'published' and i.taken_by is not null
 $view$);

@@ -29,11 +29,12 @@ declare
     "bridge_worker": ["next_runs", "enqueue", "enqueue_many", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose", "never_ran",
       "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter", "results", "store_result",
-      "forget", "save_group", "restore_group", "delete_group", "clean_results"],
+      "forget", "save_group", "restore_group", "delete_group", "clean_results",
+      "silent_workers", "may_look", "note_consumers", "set_aside"],
     "bridge_operator": ["schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs",
       "enqueue", "enqueue_many", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
-      "version", "room", "ready_queues", "wait_for", "forget_waiter"],
-    "bridge_viewer": ["next_runs", "setting", "seconds", "version", "room", "ready_queues"]}'::jsonb;
+      "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported"],
+    "bridge_viewer": ["next_runs", "setting", "seconds", "version", "room", "silent_workers", "ready_queues"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;
@@ -51,7 +52,8 @@ begin
     if v_role <> 'bridge_producer' then
       execute format('grant select on bridge.jobs, bridge.failed_jobs, bridge.dead_jobs, bridge.stuck_jobs, bridge.job_queue_stats, bridge.attempts, '
         'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
-        'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue to %I', v_role);
+        'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
+        'bridge.unreported_jobs to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then
       execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);

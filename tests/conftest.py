@@ -1,3 +1,14 @@
 """What every test may ask for; the servers are in fix_servers.py."""
 
-pytest_plugins = ["fix_servers", "fix_sql", "fix_stack", "fix_proxy", "fix_calls", "fix_rabbitmq", "fix_redis", "fix_tls", "fix_flower"]
+pytest_plugins = [
+    "fix_servers",
+    "fix_sql",
+    "fix_stack",
+    "fix_proxy",
+    "fix_calls",
+    "fix_rabbitmq",
+    "fix_redis",
+    "fix_tls",
+    "fix_flower",
+    "fix_moving",
+]

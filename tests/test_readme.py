@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+import redis
 from fix_documents import Block, blocks_of
 from fix_servers import ROOT, drainer_reports, missing, wait_for_value
 
@@ -21,7 +22,21 @@ from bridge.settings import Settings
 if TYPE_CHECKING:
     from fix_servers import Launcher
 
+    from bridge.local.process import Process
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# An application from before, which keeps its results in Redis.
+EXISTING = """
+import os
+from celery import Celery
+
+app = Celery("shop", broker=os.environ["BRIDGE_BROKER_URL"], backend=os.environ["BRIDGE_BROKER_URL"])
+
+
+@app.task(name="shop.receipt")
+def receipt(order, email):
+    return f"receipt {order} for {email}"
+"""
 # What a reader replaces by his own.
 THEIR_DATABASE, THEIR_BROKER = "postgresql://me@localhost/shop", "redis://localhost:6379/0"
 LAST_LINE = re.compile(r"(\d+) succeeded, (\d+) failed of (\d+) jobs in [\d.]+ s; pictures in (.+)")
@@ -74,10 +89,12 @@ class Reader:
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
 
-    def start(self, words: list[str]) -> None:
+    def start(self, words: list[str]) -> Process:
         name = "worker" if "worker" in words else "drainer"
-        process = self.launcher.start(name, words, self.environment, dsn=self.dsn, broker_url=self.broker_url)
+        # A line may begin with variables, as for a shell.
+        process = self.launcher.start(name, ["env", *words], self.environment, dsn=self.dsn, broker_url=self.broker_url)
         process.wait_ready(lambda: " ready." in process.log_text() if name == "worker" else drainer_reports(process), 60.0)
+        return process
 
     @property
     def environment(self) -> dict[str, str]:
@@ -94,10 +111,26 @@ def reader(launcher: Launcher, tmp_path: Path, empty_dsn: str, redis_url: str) -
 
 def test_the_first_steps_work_as_they_are_written(reader: Reader) -> None:
     for step in blocks():
-        if step.name != "demo":
+        if step.name not in {"demo", "move"}:
             reader.follow(step)
     ended = "select count(*) from bridge.jobs where status = 'succeeded' and task = 'shop.receipt' and result is not null"
     wait_for_value(reader.dsn, ended, value=4)
+
+
+def test_an_existing_application_moves_as_it_is_written(reader: Reader) -> None:
+    (reader.folder / "shop.py").write_text(EXISTING)
+    old = reader.start(["celery", "-A", "shop", "worker", "--loglevel", "INFO", "--concurrency", "1"])
+    reader.run(["celery", "-A", "shop", "call", "shop.receipt", "--args", '[1, "ada@example.org"]', "--countdown", "1"])
+    steps = [step for step in blocks() if step.name == "move"]
+    for step in steps[:-1]:
+        reader.follow(step)
+    old.ask_to_stop()
+    old.wait(30)
+    reader.follow(steps[-1])
+    ended = "select count(*) from bridge.jobs where status = 'succeeded' and args->>1 = 'barbara@example.org' and result is not null"
+    wait_for_value(reader.dsn, ended, value=1)
+    wait_for_value(reader.dsn, "select count(*) from bridge.jobs", value=1)
+    assert len(redis.Redis.from_url(reader.broker_url).keys("celery-task-meta-*")) == 2, "results are where they were"
 
 
 def test_make_demo_ends_with_the_line_that_sums_it_up(server_folder: Path) -> None:

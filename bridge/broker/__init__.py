@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bridge.broker.address import Address
@@ -11,13 +10,14 @@ from bridge.broker.rabbitmq import RabbitBroker
 from bridge.broker.redis import RedisBroker
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
 
+    from bridge.broker.fleet import Consumer
     from bridge.queries.dispatch import Claimed, Suspect
     from bridge.settings import Settings
 
-__all__ = ["Broker", "open_broker", "silent_workers"]
+__all__ = ["Broker", "open_broker"]
 
 _BY_KIND: dict[str, type[PortableBroker]] = {"redis": RedisBroker, "amqp": RabbitBroker}
 
@@ -39,8 +39,12 @@ class Broker(Protocol):
     def missing(self, suspects: Sequence[Suspect]) -> set[UUID]:
         """Tokens of those suspects whose message is certainly not waiting in the broker."""
 
-    def workers(self) -> dict[str, set[str]]:
-        """Workers that answer, each with the queues that it consumes."""
+    def consumers(self) -> list[Consumer]:
+        """Who consumes which queue, as the workers answer within a second; may be called from any thread.
+
+        Raises:
+            PublishError: they could not be asked.
+        """
 
     @property
     def shortcomings(self) -> tuple[str, ...]:
@@ -63,12 +67,3 @@ def open_broker(settings: Settings) -> Broker:
     address = Address.of(settings)
     kind = str(address.connection().transport.driver_type)
     return _BY_KIND.get(kind, PortableBroker)(address, events_mode=settings.events)
-
-
-def silent_workers(answering: Mapping[str, set[str]], reporting: Collection[str]) -> dict[str, set[str]]:
-    """Those of the workers that answer on the broker and do not report to Postgres, by queue: they run without our plugin."""
-    silent: dict[str, set[str]] = defaultdict(set)
-    for worker in set(answering).difference(reporting):
-        for queue in answering[worker]:
-            silent[queue].add(worker)
-    return dict(silent)

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from kombu.utils.json import object_hook
 
 from bridge import message
-from bridge.broker import events
+from bridge.broker import events, fleet
 from bridge.broker.listeners import EventProducer
 from bridge.broker.shortcomings import shortcomings
 from bridge.broker.topology import Topology
@@ -71,10 +71,11 @@ class PortableBroker:
             yield
         except (*self.connection.connection_errors, *self.connection.channel_errors, OperationalError, OSError) as error:
             self.is_sound = False
-            raise PublishError(
-                f"broker {self.address.shown} failed: {self.address.hide(error)}", "check BRIDGE_BROKER_URL and that the broker runs",
-                confirmed=confirmed,
-            ) from error  # fmt: skip
+            raise self._failure(error, confirmed) from error
+
+    def _failure(self, error: Exception, confirmed: Collection[int] = ()) -> PublishError:
+        words = f"broker {self.address.shown} failed: {self.address.hide(error)}"
+        return PublishError(words, "check BRIDGE_BROKER_URL and that the broker runs", confirmed=confirmed)
 
     def publish(self, jobs: Sequence[Claimed]) -> None:
         """Publish one by one; the last confirmation is in when this returns."""
@@ -133,15 +134,13 @@ class PortableBroker:
             if count == 0 or (count is None and _is_in_its_queue(suspect))
         }
 
-    def workers(self) -> dict[str, set[str]]:
-        """Ask all workers which queues they consume; one that is too busy to answer within a second is not among them."""
-        from celery import Celery  # noqa: PLC0415 - asked for once in a blue moon, and large
-
-        app = Celery(broker=self.address.url, set_as_current=False)
-        app.conf.update(broker_transport_options=dict(self.address.options), broker_use_ssl=self.address.tls or False)
-        with self.translated():
-            answers = app.control.inspect(timeout=_INSPECT_TIMEOUT).active_queues() or {}
-        return {worker: {queue["name"] for queue in queues} for worker, queues in answers.items()}
+    def consumers(self) -> list[fleet.Consumer]:
+        """Ask all workers, on a connection of its own: jobs go on meanwhile."""
+        with self.address.connection() as connection:
+            try:
+                return fleet.consumers(connection, _INSPECT_TIMEOUT)
+            except (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError) as error:
+                raise self._failure(error) from error
 
     @property
     def kind(self) -> str:

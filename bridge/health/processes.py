@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.broker import silent_workers
 from bridge.health.finding import Finding, error, ok, warning
 from bridge.queries import health
+from bridge.queries.silent import reporting, unreported
 
 if TYPE_CHECKING:
+    from bridge.broker.fleet import Consumer
     from bridge.health.subject import Subject
     from bridge.queries.health import Process
 
 __all__ = ["clocks", "drainers", "plugin", "workers"]
 
 _JOIN = "bridge.install(app) in its application, or CELERY_LOADER=bridge.loader.Loader in its environment, then restart it"
+_SETTLE = "say what became of them: select bridge.settle_unreported(ran => true), or false to run them again"
 
 
 def drainers(subject: Subject) -> Finding:
@@ -46,26 +48,36 @@ def workers(subject: Subject) -> Finding:
 
 
 def plugin(subject: Subject) -> Finding:
-    """A worker without our plugin runs jobs and says nothing: they stay published for ever, and are not published again when lost."""
+    """A worker without our plugin runs jobs and says nothing: they stay published until somebody says what became of them."""
     if subject.broker is None:
         raise LookupError("no broker")
+    consumers = subject.broker.consumers()
+    known = reporting(subject.postgres, {one.plugin for one in consumers if one.plugin})
+    silent = [one for one in consumers if one.plugin not in known]
     alive = [one for one in health.workers(subject.postgres, subject.limits.worker_silent) if one.alive]
-    answering = subject.broker.workers()
-    silent = silent_workers(answering, {one.name for one in alive})
-    if not silent and alive and not any(one.name in answering for one in alive):
+    left = unreported(subject.postgres)
+    taken = f"{left.jobs} jobs that {', '.join(left.taken_by)} took are unreported, the oldest is {left.oldest}" if left else ""
+    if silent:
+        return _silent(silent, health.queues_in_use(subject.postgres) | {queue for one in alive for queue in one.queues}, taken)
+    if taken:
+        return error("plugin", f"no worker is without the plugin now; {taken}", _SETTLE, value=0.0)
+    if alive and not {one.name for one in alive} & {one.name for one in consumers}:
         return warning(
             "plugin", f"none of the {len(alive)} workers that report to Postgres answers on the broker",
             "give drainers the BRIDGE_BROKER_URL and BRIDGE_BROKER_OPTIONS of the workers' application; a busy solo pool does not answer",
         )  # fmt: skip
-    if not silent:
-        return ok("plugin", "every worker that answers on the broker reports to Postgres", value=0.0)
-    ours = health.queues_in_use(subject.postgres) | {queue for one in alive for queue in one.queues}
-    shared = sorted(set(silent) & ours)
-    names = sorted(set().union(*(silent[queue] for queue in shared or silent)))
-    found = f"without the plugin: {', '.join(names)} on {', '.join(shared or sorted(silent))}"
-    if not shared:
+    return ok("plugin", "every worker that answers on the broker reports to Postgres", value=0.0)
+
+
+def _silent(silent: list[Consumer], ours: set[str], taken: str) -> Finding:
+    """Workers without our plugin: an error on queues of ours, elsewhere worth a look."""
+    shared = {one.queue for one in silent} & ours
+    names = sorted({one.name for one in silent if not shared or one.queue in shared})
+    found = f"without the plugin: {', '.join(names)} on {', '.join(sorted(shared or {one.queue for one in silent}))}"
+    if not shared and not taken:
         return warning("plugin", f"{found}, where no job of ours is", f"when it is to run jobs: {_JOIN}", value=float(len(names)))
-    return error("plugin", f"{found}: what it takes is never reported", _JOIN, value=float(len(names)))
+    words = f"{found}: what it takes is never reported" + (f"; {taken}" if taken else "")
+    return error("plugin", words, f"{_JOIN}; then {_SETTLE}" if taken else _JOIN, value=float(len(names)))
 
 
 def clocks(subject: Subject) -> Finding:

@@ -132,8 +132,3 @@ def report_drainer(
         "select bridge.report_drainer(%s, %s, %s, %s, %s, %s, %s, %s)",
         (identity, name, pid, software, published, clock, Jsonb(broker), stopped),
     )
-
-
-def reporting_workers(connection: Connection) -> set[str]:
-    """Node names of the workers that report to Postgres."""
-    return {row[0] for row in connection.execute("select name from bridge.workers where status = 'alive'")}

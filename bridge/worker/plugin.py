@@ -18,6 +18,7 @@ from bridge.message import HEADER, Delivery
 from bridge.results.failure import error_of
 from bridge.worker import outcome
 from bridge.worker.acknowledgement import keep_rows_out_of_redis
+from bridge.worker.answers import name_the_plugin
 from bridge.worker.fence import fence
 from bridge.worker.heartbeat import Heartbeat
 
@@ -62,6 +63,7 @@ def _on_init(sender: Any = None, **_: Any) -> None:
     if joined is not None:
         joined.worker_id = uuid.uuid4()
         _check_pool(sender.pool_cls)
+        name_the_plugin()
         _check_schema(joined)
 
 

@@ -1,0 +1,81 @@
+"""A fleet moves to the bridge and back while it works, in either order: nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from fix_doctor import Doctor
+from fix_moving import JOINED, PLAIN, end
+from fix_servers import wait_for_row, wait_for_value
+from invariants import assert_sound
+
+from bridge.health import Grade
+
+if TYPE_CHECKING:
+    from fix_moving import Fleet
+    from fix_servers import StartDrainer
+
+UNFINISHED = "select count(*) from bridge.jobs where finished_at is null"
+TAKEN = "select count(*) from bridge.unreported_jobs"
+
+
+@pytest.mark.timeout(400)
+def test_a_fleet_moves_over_and_back_while_it_works(fleet: Fleet, dsn: str, drainer: StartDrainer) -> None:
+    drainer()
+    worker, producer = fleet.worker(PLAIN), fleet.producer(PLAIN)
+    fleet.wait_for_more(20)
+    worker = fleet.exchange(worker, fleet.worker(JOINED))
+    fleet.wait_for_more(20)
+    assert fleet.one("select count(*) from bridge.jobs") == 0, "messages from before run as before"
+    producer = fleet.exchange(producer, fleet.producer(JOINED))
+    fleet.wait_for_more(40)
+
+    producer = fleet.exchange(producer, fleet.producer(PLAIN))
+    wait_for_value(dsn, UNFINISHED, value=0, timeout=60)
+    fleet.exchange(worker, fleet.worker(PLAIN))
+    fleet.wait_for_more(20)
+    end(producer)
+    fleet.wait_for_all()
+
+    fleet.assert_each_ran_once()
+    rows = fleet.one("select count(*) from bridge.jobs where status = 'succeeded' and result::text::int = 2 * (args->>0)::int")
+    assert rows == fleet.one("select count(*) from bridge.jobs") == fleet.one("select count(*) from moves where joined and event = 'end'")
+    assert rows >= 20
+    assert_sound(dsn)
+
+
+@pytest.mark.timeout(400)
+def test_jobs_that_a_forgotten_worker_took_run_once_and_are_named_until_somebody_settles_them(
+    fleet: Fleet, dsn: str, redis_url: str, drainer: StartDrainer
+) -> None:
+    # A window that is full of what nobody reports would stop the queue; a grace that is short gives every chance to run twice.
+    fleet.sql.execute("update bridge.setting set value = '10' where name in ('window')")
+    fleet.sql.execute("update bridge.setting set value = '1' where name in ('republish_grace')")
+    doctor = Doctor(dsn, redis_url)
+    drainer()
+    forgotten, producer = fleet.worker(PLAIN), fleet.producer(JOINED)
+    fleet.wait_for_more(40)
+    wait_for_row(dsn, f"{TAKEN} having count(*) > 10", timeout=60)
+    named = doctor.wait("plugin", Grade.ERROR)
+    assert fleet.one("select taken_by[1] from bridge.unreported_jobs") in named.found
+    assert "are unreported" in named.found
+    assert "settle_unreported" in named.remedy
+
+    joined = fleet.worker(JOINED)
+    fleet.wait_for_more(40)
+    end(forgotten)
+    fleet.wait_for_more(20)
+    end(producer)
+    fleet.wait_for_all()
+    by_forgotten = fleet.one("select count(*) from moves where not joined and event = 'end'")
+    wait_for_value(dsn, TAKEN, value=by_forgotten, timeout=60)
+    wait_for_value(dsn, UNFINISHED, value=by_forgotten, timeout=60)
+    assert "no worker is without the plugin now" in doctor.look("plugin").found
+    assert joined.alive
+
+    fleet.sql.execute("select bridge.settle_unreported(ran => true)")
+    assert fleet.one("select count(*) from bridge.jobs where status <> 'succeeded'") == 0
+    assert doctor.look("plugin").status is Grade.OK
+    fleet.assert_each_ran_once()
+    assert_sound(dsn)
