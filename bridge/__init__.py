@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bridge.errors import BridgeError, PermanentError
     from bridge.job import Job, Status
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
+    from bridge.transaction.current import join_sessions, using
 
 __all__ = [
     "BridgeError",
@@ -26,6 +27,7 @@ __all__ = [
     "enqueue_many",
     "get",
     "install",
+    "join_sessions",
     "next_runs",
     "pause_schedule",
     "progress",
@@ -34,6 +36,7 @@ __all__ = [
     "run_schedule",
     "schedule",
     "unschedule",
+    "using",
     "wait",
 ]
 
@@ -48,6 +51,7 @@ _HOMES = {
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
         "bridge.schedules",
     ),
+    **dict.fromkeys(["join_sessions", "using"], "bridge.transaction.current"),
 }
 
 

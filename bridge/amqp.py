@@ -14,7 +14,9 @@ from bridge.choice import OPTION
 from bridge.content import OURS, content_of, undelayed
 from bridge.errors import InvalidArgumentError, ServerError
 from bridge.queries import jobs
+from bridge.queries.buffered import message_row
 from bridge.worker import outcome
+from bridge.worker.follow import sent_by_tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +125,16 @@ class RowProducer:
             raise OperationalError(str(error)) from error
 
     def _enqueue(self, content: Content, *, again: bool) -> None:
-        """Write the row; once more when the connection had broken unnoticed, as after a restart of Postgres.
+        """Write the row in the caller's transaction, or by itself."""
+        # What follows a task is not its function's: that has returned, and a session that it left open is nobody's transaction any more.
+        target = None if sent_by_tracer() else self._joined.target()
+        if target is not None:
+            target.enqueue(message_row(content))
+        else:
+            self._commit(content, again=again)
+
+    def _commit(self, content: Content, *, again: bool) -> None:
+        """Write the row by itself; once more when the connection had broken unnoticed, as after a restart of Postgres.
 
         That is all there is of ``task_publish_retry``: a caller is not kept waiting for a database that is down. Repeating does no
         harm: the message has its id, and a live job of that id is left as it is.

@@ -13,11 +13,13 @@ from kombu.utils.imports import symbol_by_name
 from bridge import settings as environment
 from bridge.choice import OPTION, Patterns, choice_of
 from bridge.queries.connection import Connections
+from bridge.transaction.current import current, join_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bridge.settings import Settings
+    from bridge.transaction.target import Target
     from bridge.worker.channel import Channels
 
 __all__ = ["Membership", "install", "membership"]
@@ -46,6 +48,13 @@ class Membership:
     def connections(self) -> Connections:
         """Connections to Postgres, one a process and thread."""
         return Connections(self.settings.require_database(), name="bridge client", timeout=self.settings.timeout)
+
+    def target(self) -> Target | None:
+        """The caller's transaction that a call joins; None when the call commits by itself."""
+        own: object = self.connections
+        if not isinstance(own, Connections):
+            return None  # a test's run_jobs, which is inside of one
+        return current(own, automatic=self.settings.join == "auto")
 
     @property
     def channels(self) -> Channels:
@@ -103,6 +112,7 @@ def install(app: Any, *, only: Iterable[str] | None = None, exclude: Iterable[st
     """Make an application's task calls rows, and its workers report to them. Nothing else in the application changes.
 
     Repeating it does nothing. It reads neither the application's configuration nor the environment: both may still be set afterwards.
+    A call made inside an open transaction of a SQLAlchemy Session on the same database joins it from now on.
 
     Args:
         app: a Celery application, before its first task call.
@@ -118,6 +128,7 @@ def install(app: Any, *, only: Iterable[str] | None = None, exclude: Iterable[st
     if membership(app) is not None:
         return
     app.bridge = Membership(app, Patterns.given(only, exclude))
+    join_sessions()
     _join_amqp(app)
     app.backend_cls = "bridge.backend:make_backend"
     from bridge.worker import plugin  # noqa: PLC0415 - a producer that never starts a worker still registers it: workers are the same app

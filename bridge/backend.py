@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from celery import current_app, group, states
 from celery.app import backends
-from celery.backends.base import Backend, BaseBackend
+from celery.backends.base import BaseBackend
 from celery.exceptions import Reject, WorkerLostError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import result_from_tuple
@@ -30,6 +30,7 @@ from bridge.queries.runs import NeverRan
 from bridge.results.failure import error_of, original, revived
 from bridge.results.meta import Reader
 from bridge.results.text import argument_texts, columns, json_text
+from bridge.results.waiting import Waiting
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _joined(app: Any) -> Membership:
     return membership(app) or Membership(app)
 
 
-class RowWriter(Backend):
+class RowWriter(Waiting):
     """Mixed over any backend: what Celery marks is written to the job's row too.
 
     In a pool's child the request carries the run and the outcome is the run's. In the main process there is only the delivery: it may
@@ -321,9 +322,12 @@ class BridgeBackend(RowWriter, BaseBackend):
 
         Raises:
             celery.exceptions.TimeoutError: not all of them had ended in time.
+            UncommittedError: one of them is of a transaction that has not committed.
         """
         self._ensure_not_eager()
         names = {job_id(task_id): task_id for task_id in task_ids}
+        if not max_iterations:
+            self.refuse_uncommitted(names.values())
         until = time.monotonic() if max_iterations else None if timeout is None else time.monotonic() + timeout
         seen = _Changes(self._reader, names, on_message) if on_message else None
         for stored in self._ended(set(names), until, interval or 0.5, on_interval, seen):

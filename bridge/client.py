@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bridge import settings as environment
 from bridge.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
 from bridge.job import Job, Status, job_id
-from bridge.queries import jobs
-from bridge.queries.connection import Connections, connect, driver_connection
+from bridge.queries import buffered, jobs
+from bridge.queries.connection import Connections, connect
+from bridge.transaction import waiting
+from bridge.transaction.current import current, named
+from bridge.transaction.direct import DirectTransaction
+from bridge.transaction.target import made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from bridge.queries.connection import Connection
+    from bridge.transaction.target import Target
 
 __all__ = ["cancel", "enqueue", "enqueue_many", "get", "progress", "retry", "wait"]
 
@@ -35,11 +40,28 @@ def forget_connections() -> None:
     if _connections.cache_info().currsize:
         _connections().close()
     _connections.cache_clear()
+    _joins.cache_clear()
+
+
+@cache
+def _joins() -> bool:
+    return environment.load().join == "auto"
+
+
+def _target(given: Any) -> Target | None:
+    """The transaction that a job joins; None when it has its own."""
+    return named(given) if given is not None else current(_connections(), automatic=_joins())
+
+
+def _connection(given: Any, identity: UUID) -> Connection:
+    """Where to look for a job: its own transaction sees it before everybody else."""
+    target = named(given) if given is not None else made().target(identity)
+    return _connections().get() if target is None else target.connection()
 
 
 def connection_of(given: Any) -> Connection:
     """The connection inside what a caller gives to join its transaction; this thread's own for None."""
-    return _connections().get() if given is None else driver_connection(given)
+    return _connections().get() if given is None else named(given).connection()
 
 
 def enqueue(
@@ -63,14 +85,17 @@ def enqueue(
 ) -> UUID:
     """Enqueue one job.
 
-    With ``connection`` (psycopg 3, or a SQLAlchemy Session or Connection over it) it belongs to that transaction: it exists when that
-    commits, and never existed when it rolls back. Without, it is committed when this returns.
+    With ``connection`` it belongs to that transaction: it exists when that commits, and never existed when it rolls back. Without, it
+    joins what ``using`` names, or an open transaction of SQLAlchemy or Django on the same database; else it is committed when this
+    returns. In a transaction of SQLAlchemy or Django, jobs are sent together before its commit, and an error that only Postgres can find
+    comes then.
 
     Args:
         task: registered name of a Celery task.
         args: positional arguments; JSON values.
         kwargs: keyword arguments; JSON values.
-        connection: whose transaction to join.
+        connection: whose transaction to join: a psycopg 3 connection; a SQLAlchemy Session, Connection or their asyncio twins; one of
+            Django's connections.
         queue: the Celery queue.
         priority: 0 to 9, higher is sooner.
         run_at: when it is due, with a time zone; not together with delay.
@@ -106,7 +131,21 @@ def enqueue(
         "backoff": None if backoff is None else jobs.jsonb(backoff),
         "headers": jobs.jsonb(dict(headers)) if headers else None,
     }
-    return jobs.enqueue(connection_of(connection), task, list(args), dict(kwargs or {}), options)
+    target = _target(connection)
+    if target is None:
+        return jobs.enqueue(_connections().get(), task, list(args), dict(kwargs or {}), options)
+    job = _plain(
+        0,
+        {
+            **options,
+            "task": task,
+            "args": list(args),
+            "kwargs": dict(kwargs or {}),
+            "backoff": backoff,
+            "headers": headers and dict(headers),
+        },
+    )
+    return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=unique_key is not None)
 
 
 def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any = None) -> list[UUID]:
@@ -114,7 +153,7 @@ def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any =
 
     Args:
         jobs_to_make: mappings whose keys are the argument names of ``enqueue``; durations in seconds.
-        connection: whose transaction to join.
+        connection: whose transaction to join, as for ``enqueue``.
 
     Returns:
         The ids, in the same order.
@@ -123,7 +162,12 @@ def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any =
         InvalidArgumentError: the message says which of them.
     """
     rows = [_plain(number, job) for number, job in enumerate(jobs_to_make)]
-    return jobs.enqueue_many(connection_of(connection), rows)
+    target = _target(connection)
+    if target is None:
+        return jobs.enqueue_many(_connections().get(), rows)
+    if isinstance(target, DirectTransaction):
+        return target.enqueue_many(rows)
+    return [target.enqueue(buffered.job_row(buffered.new_id(), row), answer=row.get("unique_key") is not None) for row in rows]
 
 
 def _plain(number: int, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +215,7 @@ def get(identity: UUID | str, *, connection: Any = None) -> Job:
     Raises:
         NotFoundError: there is no such job.
     """
-    job = jobs.get(connection_of(connection), job_id(identity))
+    job = jobs.get(_connection(connection, job_id(identity)), job_id(identity))
     if job is None:
         raise NotFoundError(f"job {identity} does not exist", "bridge jobs list shows those that do")
     return job
@@ -189,9 +233,13 @@ def wait(*identities: UUID | str, timeout: float | None = None) -> list[Job]:
 
     Raises:
         NotFoundError: one of them does not exist.
+        UncommittedError: one of them was made in a transaction that has not committed.
         WaitTimeoutError: one of them had not ended; it goes on.
     """
-    wanted = [get(identity).id for identity in identities]
+    wanted = [job_id(identity) for identity in identities]
+    waiting.refuse_uncommitted(_connections(), wanted)
+    for identity in wanted:
+        get(identity)
     settings = environment.load()
     with connect(settings.require_database(), name="bridge wait", timeout=settings.timeout) as connection:
         ended = {job.id: job for job in jobs.wait(connection, wanted, timeout)}
@@ -210,7 +258,7 @@ def cancel(identity: UUID | str, *, connection: Any = None) -> Status:
     Raises:
         NotFoundError: there is no such job.
     """
-    return jobs.cancel(connection_of(connection), job_id(identity))
+    return jobs.cancel(_connection(connection, job_id(identity)), job_id(identity))
 
 
 def retry(identity: UUID | str, *, connection: Any = None) -> Status:
@@ -220,7 +268,7 @@ def retry(identity: UUID | str, *, connection: Any = None) -> Status:
         NotFoundError: there is no such job.
         WrongStateError: it has not ended and is not scheduled.
     """
-    return jobs.retry(connection_of(connection), job_id(identity))
+    return jobs.retry(_connection(connection, job_id(identity)), job_id(identity))
 
 
 def progress(fraction: float, message: str = "") -> None:

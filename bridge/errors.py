@@ -20,6 +20,7 @@ __all__ = [
     "SchemaError",
     "ServerError",
     "SettingError",
+    "UncommittedError",
     "WaitTimeoutError",
     "WrongStateError",
     "from_sqlstate",
@@ -64,6 +65,10 @@ class SchemaError(BridgeError):
 
 class WrongStateError(BridgeError):
     """The job is not in a state that allows this (JB006)."""
+
+
+class UncommittedError(WrongStateError):
+    """A job is waited for that its own transaction has not committed: it could never end."""
 
 
 class SettingError(BridgeError, ValueError):

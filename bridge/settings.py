@@ -1,4 +1,4 @@
-"""Settings of a process, all from the environment: ``BRIDGE_DATABASE_URL``, ``BRIDGE_BROKER_URL`` and a few more.
+"""Settings of a process, from its environment: ``BRIDGE_DATABASE_URL``, ``BRIDGE_BROKER_URL`` and a few more; or from Django's.
 
 What an operator changes while everything runs is not here but in table ``bridge.setting``.
 """
@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bridge.errors import SettingError
+from bridge.frameworks import django_settings
 
 __all__ = ["Settings", "libpq_url", "load", "without_password"]
 
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
     queues: str = Field(default="", description="queues a drainer serves, separated by commas; empty: all")
     only: str = Field(default="", description="patterns of the tasks whose calls become rows, separated by commas; empty: all")
     exclude: str = Field(default="", description="patterns of tasks to leave to the broker, separated by commas; a task's option wins")
+    join: Literal["auto", "off"] = Field(
+        default="auto", description="auto: a plain call joins an open transaction of SQLAlchemy or Django; off: only one that it names"
+    )
     shipment: int = Field(
         default=1000, ge=1, le=10_000, description="most jobs published together; more = fewer round trips, later first job"
     )
@@ -113,14 +117,15 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def load() -> Settings:
-    """Read the environment.
+    """Read the environment, and Django's settings for what it does not say.
 
     Raises:
         SettingError: a variable is unknown or its value is not one it can have.
     """
-    _refuse_unknown()
+    django = {name: value for name, value in django_settings().items() if name not in os.environ}
+    _refuse_unknown({*os.environ, *django})
     try:
-        return Settings()
+        return Settings(**{name.removeprefix(_PREFIX).lower(): value for name, value in django.items()})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = _PREFIX + str(first["loc"][0]).upper()
@@ -128,9 +133,9 @@ def load() -> Settings:
         raise SettingError(f"{name} is wrong: {first['msg'].lower()}", hint) from None
 
 
-def _refuse_unknown() -> None:
+def _refuse_unknown(names: set[str]) -> None:
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
-    for name in sorted(os.environ):
+    for name in sorted(names):
         if not name.startswith(_PREFIX) or name in known or _FOREIGN.match(name):
             continue
         near = difflib.get_close_matches(name.removeprefix(_PREFIX), [field.removeprefix(_PREFIX) for field in known], n=1)

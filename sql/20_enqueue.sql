@@ -190,6 +190,51 @@ begin
 end
 $$;
 
+create or replace function bridge.enqueue_as(p_id uuid, p_task text, p_args jsonb, p_kwargs jsonb, p_queue text, p_priority integer,
+    p_run_at timestamptz, p_delay interval, p_max_attempts integer, p_backoff jsonb, p_unique_key text, p_on_conflict text,
+    p_depends_on uuid[], p_timeout interval, p_expires_at timestamptz, p_headers jsonb)
+  returns uuid language plpgsql set search_path = '' as $$
+  -- What bridge.enqueue does, under an id that the caller has made.
+  --
+  -- Returns  that id; the id of another live job when that has the unique key
+  -- Errors   as bridge.enqueue
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_args constant json := p_args;
+  v_kwargs constant json := p_kwargs;
+  v_size constant integer := octet_length(v_args::text) + octet_length(v_kwargs::text);
+  v_run_at constant timestamptz := coalesce(p_run_at, v_now + p_delay);
+  v_headers jsonb := p_headers;
+  v_other bigint;
+  v_parents bigint[] := array[]::bigint[];
+begin
+  perform bridge.check_job(p_task, p_queue, v_args, v_kwargs, v_size, coalesce(p_max_attempts, 3));
+  perform bridge.check_options(p_priority, p_run_at, p_delay, p_timeout, p_expires_at, p_on_conflict, p_unique_key, v_now);
+  perform bridge.check_headers(v_headers);
+  if p_backoff is not null then
+    perform bridge.check_backoff(p_backoff);
+  end if;
+  if p_timeout is not null then
+    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit', jsonb_build_array(extract(epoch from p_timeout), null));
+  end if;
+  if p_unique_key is not null then
+    v_other := bridge.take_key(p_unique_key);
+    if v_other is not null and p_on_conflict = 'raise' then
+      perform bridge.refuse(format('unique_key %L belongs to a job that has not ended', p_unique_key),
+        'wait for it, or use on_conflict => ''skip'' to get its id', 'JB003');
+    elsif v_other is not null then
+      return (select j.id from bridge.job j where j.seq = v_other);
+    end if;
+  end if;
+  if p_depends_on <> '{}' then
+    v_parents := bridge.live_parents(p_depends_on);
+  end if;
+  perform bridge.add_job(p_id, null, p_task, p_queue, (9 - p_priority)::smallint, v_args, v_kwargs, null, null, null, null,
+    v_headers::json, null, v_size, coalesce(p_max_attempts, 3), p_backoff, p_unique_key, p_expires_at, v_run_at, v_parents, false, v_now);
+  return p_id;
+end
+$$;
+
 create or replace function bridge.enqueue(
     task text, args jsonb default '[]', kwargs jsonb default '{}', queue text default 'celery', priority integer default 0,
     run_at timestamptz default null, delay interval default null, max_attempts integer default 3, backoff jsonb default null,
@@ -213,83 +258,10 @@ create or replace function bridge.enqueue(
   --
   -- Returns  the job's id
   -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
-declare
-  v_now constant timestamptz := clock_timestamp();
-  v_id constant uuid := bridge.new_id();
-  v_args constant json := enqueue.args;
-  v_kwargs constant json := enqueue.kwargs;
-  v_size constant integer := octet_length(v_args::text) + octet_length(v_kwargs::text);
-  v_run_at constant timestamptz := coalesce(enqueue.run_at, v_now + enqueue.delay);
-  v_headers jsonb := enqueue.headers;
-  v_other bigint;
-  v_parents bigint[] := array[]::bigint[];
 begin
-  perform bridge.check_job(enqueue.task, enqueue.queue, v_args, v_kwargs, v_size, coalesce(enqueue.max_attempts, 3));
-  perform bridge.check_options(enqueue.priority, enqueue.run_at, enqueue.delay, enqueue.timeout, enqueue.expires_at, enqueue.on_conflict,
-    enqueue.unique_key, v_now);
-  perform bridge.check_headers(v_headers);
-  if enqueue.backoff is not null then
-    perform bridge.check_backoff(enqueue.backoff);
-  end if;
-  if enqueue.timeout is not null then
-    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit', jsonb_build_array(extract(epoch from enqueue.timeout), null));
-  end if;
-  if enqueue.unique_key is not null then
-    v_other := bridge.take_key(enqueue.unique_key);
-    if v_other is not null and enqueue.on_conflict = 'raise' then
-      perform bridge.refuse(format('unique_key %L belongs to a job that has not ended', enqueue.unique_key),
-        'wait for it, or use on_conflict => ''skip'' to get its id', 'JB003');
-    elsif v_other is not null then
-      return (select j.id from bridge.job j where j.seq = v_other);
-    end if;
-  end if;
-  if enqueue.depends_on <> '{}' then
-    v_parents := bridge.live_parents(enqueue.depends_on);
-  end if;
-  perform bridge.add_job(v_id, null, enqueue.task, enqueue.queue, (9 - enqueue.priority)::smallint, v_args, v_kwargs, null, null, null, null,
-    v_headers::json, null, v_size, coalesce(enqueue.max_attempts, 3), enqueue.backoff, enqueue.unique_key, enqueue.expires_at, v_run_at,
-    v_parents, false, v_now);
-  return v_id;
-end
-$$;
-
-create or replace function bridge.enqueue_many(jobs jsonb) returns setof uuid language plpgsql security definer set search_path = '' as $$
-  -- Enqueue many jobs at once, all or none.
-  --
-  --   jobs  a JSON array of objects whose keys are the argument names of bridge.enqueue, for example
-  --         [{"task": "mail.send", "args": [1]}, {"task": "mail.send", "args": [2], "priority": 5}]
-  --
-  -- Returns  the ids, in the order of the array
-  -- Errors   as bridge.enqueue; the message says which element of the array
-declare
-  v_job jsonb;
-  v_number bigint;
-  v_unknown text;
-  v_message text;
-  v_hint text;
-  v_code text;
-begin
-  if jsonb_typeof(jobs) is distinct from 'array' then
-    perform bridge.refuse(format('jobs is %s', coalesce('a JSON ' || jsonb_typeof(jobs), 'null')), 'give a JSON array of objects');
-  end if;
-  for v_job, v_number in select e.value, e.ordinality - 1 from jsonb_array_elements(jobs) with ordinality e loop
-    select string_agg(k, ', ') into v_unknown from jsonb_object_keys(v_job) k where k not in ('task', 'args', 'kwargs', 'queue', 'priority',
-      'run_at', 'delay', 'max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'timeout', 'expires_at', 'headers');
-    if v_unknown is not null then
-      perform bridge.refuse(format('unknown key %s', v_unknown), 'use the argument names of bridge.enqueue');
-    end if;
-    return next bridge.enqueue(v_job->>'task', coalesce(v_job->'args', '[]'), coalesce(v_job->'kwargs', '{}'),
-      coalesce(v_job->>'queue', 'celery'), coalesce((v_job->>'priority')::integer, 0), (v_job->>'run_at')::timestamptz,
-      (v_job->>'delay')::interval, coalesce((v_job->>'max_attempts')::integer, 3), nullif(v_job->'backoff', 'null'), v_job->>'unique_key',
-      coalesce(v_job->>'on_conflict', 'skip'),
-      (select array_agg(p::uuid) from jsonb_array_elements_text(nullif(v_job->'depends_on', 'null')) p),
-      (v_job->>'timeout')::interval, (v_job->>'expires_at')::timestamptz, nullif(v_job->'headers', 'null'));
-  end loop;
-exception when others then
-  -- One block around all: a savepoint a row would cost more than the row.
-  get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-  perform bridge.refuse(case when v_number is null then v_message else format('jobs[%s]: %s', v_number, v_message) end, v_hint,
-    case when v_code like 'JB%' then v_code else 'JB001' end);
+  return bridge.enqueue_as(bridge.new_id(), enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
+    enqueue.delay, enqueue.max_attempts, enqueue.backoff, enqueue.unique_key, enqueue.on_conflict, enqueue.depends_on, enqueue.timeout,
+    enqueue.expires_at, enqueue.headers);
 end
 $$;
 

@@ -11,4 +11,5 @@ pytest_plugins = [
     "fix_tls",
     "fix_flower",
     "fix_moving",
+    "fix_transactions",
 ]

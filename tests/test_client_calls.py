@@ -88,7 +88,7 @@ def test_a_job_joins_the_transaction_of_a_sqlalchemy_session(dsn: str, db: Sessi
 
 
 def test_a_connection_of_another_kind_is_refused_by_its_name() -> None:
-    with pytest.raises(InvalidArgumentError, match="connection is a str without a psycopg 3 connection in it"):
+    with pytest.raises(InvalidArgumentError, match="connection is of type str, which has no transaction to join"):
         bridge.enqueue("a.task", connection="not one")
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import conninfo
 
 from bridge.errors import BridgeError, InvalidArgumentError, ServerError, from_sqlstate
 from bridge.settings import without_password
@@ -15,7 +16,7 @@ from bridge.settings import without_password
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Connection", "Connections", "connect", "driver_connection", "translated"]
+__all__ = ["Connection", "Connections", "connect", "driver_connection", "dsn_of", "is_broken", "is_connection", "translated"]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -80,23 +81,38 @@ def _own(error: psycopg.Error) -> BridgeError | None:
     return from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint)
 
 
-def driver_connection(given: Any) -> Connection:
-    """The psycopg connection inside what a caller gives to join its transaction: psycopg's own, or SQLAlchemy's Session or Connection.
+def is_connection(given: Any) -> bool:
+    """Whether this is a psycopg connection that can be used without awaiting."""
+    return isinstance(given, psycopg.Connection)
+
+
+def driver_connection(held: Any) -> Connection:
+    """The psycopg connection below what a library holds for it.
 
     Raises:
-        InvalidArgumentError: there is none inside.
+        InvalidArgumentError: there is none, or it has to be awaited.
     """
-    if isinstance(given, psycopg.Connection):
-        return given
-    held = given.connection() if callable(getattr(given, "connection", None)) else given  # a Session
-    held = getattr(held, "connection", held)  # a SQLAlchemy Connection
     driver = getattr(held, "driver_connection", held)
     if isinstance(driver, psycopg.Connection):
         return driver
     raise InvalidArgumentError(
-        f"connection is a {type(given).__name__} without a psycopg 3 connection in it",
-        "pass a psycopg connection, or a SQLAlchemy Session or Connection of a postgresql+psycopg engine",
+        f"connection leads to a {type(driver).__module__}.{type(driver).__name__}, which cannot be read from here",
+        "jobs can be made in its transaction; to read or steer them, leave connection out or pass one of psycopg 3 that is not asyncio's",
     )
+
+
+def dsn_of(driver: Any) -> str | None:
+    """Where a psycopg connection leads, password included; None for another driver's."""
+    info = getattr(driver, "info", None)
+    if not isinstance(info, psycopg.ConnectionInfo):
+        return None
+    return conninfo.make_conninfo(**info.get_parameters(), **({"password": info.password} if info.password else {}))
+
+
+def is_broken(driver: Any) -> bool:
+    """Whether a driver's connection is known to be in a transaction that can only be rolled back."""
+    info = getattr(driver, "info", None)
+    return getattr(info, "transaction_status", None) in {psycopg.pq.TransactionStatus.INERROR, psycopg.pq.TransactionStatus.UNKNOWN}
 
 
 class Connections:
@@ -104,8 +120,8 @@ class Connections:
 
     def __init__(self, dsn: str, *, name: str, timeout: float = 10.0) -> None:
         self.dsn = dsn
+        self.timeout = timeout
         self._name = name
-        self._timeout = timeout
         self._local = threading.local()
 
     def get(self) -> Connection:
@@ -119,7 +135,7 @@ class Connections:
             return held[1]
         if held is not None and held[0] != os.getpid():
             self._abandoned = held  # the parent's: closing it here would end the parent's session
-        connection = connect(self.dsn, name=self._name, timeout=self._timeout)
+        connection = connect(self.dsn, name=self._name, timeout=self.timeout)
         self._local.held = (os.getpid(), connection)
         return connection
 

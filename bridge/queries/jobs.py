@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Jsonb, JsonbLoader
 
 from bridge.job import Job, Status
 from bridge.queries.connection import translated
@@ -147,9 +147,16 @@ def _job_rows(cursor: Cursor[Any]) -> RowMaker[Job]:
     return job
 
 
+def _job_cursor(connection: Connection) -> Cursor[Job]:
+    """A cursor whose rows are jobs, also on a connection that a framework has taught to read jsonb as text."""
+    cursor = connection.cursor(row_factory=_job_rows)
+    cursor.adapters.register_loader("jsonb", JsonbLoader)
+    return cursor
+
+
 def get(connection: Connection, identity: UUID) -> Job | None:
     """One job, by one statement: a job that moves is seen in one place."""
-    with translated(), connection.cursor(row_factory=_job_rows) as cursor:
+    with translated(), _job_cursor(connection) as cursor:
         return cursor.execute(f"select {_COLUMNS} from bridge.jobs where id = %s", (identity,)).fetchone()
 
 
@@ -158,7 +165,7 @@ def find(connection: Connection, wanted: Filter) -> list[Job]:
     conditions = [f"{name} = %({name})s" for name in ("status", "task", "queue") if getattr(wanted, name) is not None]
     where = f"where {' and '.join(conditions)}" if conditions else ""
     values = {"status": wanted.status, "task": wanted.task, "queue": wanted.queue, "limit": wanted.limit}
-    with translated(), connection.cursor(row_factory=_job_rows) as cursor:
+    with translated(), _job_cursor(connection) as cursor:
         return cursor.execute(f"select {_COLUMNS} from bridge.jobs {where} order by updated_at desc limit %(limit)s", values).fetchall()
 
 
@@ -210,6 +217,6 @@ def wait(connection: Connection, identities: Sequence[UUID], timeout: float | ti
 
 
 def _ended(connection: Connection, identities: set[UUID]) -> list[Job]:
-    with connection.cursor(row_factory=_job_rows) as cursor:
+    with _job_cursor(connection) as cursor:
         query = f"select {_COLUMNS} from bridge.jobs where id = any(%s) and finished_at is not null"
         return cursor.execute(query, (list(identities),)).fetchall()

@@ -15,7 +15,8 @@ from kombu.serialization import dumps
 from bridge import settings as environment
 from bridge.job import Job, Status
 from bridge.queries import jobs, testing
-from bridge.queries.connection import connect, driver_connection
+from bridge.queries.connection import connect
+from bridge.transaction.current import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +168,7 @@ def _all(connection: Any) -> list[Job]:
 @contextmanager
 def _reading(given: Any) -> Iterator[Connection]:
     if given is not None:
-        yield driver_connection(given)
+        yield named(given).connection()
         return
     settings = environment.load()
     with connect(settings.require_database(), name="bridge testing", timeout=settings.timeout) as own:

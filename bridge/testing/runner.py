@@ -18,8 +18,8 @@ from kombu.utils.json import object_hook
 from bridge import message as wire
 from bridge.errors import BridgeError
 from bridge.queries import dispatch, jobs, runs, testing
-from bridge.queries.connection import driver_connection
 from bridge.testing.applications import connections_of, joined_application, writing_through
+from bridge.transaction.current import named
 from bridge.worker.fence import TaskMemoryError, fenced
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run_jobs(
     """
     app = joined_application(app)
     app.loader.import_default_modules()
-    connections = connections_of(app.bridge, None if connection is None else driver_connection(connection))
+    connections = connections_of(app.bridge, None if connection is None else named(connection).connection())
     with writing_through(app, connections):
         runner = _Runner(app, queues, propagate=propagate, limit=limit)
         runner.run(later if isinstance(later, int | float) else later.total_seconds())

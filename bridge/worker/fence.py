@@ -28,6 +28,7 @@ from bridge.message import HEADER, Delivery
 from bridge.queries.results import Value
 from bridge.results.failure import noted_error
 from bridge.results.text import columns
+from bridge.transaction.current import of_a_run
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
             return trace_ok_t(None, None, 0.0, "refused: another copy of this delivery ran, or the job was cancelled")
         request["bridge_run"] = run
         try:
-            traced = trace(task_id, args, kwargs, request)
+            with of_a_run():
+                traced = trace(task_id, args, kwargs, request)
         except MemoryError as error:
             _end(joined, task, request, error)
             raise TaskMemoryError(str(error)) from None

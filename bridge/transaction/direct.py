@@ -1,0 +1,46 @@
+"""A psycopg connection as the transaction to join: each job is sent at once, because nobody tells us when its user commits.
+
+Inside psycopg's own ``with connection.pipeline()`` the answers are not waited for, which makes many jobs quick there too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bridge.queries import buffered, jobs
+from bridge.transaction.target import made
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from bridge.queries.buffered import Row
+    from bridge.queries.connection import Connection
+
+__all__ = ["DirectTransaction"]
+
+
+class DirectTransaction:
+    """The transaction that is open, or will begin, on a psycopg connection."""
+
+    open = True
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def enqueue(self, row: Row, *, answer: bool = False) -> UUID:
+        """Make a job in it."""
+        del answer  # there is always one
+        identity = buffered.send(self._connection, [row])[0]
+        made().note(identity, self)
+        return identity
+
+    def enqueue_many(self, jobs_to_make: list[dict[str, Any]]) -> list[UUID]:
+        """Make several in one statement."""
+        identities = jobs.enqueue_many(self._connection, jobs_to_make)
+        for identity in identities:
+            made().note(identity, self)
+        return identities
+
+    def connection(self) -> Connection:
+        """Itself."""
+        return self._connection
