@@ -271,3 +271,27 @@ begin
   return bridge.start_run(v_schedule, bridge.add_run(v_schedule.name, clock_timestamp(), 'manual', clock_timestamp()), clock_timestamp());
 end
 $$;
+
+create or replace function bridge.next_runs_of(name text, n integer default 5) returns setof timestamptz language plpgsql stable security definer
+  set search_path = '' as $$
+  -- Preview: the next slots of a schedule, its start and end observed; of a paused one those that it would have.
+  --
+  -- Errors  JB002 when there is no such schedule, JB001 n out of bounds
+declare
+  v_schedule bridge.schedule;
+  v_slot timestamptz := now();
+begin
+  select s.* into v_schedule from bridge.schedule s where s.name = next_runs_of.name;
+  if not found then
+    perform bridge.refuse(format('schedule %L does not exist', coalesce(name, 'null')), 'see: select name from bridge.schedules', 'JB002');
+  elsif n is null or n not between 1 and 1000 then
+    perform bridge.refuse(format('n is %s', coalesce(n::text, 'null')), 'give 1 to 1000');
+  end if;
+  v_schedule.enabled := true;
+  for i in 1..n loop
+    v_slot := bridge.first_slot(v_schedule, v_slot);
+    exit when v_slot is null;
+    return next v_slot;
+  end loop;
+end
+$$;

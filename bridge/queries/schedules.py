@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["find", "get", "next_runs", "pause", "resume", "run", "runs", "schedule", "unschedule"]
+__all__ = ["find", "get", "next_runs", "next_runs_of", "pause", "resume", "run", "runs", "schedule", "unschedule"]
 
 _CASTS = {
     **dict.fromkeys(["name", "cron", "task", "timezone", "queue", "overlap", "missed"], "::text"),
@@ -58,6 +58,12 @@ def next_runs(connection: Connection, cron: str, timezone: str, n: int, after: d
     with translated():
         rows = connection.execute(query, {"cron": cron, "timezone": timezone, "n": n, "after": after})
         return [row[0] for row in rows]
+
+
+def next_runs_of(connection: Connection, name: str, n: int) -> list[datetime]:
+    """Call ``bridge.next_runs_of``."""
+    with translated():
+        return [row[0] for row in connection.execute("select bridge.next_runs_of(%(name)s, %(n)s)", {"name": name, "n": n})]
 
 
 def find(connection: Connection) -> list[dict[str, Any]]:

@@ -1,0 +1,81 @@
+"""Schedules and their runs as text."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import click
+from rich.console import Console
+
+from bridge.cli.tables import ago, one_line, print_json, print_table, span, status_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["print_imported", "print_moments", "print_schedule", "print_schedules"]
+
+_LIST = ("name", "status", "cron", "timezone", "task", "next_run", "last_run", "last_status")
+_RUN = ("slot", "trigger_type", "status", "duration", "job_id", "error", "reason")
+_FACTS = (
+    "name", "status", "cron", "timezone", "next_run", "task", "args", "kwargs", "queue", "priority", "max_attempts", "backoff", "timeout",
+    "headers", "overlap", "missed", "missed_within", "jitter", "expires", "starts_at", "ends_at", "last_run", "last_status", "last_error",
+)  # fmt: skip
+
+
+def print_schedules(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print many schedules, a row each."""
+    if as_json:
+        print_json([_plain(row) for row in found])
+    else:
+        print_table(_LIST, [[_cell(name, row[name]) for name in _LIST] for row in found], keep=("name", "status", "cron"))
+
+
+def print_schedule(row: dict[str, Any], runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print one schedule whole, with its last runs."""
+    if as_json:
+        print_json({**_plain(row), "runs": [_plain(run) for run in runs]})
+        return
+    for name in _FACTS:
+        if row[name] is not None:
+            click.echo(f"{name.replace('_', ' '):<14}{_cell(name, row[name])}")
+    if runs:
+        click.echo()
+        print_table(_RUN, [[_cell(name, run[name]) for name in _RUN] for run in runs], keep=("slot", "status"))
+
+
+def print_moments(moments: Sequence[datetime], *, as_json: bool) -> None:
+    """Print moments, one a line, in the zone that they are in."""
+    if as_json:
+        print_json(list(moments))
+    else:
+        for moment in moments:
+            click.echo(f"{moment.isoformat(sep=' ', timespec='seconds')} ({moment:%a}, {ago(moment)})")
+
+
+def print_imported(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print what became of entries that were imported."""
+    if as_json:
+        print_json(rows)
+    else:
+        names = ("name", "outcome", "cron", "timezone", "task", "note")
+        print_table(names, [[status_text(str(row[name] or "")) for name in names] for row in rows], keep=("name", "outcome"))
+
+
+def _cell(name: str, value: Any) -> Any:
+    if value is None:
+        return ""
+    if name in {"status", "last_status"}:
+        return status_text(value)
+    if isinstance(value, datetime):
+        return ago(value) if Console().is_terminal else value.isoformat()
+    if isinstance(value, timedelta):
+        return span(value.total_seconds())
+    return one_line(str(value)) if isinstance(value, str | UUID) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Durations as seconds, as everywhere outside of SQL."""
+    return {name: value.total_seconds() if isinstance(value, timedelta) else value for name, value in row.items()}

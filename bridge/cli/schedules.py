@@ -1,0 +1,283 @@
+"""schedules: list, show, add, remove, pause, resume, run, next, import."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from bridge import schedules as public
+from bridge.cli import schedule_text
+from bridge.cli.database import open_database
+from bridge.cli.jobs import duration
+from bridge.cli.tables import print_json
+from bridge.errors import BridgeError, NotFoundError
+from bridge.queries import schedules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bridge.beat import Entry
+    from bridge.queries.connection import Connection
+
+__all__ = ["schedules_command"]
+
+
+class _Json(click.ParamType):  # type: ignore[type-arg]
+    """A JSON document of one kind, given as a word."""
+
+    def __init__(self, kind: type, name: str) -> None:
+        self._kind = kind
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        if not isinstance(found, self._kind):
+            self.fail(f"{value!r} is no {self.name.lower()}", param, ctx)
+        return found
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
+_name = click.argument("name")
+
+
+@contextmanager
+def _changes(command: str, *, dry_run: bool) -> Iterator[Connection]:
+    """A transaction on the database; nothing of it stays in a dry run."""
+    with open_database(f"bridge schedules {command}") as connection, connection.transaction(force_rollback=dry_run):
+        yield connection
+
+
+def _say(result: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        what = " ".join(str(value) for value in result.values() if value is not None)
+        click.echo(f"{'dry run, nothing is changed: ' if dry_run else ''}{what}")
+
+
+@click.group("schedules", context_settings={"help_option_names": ["-h", "--help"]})
+def schedules_command() -> None:
+    """Look at schedules and steer them: rows that the tick makes jobs of when they are due.
+
+    The database is BRIDGE_DATABASE_URL, else that of the stack that "bridge up" runs here.
+
+    \b
+    Examples:
+      bridge schedules list
+      bridge schedules add report "0 6 * * mon-fri" shop.report --timezone Europe/Berlin
+      bridge schedules import --from-beat -A shop --dry-run
+    """
+
+
+@schedules_command.command("list")
+@_json
+def list_command(*, as_json: bool) -> None:
+    """List all schedules by name, with their next and their last run.
+
+    \b
+    Examples:
+      bridge schedules list
+      bridge schedules list --json | jq '.[] | select(.last_status == "failed") | .name'
+    """
+    with open_database("bridge schedules list") as connection:
+        schedule_text.print_schedules(schedules.find(connection), as_json=as_json)
+
+
+@schedules_command.command("show")
+@_name
+@click.option("--runs", type=click.IntRange(0, 10_000), default=10, show_default=True, help="How many of its last runs.")
+@_json
+def show_command(*, name: str, runs: int, as_json: bool) -> None:
+    """Show one schedule with its last runs.
+
+    \b
+    Examples:
+      bridge schedules show report
+      bridge schedules show report --runs 100 --json
+    """
+    with open_database("bridge schedules show") as connection:
+        row = schedules.get(connection, name)
+        schedule_text.print_schedule(row, schedules.runs(connection, name, runs), as_json=as_json)
+
+
+@schedules_command.command("add")
+@_name
+@click.argument("cron")
+@click.argument("task")
+@click.option("--args", type=_Json(list, "ARRAY"), default="[]", help="Its positional arguments, a JSON array.")
+@click.option("--kwargs", type=_Json(dict, "OBJECT"), default="{}", help="Its keyword arguments, a JSON object.")
+@click.option("--timezone", default="UTC", show_default=True, help="Whose clock CRON is read by.")
+@click.option("--queue", "-Q", default="celery", show_default=True, help="The queue of its jobs.")
+@click.option("--priority", type=int, default=0, show_default=True, help="0 to 9, higher is sooner.")
+@click.option("--max-attempts", type=int, default=3, show_default=True, help="How often a job may fail; 1 = no retry.")
+@click.option("--timeout", type=duration, help="Hard limit of one attempt: 90, 15m, 2h.")
+@click.option("--expires", type=duration, help="A job not started so long after it was due ends as expired.")
+@click.option("--jitter", type=duration, default="0", help="Each job is due up to so much later, by chance.")
+@click.option("--starts-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="No slot before: 2031-01-01T00:00:00+01:00.")
+@click.option("--ends-at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="No slot after.")
+@click.option("--overlap", default="allow", show_default=True, help="While a run has not ended: allow, skip, queue_one, cancel_old.")
+@click.option("--missed", default="once", show_default=True, help="Slots that passed while nothing ticked: skip, once, all.")
+@click.option("--missed-within", type=duration, default="7d", show_default=True, help="What is longer ago is not made up for.")
+@_dry_run
+@_json
+def add_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
+    """Make a schedule, or give the one of this NAME these values. A pause stays as it is.
+
+    CRON is five fields, @hourly and its like, or an interval; TASK the registered name of a Celery task.
+
+    \b
+    Examples:
+      bridge schedules add report "0 6 * * mon-fri" shop.report --timezone Europe/Berlin --overlap skip
+      bridge schedules add sync "every 15 minutes" shop.sync --args '["all"]' --expires 10m
+      bridge schedules add close "0 0 L * *" shop.close --dry-run
+    """
+    with _changes("add", dry_run=dry_run) as connection:
+        outcome = public.schedule(connection=connection, **given)
+        next_run = schedules.get(connection, given["name"])["next_run"]
+    _say({"name": given["name"], "outcome": outcome, "next_run": next_run}, as_json=as_json, dry_run=dry_run)
+
+
+@schedules_command.command("remove")
+@_name
+@_dry_run
+@_json
+def remove_command(*, name: str, dry_run: bool, as_json: bool) -> None:
+    """Remove a schedule. Jobs that it made go on, the log of its runs stays.
+
+    \b
+    Examples:
+      bridge schedules remove report
+      bridge schedules remove report --dry-run
+    """
+    with _changes("remove", dry_run=dry_run) as connection:
+        if not schedules.unschedule(connection, name):
+            raise NotFoundError(f"schedule {name!r} does not exist", '"bridge schedules list" shows those that do')
+    _say({"name": name, "outcome": "removed"}, as_json=as_json, dry_run=dry_run)
+
+
+@schedules_command.command("pause")
+@_name
+@_dry_run
+@_json
+def pause_command(*, name: str, dry_run: bool, as_json: bool) -> None:
+    """Let a schedule make no jobs until it is resumed.
+
+    \b
+    Example:
+      bridge schedules pause report
+    """
+    with _changes("pause", dry_run=dry_run) as connection:
+        schedules.pause(connection, name)
+    _say({"name": name, "outcome": "paused"}, as_json=as_json, dry_run=dry_run)
+
+
+@schedules_command.command("resume")
+@_name
+@_dry_run
+@_json
+def resume_command(*, name: str, dry_run: bool, as_json: bool) -> None:
+    """End a pause; what fell into it does not run.
+
+    \b
+    Example:
+      bridge schedules resume report
+    """
+    with _changes("resume", dry_run=dry_run) as connection:
+        next_run = schedules.resume(connection, name)
+    _say({"name": name, "outcome": "resumed", "next_run": next_run}, as_json=as_json, dry_run=dry_run)
+
+
+@schedules_command.command("run")
+@_name
+@_dry_run
+@_json
+def run_command(*, name: str, dry_run: bool, as_json: bool) -> None:
+    """Run a schedule now, whatever its time; its slots stay as they are.
+
+    \b
+    Example:
+      bridge jobs wait $(bridge schedules run report --json | jq -r .job)
+    """
+    with _changes("run", dry_run=dry_run) as connection:
+        job = schedules.run(connection, name)
+    _say({"name": name, "outcome": "job", "job": job}, as_json=as_json, dry_run=dry_run)
+
+
+@schedules_command.command("next")
+@click.argument("name", required=False)
+@click.option("--cron", help="An expression, instead of a schedule's NAME.")
+@click.option("--timezone", default="UTC", show_default=True, help="Whose clock --cron is read by.")
+@click.option("-n", "count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many.")
+@_json
+def next_command(*, name: str | None, cron: str | None, timezone: str, count: int, as_json: bool) -> None:
+    """Say when a schedule, or an expression, is due next.
+
+    \b
+    Examples:
+      bridge schedules next report -n 10
+      bridge schedules next --cron "0 9 1-7 * &mon" --timezone Europe/Berlin
+    """
+    if (name is None) == (cron is None):
+        raise click.UsageError('name a schedule, or give an expression: bridge schedules next --cron "0 6 * * *"')
+    with open_database("bridge schedules next") as connection:
+        if name is None:
+            moments = schedules.next_runs(connection, str(cron), timezone, count, None)
+        else:
+            timezone = schedules.get(connection, name)["timezone"]
+            moments = schedules.next_runs_of(connection, name, count)
+    schedule_text.print_moments([moment.astimezone(ZoneInfo(timezone)) for moment in moments], as_json=as_json)
+
+
+@schedules_command.command("import")
+@click.option("--from-beat", is_flag=True, help="From the beat_schedule of a Celery application.")
+@click.option("-A", "--app", help="The application; celery -A app bridge … has it already.")
+@click.option("--timezone", help="Whose clock crontabs are read by.  [default: the application's]")
+@_dry_run
+@_json
+@click.pass_context
+def import_command(ctx: click.Context, *, from_beat: bool, app: str | None, timezone: str | None, dry_run: bool, as_json: bool) -> None:
+    """Make schedules of what another scheduler has; repeating it changes nothing. Exit 1 when something was not carried over.
+
+    \b
+    Examples:
+      bridge schedules import --from-beat -A shop --dry-run
+      celery -A shop bridge schedules import --from-beat
+    """
+    from bridge import beat
+
+    chosen = beat.application(app) if app else getattr(ctx.find_root().obj, "app", None)
+    if not from_beat or chosen is None:
+        raise click.UsageError("from where? bridge schedules import --from-beat -A APP")
+    entries = beat.entries(chosen, timezone=timezone)
+    with _changes("import", dry_run=dry_run) as connection:
+        rows = [_carry_over(connection, entry) for entry in entries]
+    schedule_text.print_imported(rows, as_json=as_json)
+    left = [row for row in rows if row["outcome"] == "not carried over"]
+    click.echo(f"{'dry run, nothing is changed: ' if dry_run else ''}{len(rows) - len(left)} of {len(rows)} entries carried over", err=True)
+    if len(rows) > len(left):
+        click.echo("warning: while celery beat runs with these entries, each of them runs twice: take them out of beat_schedule", err=True)
+    sys.exit(1 if left else 0)
+
+
+def _carry_over(connection: Connection, entry: Entry) -> dict[str, Any]:
+    row = {"name": entry.name, "outcome": "not carried over", "cron": None, "timezone": None, "task": None, "note": entry.refusal}
+    if entry.schedule is None:
+        return row
+    row |= {name: entry.schedule[name] for name in ("cron", "timezone", "task")}
+    try:
+        with connection.transaction():
+            row["outcome"] = public.schedule(entry.name, connection=connection, **entry.schedule)
+    except BridgeError as refusal:
+        return {**row, "note": str(refusal)}
+    return {**row, "note": "; ".join(entry.notes)}
