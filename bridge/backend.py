@@ -149,7 +149,7 @@ class RowWriter(Waiting):
         self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True, state: str = states.REVOKED
     ) -> None:
         """Celery's hook in the main process: revoked, terminated or expired."""
-        delivery = outcome.delivery_of(request)
+        delivery = outcome.delivery_in_hand(request)
         if delivery is not None:
             status = Status.EXPIRED if reason == "expired" else Status.CANCELLED
             error = {"type": "TaskRevokedError", "message": reason, "traceback": None}

@@ -51,12 +51,6 @@ def test_one_memory_error_fails_its_job_and_not_the_worker(stack: Stack) -> None
     assert (job["status"], job["error"]["type"], job["error"]["message"]) == ("failed", "MemoryError", "the input is too large")
 
 
-def test_a_task_that_leaves_its_process_is_reported(stack: Stack) -> None:
-    job = stack.run("kinds.exit", max_attempts=1)
-    assert job["status"] == "failed"
-    assert job["error"]["type"] in {"SystemExit", "WorkerLostError"}
-
-
 def test_a_task_may_clean_up_at_its_soft_time_limit(stack: Stack) -> None:
     job = stack.run("kinds.slow_soft")
     assert (job["status"], job["result"]) == ("succeeded", "cleaned up")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fix_stack import Stack
 
 
-@pytest.fixture(scope="module", params=["prefork", "threads", "solo"])
+@pytest.fixture(scope="module", params=["prefork", "threads", "solo", "gevent"])
 def stack(request: pytest.FixtureRequest, bare_stack: Stack) -> Iterator[Stack]:
     bare_stack.pool = request.param
     bare_stack.start_drainer()
@@ -130,6 +130,14 @@ def test_a_task_that_no_worker_knows_fails_with_that_reason(stack: Stack) -> Non
     job = stack.run("kinds.does_not_exist", max_attempts=3)
     assert (job["status"], job["error"]["type"]) == ("failed", "NotRegistered")
     assert "kinds.does_not_exist is not registered" in job["error"]["message"]
+
+
+def test_a_task_that_leaves_its_process_fails_and_its_worker_goes_on(stack: Stack) -> None:
+    job = stack.run("kinds.exit", max_attempts=1)
+    assert (job["status"], job["error"]["type"], stack.attempts(job["id"])) == ("failed", "WorkerLostError", [(1, "failed")])
+    assert "exitcode 3" in job["error"]["message"]
+    assert "in leave" in job["error"]["traceback"]
+    assert stack.run("kinds.add", 1, 2)["result"] == 3
 
 
 def test_the_users_own_hooks_all_run_and_the_fence_stands_before_them(stack: Stack, tmp_path: Path) -> None:

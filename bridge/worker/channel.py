@@ -1,4 +1,4 @@
-"""A pool process's own way to Postgres for starts and finishes, one a thread.
+"""A pool process's own ways to Postgres for starts and finishes: one a thread, shared where there are very many (or greenlets).
 
 A start is waited for: the fence must have answered before the task begins. A finish is only sent, on a connection of its own: its
 commit reaches the disk while the process fetches, starts and runs its next task, and its answer is read before the next finish. Should
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from itertools import count
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -35,6 +36,7 @@ _OUTAGE = (ServerError, psycopg.OperationalError)
 _REFUSAL = (BridgeError, psycopg.Error)
 _TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
 _UNREAD = 0.2  # seconds that an answer may wait for a next finish to read it
+_MOST = 16  # channels of a process, two connections each; threads and greenlets beyond that share them, each for a statement at a time
 
 
 class RunChannel:
@@ -44,7 +46,8 @@ class RunChannel:
         self._settings = settings
         self._starts: Connection | None = None
         self._connection: Connection | None = None
-        self._lock = threading.Lock()  # of the finish and its connection; starts are the task thread's own
+        self._starting = threading.Lock()
+        self._lock = threading.Lock()  # of the finish and its connection
         self._unread: Finish | None = None
         self._sent_at = 0.0
 
@@ -54,14 +57,15 @@ class RunChannel:
         Raises:
             ServerError: Postgres is away.
         """
-        try:
-            if self._starts is None or self._starts.closed:
-                self._starts = self._connect()
-            return runs.start(self._starts, seq, token, worker, pid)
-        except _OUTAGE:
-            if self._starts is not None:
-                self._starts.close()
-            raise
+        with self._starting:
+            try:
+                if self._starts is None or self._starts.closed:
+                    self._starts = self._connect()
+                return runs.start(self._starts, seq, token, worker, pid)
+            except _OUTAGE:
+                if self._starts is not None:
+                    self._starts.close()
+                raise
 
     def finish(self, finish: Finish) -> None:
         """Send the outcome of a run; it is repeated until Postgres has taken it."""
@@ -137,16 +141,24 @@ class Channels:
         self._settings = settings
         self._local = threading.local()
         self._all: list[RunChannel] = []
+        self._lock = threading.Lock()
+        self._turns = count()
         self._reader: threading.Thread | None = None
 
     def get(self) -> RunChannel:
-        """This thread's channel."""
+        """The channel of this thread or greenlet."""
         channel: RunChannel | None = getattr(self._local, "channel", None)
         if channel is None:
-            channel = self._local.channel = RunChannel(self._settings)
-            self._all.append(channel)
-            self._start_reader()
+            channel = self._local.channel = self._next()
         return channel
+
+    def _next(self) -> RunChannel:
+        with self._lock:
+            if len(self._all) < _MOST:
+                self._all.append(RunChannel(self._settings))
+                self._start_reader()
+                return self._all[-1]
+            return self._all[next(self._turns) % _MOST]
 
     def settle(self) -> None:
         """Read every answer that is still to be read, before the process ends."""

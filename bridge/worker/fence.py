@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from billiard import common
 from billiard.common import human_status
+from billiard.einfo import ExceptionInfo
+from billiard.process import current_process
 from celery.app.task import Context
-from celery.app.trace import build_tracer, trace_ok_t
+from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
 from celery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate
 from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
@@ -89,13 +91,8 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
         try:
             with of_a_run():
                 traced = trace(task_id, args, kwargs, request)
-        except MemoryError as error:
-            _end(joined, task, request, error)
-            raise TaskMemoryError(str(error)) from None
-        except BaseException as left:
-            if not isinstance(left, Exception) and not _is_told_to_stop(left):
-                _end(joined, task, request, _as_celery_names_it(left))
-            raise
+        except BaseException as left:  # noqa: BLE001 - it is raised again, or told to the main process
+            return _left(joined, task, request, left)
         if run.next is not None:
             _go_on(joined, task, request)
         elif not run.settled:
@@ -109,9 +106,25 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
     return fenced_trace
 
 
+def _left(joined: Membership, task: Any, request: Any, left: BaseException) -> Any:
+    """The tracer has raised: for its task, whose failure this is then, or for its process, which ends."""
+    if isinstance(left, MemoryError):
+        _end(joined, task, request, left)
+        raise TaskMemoryError(str(left)) from None
+    if isinstance(left, Exception) or _is_told_to_stop(left):
+        raise left
+    exc = _as_celery_names_it(left)
+    _end(joined, task, request, exc)
+    if current_process().name != "MainProcess":
+        raise left
+    # Where tasks run in the worker's only process, one of them must not end it.
+    return trace_ok_t(ExceptionInfo((type(exc), exc, left.__traceback__)), TraceInfo(FAILURE, exc), 0.0, None)
+
+
 def _is_told_to_stop(left: BaseException) -> bool:
-    """Whether the process ends, and its task only with it: that is a loss, which whoever notices the death reports."""
-    return isinstance(left, WorkerShutdown | WorkerTerminate) or type(left).__name__ == "GreenletExit" or common._should_have_exited[0]  # noqa: SLF001
+    """Whether the task ends because somebody has told its process or greenlet to: who did, or notices the death, reports it."""
+    by_pool = type(left).__module__.partition(".")[0] in {"gevent", "greenlet"}  # its time is over, or it is killed
+    return by_pool or isinstance(left, WorkerShutdown | WorkerTerminate) or common._should_have_exited[0]  # noqa: SLF001
 
 
 def _as_celery_names_it(left: BaseException) -> BaseException:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bridge.worker.fence import Run
 
 __all__ = [
+    "delivery_in_hand",
     "delivery_of",
     "ended_outside",
     "failed",
@@ -50,6 +51,12 @@ def delivery_of(request: Any) -> Delivery | None:
     if getattr(request, "bridge_run", None) is not None:
         return None
     return Delivery.parse(getattr(request, HEADER, None))
+
+
+def delivery_in_hand(request: Any) -> Delivery | None:
+    """The delivery of a request that nobody has settled, in the main process or, where tasks run in this very process, with its run."""
+    run = run_of(request)
+    return run.delivery if run is not None else delivery_of(request)
 
 
 def is_of_a_row(request: Any) -> bool:

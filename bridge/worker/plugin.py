@@ -68,16 +68,17 @@ def _on_init(sender: Any = None, **_: Any) -> None:
 
 
 def _check_pool(named: Any) -> None:
-    """Refuse pools of greenlets. Connections belong to threads: each task would open its own, and leave them open.
+    """Refuse a pool whose greenlets stand still while one of them waits for Postgres: psycopg knows of gevent, not of the others.
 
     Raises:
-        SystemExit: gevent, eventlet, or another of that kind.
+        SystemExit: eventlet, or another of that kind.
     """
     pool = get_implementation(named)
-    if pool.is_green:
+    kind = pool.__module__.rpartition(".")[2]
+    if pool.is_green and kind != "gevent":
         raise SystemExit(
-            f"error: pool {pool.__module__.rpartition('.')[2]} cannot run jobs that are rows: each task would open connections to "
-            "postgres of its own; start the worker with --pool=threads, or with an application that has not joined the bridge"
+            f"error: pool {kind} cannot run jobs that are rows: a query to postgres would hold up all of its tasks; "
+            "start the worker with --pool=gevent or --pool=threads"
         )
 
 
