@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import psycopg
 import pytest
-from psycopg import conninfo, sql
+from psycopg import conninfo
 
 from bridge.local import broker as local_broker
 from bridge.local.binaries import find_postgres
 from bridge.local.broker import RedisServer, find_redis, free_port
 from bridge.local.postgres import PostgresServer
 from bridge.local.process import Process
+from bridge.testing.databases import Databases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,29 +97,6 @@ class GivenServer:
 
     def dsn_of(self, database: str) -> str:
         return conninfo.make_conninfo(self.url, dbname=database)
-
-
-@dataclass
-class Databases:
-    """Makes and drops databases on one server; the one with our schema is installed once and cloned."""
-
-    server: DatabaseServer
-    prefix: str = field(default_factory=lambda: f"t{secrets.token_hex(3)}")
-    made: list[str] = field(default_factory=list)
-
-    def create(self, template: str = "template0") -> str:
-        name = f"{self.prefix}_{len(self.made)}"
-        self.made.append(name)
-        make = "create database {} template {}" if template != "template0" else "create database {} template {} encoding 'UTF8'"
-        self._execute(sql.SQL(make).format(sql.Identifier(name), sql.Identifier(template)))
-        return name
-
-    def drop(self, name: str) -> None:
-        self._execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-
-    def _execute(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self.server.dsn_of("postgres"), autocommit=True) as connection:
-            connection.execute(statement)
 
 
 @pytest.fixture(scope="session")
