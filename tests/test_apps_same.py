@@ -84,7 +84,8 @@ class Stage:
         talked = self.start_driver(subject, ours, dsn, url)
         if way != "plain":
             self.start_drainer(dsn=dsn, broker_url=url)
-        worker = self.start_worker(subject.celery, queues=subject.queues, env=ours, dsn=dsn, broker_url=url)
+        quick = ("--without-mingle", "--without-gossip")
+        worker = self.start_worker(subject.celery, *quick, queues=subject.queues, env=ours, dsn=dsn, broker_url=url)
         answers = self.answers(talked, worker)
         worker.stop()  # what still runs, ends
         rows, effects = self.look(dsn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from celery import _state, current_app
 
@@ -12,17 +13,20 @@ from bridge import client
 from bridge.application import Membership, membership
 from bridge.backend import BridgeBackend
 from bridge.errors import InvalidArgumentError
+from bridge.frameworks import in_django
 from bridge.queries import runs
 from bridge.queries.shared import Shared
+from bridge.transaction.current import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
-    from bridge.queries.connection import Connection, Connections
+    from bridge.queries.connection import Connections
     from bridge.queries.runs import Finish
+    from bridge.transaction.target import Target
 
-__all__ = ["connections_of", "joined_application", "renew", "writing_through"]
+__all__ = ["connections_of", "joined_application", "renew", "target_of", "writing_through"]
 
 
 def joined_application(app: Any = None) -> Any:
@@ -95,7 +99,8 @@ def writing_through(app: Any, connections: Connections | Shared) -> Iterator[Non
     joined.__dict__ |= {"connections": connections, "_channels": (os.getpid(), InlineChannel(connections))}
     app._backend_cache = BridgeBackend(app=app, url="bridge://")
     try:
-        yield
+        with patch.object(client, "_connections", lambda: connections):
+            yield
     finally:
         app._backend_cache = store
         joined.__dict__ |= before
@@ -103,6 +108,18 @@ def writing_through(app: Any, connections: Connections | Shared) -> Iterator[Non
             del joined.__dict__["connections"]
 
 
-def connections_of(joined: Membership, given: Connection | None) -> Connections | Shared:
-    """Those of the application; one that is given instead."""
-    return joined.connections if given is None else Shared(given)
+def target_of(given: Any) -> Target | None:
+    """The open transaction that a test means: the one that it names, else the one around a test of Django's; None for no transaction."""
+    if given is None and in_django():
+        from bridge.transaction import atomic  # noqa: PLC0415 - imports Django
+
+        django = atomic.joinable()
+        return django if django is not None and django.open else None
+    return None if given is None else named(given)
+
+
+def connections_of(joined: Membership, given: Any) -> Connections | Shared:
+    """Those of the application; in an open transaction that of the transaction."""
+    target = target_of(given)
+    own = joined.connections
+    return own if target is None else Shared(target.connection, own.dsn, own.timeout)

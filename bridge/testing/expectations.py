@@ -16,7 +16,7 @@ from bridge import settings as environment
 from bridge.job import Job, Status
 from bridge.queries import jobs, testing
 from bridge.queries.connection import connect
-from bridge.transaction.current import named
+from bridge.testing.applications import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,8 +48,8 @@ def enqueued(
         kwargs: exactly these keyword arguments.
         queue: the queue.
         status: where the job is in its life, for example ``scheduled``.
-        connection: see them as this transaction does: psycopg 3's, Django's, or a SQLAlchemy Session or Connection. None sees what is
-            committed in the database of ``BRIDGE_DATABASE_URL``.
+        connection: see them as this transaction does: psycopg 3's, Django's, or a SQLAlchemy Session or Connection. None means the
+            transaction around a test of Django's; elsewhere what is committed in the database of ``BRIDGE_DATABASE_URL``.
     """
     return _Wanted.of(task, args, kwargs, queue, status).among(_all(connection))
 
@@ -167,8 +167,9 @@ def _all(connection: Any) -> list[Job]:
 
 @contextmanager
 def _reading(given: Any) -> Iterator[Connection]:
-    if given is not None:
-        yield named(given).connection()
+    target = target_of(given)
+    if target is not None:
+        yield target.connection()
         return
     settings = environment.load()
     with connect(settings.require_database(), name="bridge testing", timeout=settings.timeout) as own:

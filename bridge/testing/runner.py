@@ -19,7 +19,6 @@ from bridge import message as wire
 from bridge.errors import BridgeError
 from bridge.queries import dispatch, jobs, runs, testing
 from bridge.testing.applications import connections_of, joined_application, writing_through
-from bridge.transaction.current import named
 from bridge.worker.fence import TaskMemoryError, fenced
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ def run_jobs(
     Args:
         app: the Celery application; None takes the current one, or the only one that has joined.
         connection: psycopg 3's, Django's, or a SQLAlchemy Session or Connection: jobs of its uncommitted transaction run in it, and
-            what becomes of them is rolled back with it. None runs committed jobs.
+            what becomes of them is rolled back with it. None means the transaction around a test of Django's; elsewhere, none: what is
+            committed runs.
         queues: only jobs of these queues; None runs all.
         later: seconds, or a timedelta: what is due within that time too, as if it passed: earliest first, delays that begin on the way
             counted from where they begin. Each call counts from the real time.
@@ -71,7 +71,7 @@ def run_jobs(
     """
     app = joined_application(app)
     app.loader.import_default_modules()
-    connections = connections_of(app.bridge, None if connection is None else named(connection).connection())
+    connections = connections_of(app.bridge, connection)
     with writing_through(app, connections):
         runner = _Runner(app, queues, propagate=propagate, limit=limit)
         runner.run(later if isinstance(later, int | float) else later.total_seconds())

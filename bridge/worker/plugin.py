@@ -129,8 +129,11 @@ def _on_refused_message(sender: Any = None, message: Any = None, exc: Any = None
     joined, delivery = membership(sender.app), Delivery.parse((message.headers or {}).get(HEADER))
     if joined is None or delivery is None:
         return
-    reason = NotRegistered(f"task {name} is not registered in worker {sender.hostname}") if name else exc
-    outcome.ended_outside(joined, delivery, Status.FAILED, error_of(reason, None), final=True)
+    # The exception is Celery's own, for who catches it; the words are for who reads the row.
+    error = error_of(NotRegistered(name) if name else exc, None)
+    if name:
+        error["message"] = f"task {name} is not registered in worker {sender.hostname}"
+    outcome.ended_outside(joined, delivery, Status.FAILED, error, final=True)
 
 
 def _on_shutdown(sender: Any = None, **_: Any) -> None:
