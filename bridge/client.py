@@ -60,8 +60,9 @@ def _connection(given: Any, identity: UUID) -> Connection:
 
 
 def connection_of(given: Any) -> Connection:
-    """The connection inside what a caller gives to join its transaction; this thread's own for None."""
-    return _connections().get() if given is None else named(given).connection()
+    """The connection of the transaction that a caller names, else of the one that he stands in; this thread's own without any."""
+    target = _target(given)
+    return _connections().get() if target is None else target.connection()
 
 
 def enqueue(

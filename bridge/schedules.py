@@ -43,7 +43,7 @@ def schedule(
         task: registered name of the Celery task that each job runs.
         args: positional arguments; JSON values.
         kwargs: keyword arguments; JSON values.
-        connection: whose transaction to join, as for ``enqueue``.
+        connection: whose transaction to join, as for ``enqueue``: without it, the one that the call stands in.
         timezone: whose clock cron is read by, ``Europe/Berlin``.
         queue: the Celery queue of its jobs.
         priority: 0 to 9, higher is sooner.

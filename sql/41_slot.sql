@@ -236,6 +236,7 @@ create or replace function bridge.run_schedules(p_limit integer, p_now timestamp
   -- The tick's step for schedules: note what ended, start what waited for that, run what is due. Returns how many slots were dealt with.
 begin
   perform bridge.settle_runs(null, p_limit);
-  return bridge.start_waiting(p_limit, p_now) + bridge.fire_due(p_limit, p_now);
+  -- A slot costs about a millisecond, most of it the job: a quarter of a second is enough for one tick.
+  return bridge.start_waiting(p_limit, p_now) + bridge.fire_due(least(p_limit, 250), p_now);
 end
 $$;

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session as OrmSession
 
 import bridge
 from bridge.errors import ConflictError, InvalidArgumentError, NotFoundError, WrongStateError
 
 if TYPE_CHECKING:
     from fix_sql import Session
+    from sqlalchemy.engine import Engine
 
 
 def test_every_argument_arrives_in_its_column(db: Session) -> None:
@@ -43,6 +46,18 @@ def test_a_schedule_belongs_to_the_callers_transaction(db: Session) -> None:
         assert db.rows("select name from bridge.schedules") == []
         bridge.schedule("report", "@daily", "shop.report", connection=connection)
     assert bridge.schedule("report", "@daily", "shop.report", connection=db.connection) == "unchanged"
+
+
+def test_a_schedule_belongs_to_the_session_that_the_call_stands_in(db: Session, engine: Engine) -> None:
+    with OrmSession(engine) as session:
+        for end, expected in ((session.rollback, 0), (session.commit, 1)):
+            session.execute(text("select 1"))
+            bridge.schedule("report", "@daily", "shop.report")
+            assert db.one("select count(*) from bridge.schedules") == 0
+            end()
+            assert db.one("select count(*) from bridge.schedules") == expected
+    assert bridge.unschedule("report") is True
+    assert db.one("select count(*) from bridge.schedules") == 0, "outside of a session a call commits by itself"
 
 
 def test_pause_resume_run_and_remove(db: Session) -> None:

@@ -131,6 +131,15 @@ def test_a_slot_runs_once_however_many_race_for_it(db: Session) -> None:
     assert (db.one("select count(*) from bridge.schedule_run"), db.one("select count(*) from bridge.job")) == (120, 120)
 
 
+def test_a_tick_takes_a_page_of_slots_the_longest_due_first(db: Session) -> None:
+    for number in range(5):
+        schedule(db, f"s{number}", cron="@yearly")
+        due_at(db, DAY - number * timedelta(seconds=1), f"s{number}")
+    counts = [db.one("select bridge.run_schedules(2, %s)", DAY) for _ in range(4)]
+    assert counts == [2, 2, 1, 0]
+    assert [row[0] for row in db.rows("select schedule from bridge.schedule_run order by id")] == ["s4", "s3", "s2", "s1", "s0"]
+
+
 def test_a_slot_that_has_run_does_not_run_again_when_the_clock_goes_back(db: Session) -> None:
     schedule(db)
     for _ in range(2):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import random
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,6 +41,26 @@ def test_missed_slots_are_made_up_for_as_the_policy_says(db: Session, missed: st
     assert hours_of(db, "catch_up") == made_up
     assert hours_of(db, "scheduled") == [hour for hour in range(25) if hour not in {4, 5, 6, 7, 8, 9, 12, 15, 16}]
     assert db.one("select count(*) from bridge.job") == 16 + len(made_up)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_days_with_random_outages_and_a_change_of_the_clock_lose_and_double_nothing(db: Session, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - it is to be repeatable
+    start, zone = datetime(2031, 3, 29, tzinfo=UTC), "Europe/Berlin"  # the clock is set in the second night
+    crons = {"minutes": f"*/{chance.choice([7, 20, 25])} * * * *", "daily": f"{chance.randrange(60)} 2 * * *", "every": "every 17 minutes"}
+    for name, cron in crons.items():
+        schedule(db, name, cron=cron, timezone=zone, missed="all")
+        due_at(db, db.one("select bridge.next_runs(%s, %s, 1, %s)", cron, zone, start), name)
+    now = start
+    while now < start + timedelta(days=3):
+        db.do("select bridge.run_schedules(2000, %s)", now)
+        now += timedelta(hours=chance.uniform(2, 9)) if chance.random() < 0.05 else timedelta(minutes=chance.uniform(0.2, 9))
+    while db.one("select bridge.run_schedules(2000, %s)", now):
+        pass
+    for name, cron in crons.items():
+        due = [row[0] for row in db.rows("select bridge.next_runs(%s, %s, 1000, %s)", cron, zone, start)]
+        assert [run[0] for run in runs(db, name)] == [slot for slot in due if slot <= now]
+    assert db.one("select count(*) from bridge.schedule_run") == db.one("select count(*) from bridge.job")
 
 
 def test_every_missed_slot_of_a_long_outage_runs_once_within_its_bound_a_page_a_tick(db: Session) -> None:
