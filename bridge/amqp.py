@@ -15,6 +15,7 @@ from bridge.content import OURS, content_of, undelayed
 from bridge.errors import InvalidArgumentError, ServerError
 from bridge.queries import jobs
 from bridge.queries.buffered import message_row
+from bridge.queries.connection import stands_alone
 from bridge.worker import outcome
 from bridge.worker.follow import sent_by_tracer
 
@@ -140,9 +141,10 @@ class RowProducer:
         harm: the message has its id, and a live job of that id is left as it is.
         """
         connection = self._joined.connections.get()
+        alone = stands_alone(connection)  # else a chord's body would be enqueued without its chord being gone
         try:
             jobs.enqueue_message(connection, content)
         except ServerError:
-            if not (again and connection.closed):
+            if not (again and alone and connection.closed):
                 raise
             jobs.enqueue_message(self._joined.connections.get(), content)

@@ -62,7 +62,7 @@ def content_of(app: Any, kind: str, body: Any, headers: dict[str, Any], options:
         id=identity, task_id=None if str(identity) == headers["id"] else headers["id"], task=headers["task"],
         queue=queue, rank=_rank(options.get("priority"), kind), args=args, kwargs=kwargs, embed=embed, payload=payload,
         content_type=content_type, content_encoding=encoding, headers=_json(headers), properties=_json(properties),
-        expires_at=expires_at, run_at=run_at,
+        expires_at=expires_at, run_at=run_at, chord=headers.get("group") if body[2].get("chord") else None,
     )  # fmt: skip
 
 

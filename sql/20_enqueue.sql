@@ -112,7 +112,7 @@ $$;
 create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
     p_max_attempts integer, p_backoff jsonb, p_unique_key text, p_expires_at timestamptz, p_run_at timestamptz, p_parents bigint[],
-    p_given boolean, p_now timestamptz)
+    p_given boolean, p_now timestamptz, p_chord text default null)
   returns boolean language plpgsql set search_path = '' as $$
   -- Write one job and put it in its place. Every way to enqueue ends here.
   --
@@ -125,9 +125,9 @@ declare
   v_run_at timestamptz := coalesce(p_run_at, p_now);
 begin
   insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
-      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at)
+      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord)
   values (p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
-      p_properties, p_size, p_max_attempts, p_backoff, p_unique_key, p_expires_at, v_run_at, p_now, p_now)
+      p_properties, p_size, p_max_attempts, p_backoff, p_unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord)
   on conflict (id) do nothing
   returning seq into v_seq;
   if v_seq is null then
@@ -267,12 +267,13 @@ $$;
 
 create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json,
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
-    p_expires_at timestamptz, p_run_at timestamptz)
+    p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null)
   returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries.
   --
   --   p_args, p_kwargs, p_embed  the three parts of a JSON body; '[]', '{}' and null when p_payload carries the body
   --   p_properties               what the message's properties must say again when it is published
+  --   p_chord                    the chord whose part it is
   --
   -- Returns  false when a job of that id is live already: nothing was written
   -- Errors   JB001, JB004 as bridge.enqueue
@@ -281,6 +282,6 @@ declare
 begin
   perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size, null);
   return bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
-    p_headers, p_properties, v_size, 1, null, null, p_expires_at, p_run_at, '{}', true, clock_timestamp());
+    p_headers, p_properties, v_size, 1, null, null, p_expires_at, p_run_at, '{}', true, clock_timestamp(), p_chord);
 end
 $$;

@@ -72,14 +72,14 @@ begin
   for v_job in
     select r.* from json_to_recordset(p_jobs) as r (id uuid, job json, task_id text, task text, queue text, rank smallint, args json, kwargs json,
       embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,
-      run_at timestamptz)
+      run_at timestamptz, chord text)
   loop
     v_id := v_job.id;
     if v_job.job is not null then
       return next bridge.enqueue_element(v_id, v_job.job::jsonb);
     else
       perform bridge.enqueue_message(v_id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs, v_job.embed,
-        v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at);
+        v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at, v_job.chord);
       return next v_id;
     end if;
   end loop;

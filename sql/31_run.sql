@@ -56,15 +56,18 @@ begin
 end
 $$;
 
-create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text) returns void language plpgsql
-  set search_path = '' as $$
-  -- A job has just ended: free its unique key, release its children, tell those who wait for it.
+create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text, p_chord text, p_index integer) returns void
+  language plpgsql set search_path = '' as $$
+  -- A job has just ended: free its unique key, count it in its chord, release its children, tell those who wait for it.
 declare
   v_has_children boolean;
   v_is_awaited boolean;
 begin
   if p_key is not null then
     delete from bridge.unique_key u where u.key = p_key and u.seq = p_seq;
+  end if;
+  if p_chord is not null then
+    perform bridge.end_part(p_chord, p_id, p_index);
   end if;
   -- A statement of its own: its snapshot sees who has registered since the end began.
   select exists (select from bridge.dependency d where d.parent = p_seq), exists (select from bridge.waiter w where w.id = p_id)
@@ -85,20 +88,27 @@ create or replace function bridge.end_job(p_seq bigint, p_status text, p_result 
 declare
   v_id uuid;
   v_key text;
+  v_chord text;
+  v_index integer;
 begin
   with gone as (
     delete from bridge.job j where j.seq = p_seq returning j.*
   ), kept as (
     insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
       properties, size, max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, finished_at, started_at,
-      status, result, progress, run, worker, outcome)
+      status, result, progress, run, worker, outcome, chord)
     select g.seq, g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type, g.content_encoding, g.headers,
       g.properties, g.size, g.max_attempts, g.backoff, g.attempts + p_attempts, g.losses, case when p_status <> 'succeeded' then coalesce(p_error, g.error) end,
-      g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), p_started_at, p_status, p_result, p_progress, p_run, p_worker, p_outcome
+      g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), p_started_at, p_status, p_result, p_progress, p_run, p_worker, p_outcome,
+      g.chord
     from gone g
   )
-  select g.id, g.unique_key into v_id, v_key from gone g;
-  perform bridge.let_go(p_seq, v_id, v_key, p_status);
+  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end
+  into v_id, v_key, v_chord, v_index from gone g;
+  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index);
+  if v_chord is not null then
+    perform bridge.ask_to_join(v_chord);
+  end if;
 end
 $$;
 
@@ -179,6 +189,8 @@ create or replace function bridge.finish(p_seq bigint, p_run uuid, p_status text
 declare
   v_id uuid;
   v_key text;
+  v_chord text;
+  v_index integer;
 begin
   -- What bridge.leave and bridge.end_job do, in one statement: this is the one that every job pays for.
   with taken as (
@@ -189,18 +201,20 @@ begin
   ), kept as (
     insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
       properties, size, max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, finished_at, started_at,
-      status, result, progress, run, worker, outcome)
+      status, result, progress, run, worker, outcome, chord)
     select g.seq, g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type, g.content_encoding, g.headers,
       g.properties, g.size, g.max_attempts, g.backoff, g.attempts + 1, g.losses, case when p_status <> 'succeeded' then coalesce(p_error, g.error) end,
-      g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), g.started_at, p_status, p_result, g.progress, p_run, g.worker, p_outcome
+      g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), g.started_at, p_status, p_result, g.progress, p_run, g.worker, p_outcome,
+      g.chord
     from gone g
   )
-  select g.id, g.unique_key into v_id, v_key from gone g;
+  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end
+  into v_id, v_key, v_chord, v_index from gone g;
   if not found then
     perform bridge.keep_late(p_seq, p_run, p_result, p_error);
     return false;
   end if;
-  perform bridge.let_go(p_seq, v_id, v_key, p_status);
+  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index);
   return true;
 end
 $$;

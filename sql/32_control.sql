@@ -53,11 +53,12 @@ begin
   delete from bridge.finished f where f.id = retry.id returning f.* into v_old;
   if found then
     insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, size,
-      max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at)
+      max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord)
     values (v_old.id, v_old.task_id, v_old.task, v_old.queue, v_old.rank, v_old.args, v_old.kwargs, v_old.embed, v_old.payload, v_old.content_type,
       v_old.content_encoding, v_old.headers, v_old.properties, v_old.size, least(v_old.attempts + v_old.max_attempts, 10000), v_old.backoff, v_old.attempts, 0,
-      v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp())
+      v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp(), v_old.chord)
     returning seq into v_seq;
+    delete from bridge.chord_part p where p.chord = v_old.chord and p.id = v_old.id;  -- its chord, if it still waits, waits for it again
     update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = v_old.id;
     perform bridge.release_children(v_old.seq, v_old.status);  -- those that the sweep was still to release: the number is history now
     if v_old.run is not null then

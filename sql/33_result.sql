@@ -76,7 +76,8 @@ $$;
 
 create or replace function bridge.forget(p_id uuid) returns boolean language plpgsql security definer set search_path = ''
   set enable_seqscan = off set jit = off as $$
-  -- Forget the result of a task id, as Celery's forget means it. A finished job's row stays, with its status and error, for people to see.
+  -- Forget the result of a task id, as Celery's forget means it. A finished job's row stays, with its status and error, for people to see. A part
+  -- that its chord still waits for is kept.
   --
   -- Returns  whether there was something to forget
 declare
@@ -85,7 +86,8 @@ declare
 begin
   delete from bridge.result r where r.id = p_id;
   get diagnostics v_stored = row_count;
-  update bridge.finished f set result = null, outcome = '{"forgotten": true}' where f.id = p_id;
+  update bridge.finished f set result = null, outcome = '{"forgotten": true}'
+  where f.id = p_id and not exists (select from bridge.chord c where c.id = f.chord);
   get diagnostics v_ended = row_count;
   return v_stored + v_ended > 0;
 end

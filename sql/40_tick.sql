@@ -144,7 +144,7 @@ $$;
 
 create or replace function bridge.sweep(p_limit integer default 1000, p_now timestamptz default clock_timestamp()) returns jsonb
   language plpgsql security definer set search_path = '' as $$
-  -- Recover what dead processes left behind: claims, runs, deliveries, children. The tick calls it; by hand it does no harm.
+  -- Recover what dead processes left behind: claims, runs, deliveries, children, chords. The tick calls it; by hand it does no harm.
   --
   -- Returns  how many of each
 declare
@@ -152,7 +152,7 @@ declare
 begin
   select t.steady_since into v_steady from bridge.tick_state t;
   return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit),
-    'unblocked', bridge.unblock_late(p_limit));
+    'unblocked', bridge.unblock_late(p_limit), 'joins', bridge.sweep_chords(least(p_limit, 200), p_now));
 end
 $$;
 
@@ -180,7 +180,7 @@ begin
       'expired', bridge.expire_due(p_limit, p_now))
     || bridge.sweep(p_limit, p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
-    v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now));
+    v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now) + bridge.clean_chords(p_now));
     if p_source <> 'pg_cron' then
       perform bridge.announce_cron();  -- it may be there and not know
     end if;

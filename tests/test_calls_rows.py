@@ -71,11 +71,11 @@ def test_a_tasks_own_options_are_in_the_row_too(caller: Any, db: Session) -> Non
 @pytest.mark.parametrize(
     ("options", "seconds"),
     [
-        ({"countdown": 90}, 90),
-        ({"eta": dt.datetime.now(dt.UTC) + dt.timedelta(seconds=90)}, 90),
-        ({"eta": dt.datetime.now(dt.timezone(dt.timedelta(hours=5))) + dt.timedelta(seconds=90)}, 90),
-        ({"eta": dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=90)}, 90),
-        ({"eta": (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=90)).isoformat()}, 90),
+        ({"countdown": 3600}, 3600),
+        ({"eta": dt.datetime.now(dt.UTC) + dt.timedelta(seconds=3600)}, 3600),
+        ({"eta": dt.datetime.now(dt.timezone(dt.timedelta(hours=5))) + dt.timedelta(seconds=3600)}, 3600),
+        ({"eta": dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=3600)}, 3600),
+        ({"eta": (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=3600)).isoformat()}, 3600),
     ],
     ids=["countdown", "utc", "other zone", "no zone", "text"],
 )

@@ -162,7 +162,10 @@ def test_progress_of_a_task_is_seen_before_its_result(stack: Stack, client: Any,
     result = client.send_task("reports.progress", (str(tmp_path / "marks"), str(go)))
     wait_until(lambda: client.AsyncResult(result.id).state == "PROGRESS", 30)
     assert client.AsyncResult(result.id).info == {"done": 1, "of": 2}
-    assert (stack.job(result.id)["status"], stack.job(result.id)["progress"]["state"]) == ("running", "PROGRESS")
+    wait_until(
+        lambda: (stack.job(result.id)["progress"] or {}).get("state") == "PROGRESS", 30, "the row's progress, noted after the result's"
+    )
+    assert stack.job(result.id)["status"] == "running"
     go.touch()
     assert (stack.wait(result.id)["result"], client.AsyncResult(result.id).get(timeout=20)) == ("all", "all")
 

@@ -61,7 +61,7 @@ def message_row(content: Content) -> Row:
         "id": str(content.id), "task_id": content.task_id, "task": content.task, "queue": content.queue, "rank": content.rank,
         "payload": None if content.payload is None else f"\\x{content.payload.hex()}", "content_type": content.content_type,
         "content_encoding": content.content_encoding, "expires_at": content.expires_at and content.expires_at.isoformat(),
-        "run_at": content.run_at and content.run_at.isoformat(),
+        "run_at": content.run_at and content.run_at.isoformat(), "chord": content.chord,
     }  # fmt: skip
     texts = {
         "args": content.args, "kwargs": content.kwargs, "embed": content.embed, "headers": content.headers,

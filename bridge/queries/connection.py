@@ -16,7 +16,17 @@ from bridge.settings import without_password
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Connection", "Connections", "connect", "driver_connection", "dsn_of", "is_broken", "is_connection", "translated"]
+__all__ = [
+    "Connection",
+    "Connections",
+    "connect",
+    "driver_connection",
+    "dsn_of",
+    "is_broken",
+    "is_connection",
+    "stands_alone",
+    "translated",
+]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -113,6 +123,11 @@ def is_broken(driver: Any) -> bool:
     """Whether a driver's connection is known to be in a transaction that can only be rolled back."""
     info = getattr(driver, "info", None)
     return getattr(info, "transaction_status", None) in {psycopg.pq.TransactionStatus.INERROR, psycopg.pq.TransactionStatus.UNKNOWN}
+
+
+def stands_alone(connection: Connection) -> bool:
+    """Whether the next statement on this connection commits by itself."""
+    return connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
 class Connections:

@@ -64,6 +64,7 @@ class Content:
     properties: str
     expires_at: datetime | None
     run_at: datetime | None
+    chord: str | None = None
 
     def content(self) -> tuple[Any, ...]:
         """The parameters that ``enqueue_message`` and ``retry_run`` share, in their order."""
@@ -112,8 +113,8 @@ def enqueue_message(connection: Connection, content: Content) -> bool:
     """Call ``bridge.enqueue_message``; False when a live job has that id."""
     with translated():
         row = connection.execute(
-            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (content.id, content.task_id, *content.content()),
+            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (content.id, content.task_id, *content.content(), content.chord),
         ).fetchone()
     return bool(row and row[0])
 

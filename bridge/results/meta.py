@@ -51,7 +51,7 @@ class Reader:
         headers = json.loads(stored.headers) if stored.headers else {}
         error = json.loads(stored.error) if stored.error else {}
         outcome = json.loads(stored.outcome) if stored.outcome else {}
-        state = (error.get("state") if stored.done_at else None) or self.state(stored)
+        state = self.state(stored, error)
         failed, ready = state in states.EXCEPTION_STATES, state in states.READY_STATES
         meta = {
             "status": state, "result": self._result(state, stored, error, outcome), "traceback": error.get("traceback") if failed else None,
@@ -62,15 +62,21 @@ class Reader:
         meta |= {name: headers[key] for name, key in (("group_id", "group"), ("parent_id", "parent_id")) if headers.get(key)}
         return meta | _arguments(stored, headers, self._accept)
 
-    def state(self, stored: Stored) -> str:
-        """Celery's word for where a task is."""
+    def state(self, stored: Stored, error: dict[str, Any]) -> str:
+        """Celery's word for where a task is; the row of one that never ran says it itself."""
         if stored.status is None:
             return stored.state or states.PENDING
+        if stored.done_at is not None and "state" in error:
+            return str(error["state"])
         if stored.status == Status.RUNNING and stored.progress:
             own = json_loads(stored.progress).get("state")
             if own:
                 return str(own)
         return _STATES.get(Status(stored.status)) or (states.RETRY if stored.attempts else states.PENDING)
+
+    def state_now(self, stored: Stored) -> str:
+        """Celery's word for where a task is."""
+        return self.state(stored, json.loads(stored.error) if stored.error else {})
 
     def value(self, stored: Stored) -> Any:
         """The value of a task that succeeded, also one that ignores its result."""

@@ -15,7 +15,7 @@ __all__ = ["sent_by_tracer"]
 _TRACER, _TRACE = "celery.app.trace", "trace_task"
 _TASK = "__protected_call__"  # the tracer's own wrapper of a task's function
 # Whose functions the tracer calls to send what follows; a task's function is the user's, or Task.__call__.
-_FOLLOWERS = ("celery.app.trace", "celery.canvas", "celery.backends", "bridge.backend")
+_FOLLOWERS = ("celery.app.trace", "celery.canvas", "celery.backends", "bridge.results")
 
 
 def sent_by_tracer() -> bool:

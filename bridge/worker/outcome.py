@@ -32,6 +32,7 @@ __all__ = [
     "is_of_a_row",
     "lost",
     "never_ran",
+    "patiently",
     "progressed",
     "run_of",
     "succeeded",

@@ -15,6 +15,7 @@ from bridge.application import Membership, membership
 from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
+from bridge.results import chord
 from bridge.results.failure import error_of
 from bridge.worker import outcome
 from bridge.worker.acknowledgement import keep_rows_out_of_redis
@@ -48,6 +49,7 @@ class FenceStep(bootsteps.StartStopStep):
 def register(app: Any) -> None:
     """Hook into the workers of an application that has joined."""
     app.steps["consumer"].add(FenceStep)
+    chord.register(app)
     signals.worker_init.connect(_on_init, dispatch_uid=_UID, weak=False)
     signals.worker_process_init.connect(_on_process_init, dispatch_uid=_UID, weak=False)
     signals.worker_ready.connect(_on_ready, dispatch_uid=_UID, weak=False)
