@@ -59,3 +59,16 @@ def test_a_session_in_an_outer_transaction_sees_runs_and_rolls_back_its_jobs(mak
     assert_enqueued(note, args=["kept"], status="succeeded", connection=session)
     assert_enqueued(note, times=1, connection=session)  # the other went with its session
     refute_enqueued()  # for everybody else there is nothing
+    session.close()
+
+
+def test_a_session_left_open_on_a_closed_connection_does_not_stop_other_calls(make_caller: MakeApp, dsn: str) -> None:
+    renew()
+    engine = create_engine(dsn.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        session = Session(connection)
+        session.execute(text("select 1"))
+    make_caller().send_task("orm.later")
+    assert_enqueued("orm.later")
+    session.close()
+    engine.dispose()

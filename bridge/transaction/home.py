@@ -85,8 +85,8 @@ def driver(connection: Connection) -> Any:
 
 
 def failed(connection: Connection) -> bool:
-    """Whether its transaction can only be rolled back."""
-    return connection.invalidated or is_broken(driver(connection))
+    """Whether its transaction can only be rolled back, or is over."""
+    return connection.closed or connection.invalidated or is_broken(driver(connection))
 
 
 def commits_each(connection: Connection) -> bool:
@@ -97,7 +97,7 @@ def commits_each(connection: Connection) -> bool:
 
 def has_written(connection: Connection) -> bool:
     """Whether its transaction has changed anything; when that cannot be asked any more, it counts as if it had."""
-    if connection.closed or failed(connection) or must_await(connection):
+    if failed(connection) or must_await(connection):
         return True
     try:
         return bool(connection.exec_driver_sql(buffered.HAS_WRITTEN).scalar())
