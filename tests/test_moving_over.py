@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 from fix_doctor import Doctor
 from fix_moving import JOINED, PLAIN, end
-from fix_servers import wait_for_row, wait_for_value
+from fix_servers import wait_for_row, wait_for_value, wait_until
 from invariants import assert_sound
 
 from bridge.health import Grade
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fix_moving import Fleet
-    from fix_servers import StartDrainer
+    from fix_rabbitmq import Vhost
+    from fix_servers import StartDrainer, StartWorker
+    from fix_sql import Session
 
 UNFINISHED = "select count(*) from bridge.jobs where finished_at is null"
 TAKEN = "select count(*) from bridge.unreported_jobs"
@@ -79,3 +83,17 @@ def test_jobs_that_a_forgotten_worker_took_run_once_and_are_named_until_somebody
     assert doctor.look("plugin").status is Grade.OK
     fleet.assert_each_ran_once()
     assert_sound(dsn)
+
+
+def test_a_job_that_a_forgotten_worker_took_from_rabbitmq_runs_again_only_when_somebody_says_so(
+    db: Session, vhost: Vhost, drainer: StartDrainer, worker: StartWorker, tmp_path: Path
+) -> None:
+    db.do("update bridge.setting set value = '1' where name = 'republish_grace'")
+    drainer(broker_url=vhost.url)
+    worker("apps.plain", broker_url=vhost.url)
+    marks = tmp_path / "marks"
+    db.enqueue("plain.mark", args=[str(marks)], queue="zero")
+    wait_for_row(db.dsn, "select 1 from bridge.unreported_jobs", timeout=60)
+    assert marks.read_text() == "run\n"
+    assert db.one("select bridge.settle_unreported(ran => false)") == 1
+    wait_until(lambda: marks.read_text() == "run\nrun\n", 30, "the second run")
