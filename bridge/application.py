@@ -129,7 +129,10 @@ def install(app: Any, *, only: Iterable[str] | None = None, exclude: Iterable[st
         return
     app.bridge = Membership(app, Patterns.given(only, exclude))
     join_sessions()
-    _join_amqp(app)
+    from bridge import amqp, control  # noqa: PLC0415 - they need this module
+
+    _mix_in(app, "amqp", "BridgeAMQP", amqp.RowSender, control.ConnectionMaker)
+    _mix_in(app, "control", "BridgeControl", control.RowControl)
     app.backend_cls = "bridge.backend:make_backend"
     from bridge.worker import plugin  # noqa: PLC0415 - a producer that never starts a worker still registers it: workers are the same app
 
@@ -142,14 +145,12 @@ def membership(app: Any) -> Membership | None:
     return found if isinstance(found, Membership) else None
 
 
-def _join_amqp(app: Any) -> None:
-    """Mix ours into the application's AMQP class; also into the instance, when there is one already."""
-    from bridge.amqp import RowSender  # noqa: PLC0415 - amqp needs this module
-
-    theirs = symbol_by_name(app.amqp_cls)
-    mixed = type("BridgeAMQP", (RowSender, theirs), {})
-    app.amqp_cls = mixed
-    existing = app.__dict__.get("amqp")
+def _mix_in(app: Any, part: str, name: str, *ours: type) -> None:
+    """Mix ours into the class of one of the application's parts; also into the instance, when there is one already."""
+    theirs = symbol_by_name(getattr(app, f"{part}_cls"))
+    mixed = type(name, (*ours, theirs), {})
+    setattr(app, f"{part}_cls", mixed)
+    existing = app.__dict__.get(part)
     if existing is not None:
         existing.__class__ = mixed
         existing.__dict__.pop("send_task_message", None)

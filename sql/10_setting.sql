@@ -23,6 +23,7 @@ insert into bridge.setting (name, value, about) values
   ('window',         '1000',    'published but not started jobs a queue; smaller = priority, pause and cancel act sooner; 0 = no bound'),
   ('retention',      '2592000', 'seconds that finished jobs are kept; whole days are dropped'),
   ('republish_grace','10',      'seconds before a published job whose message is nowhere is published again; two heartbeats or more'),
+  ('revoke_memory',  '86400',   'seconds that a revoke of an id or a stamp is remembered for jobs that are not there yet'),
   ('tick_interval',  '1',       'seconds between two ticks; delayed jobs start this late at most'),
   ('slot_grace',     '60',      'seconds after which a slot of a schedule that has not run counts as missed'),
   ('stuck_after',    '3600',    'seconds after which a queued, published or running job shows in stuck_jobs')

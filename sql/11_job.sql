@@ -126,3 +126,29 @@ begin
   end if;
 end
 $$;
+
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.inflight'::regclass and a.attname = 'stop_signal') then
+    alter table bridge.inflight add column stop_signal text;  -- what a cancelled run is stopped with; null: it may come to its end
+  end if;
+end
+$$;
+
+-- What was revoked before it was there: a later step of a chain, jobs with a stamp. Workers that restart forget; these do not.
+do $$
+begin
+  if to_regclass('bridge.revoked') is null then
+    create table bridge.revoked (
+      id         uuid primary key,           -- enqueue: was this id revoked before it came
+      revoked_at timestamptz not null
+    );
+    create table bridge.revoked_stamp (
+      header     text not null,
+      stamp      jsonb not null,
+      revoked_at timestamptz not null,
+      primary key (header, stamp)            -- enqueue, of jobs with stamps alone
+    );
+  end if;
+end
+$$;

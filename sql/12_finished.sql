@@ -64,7 +64,7 @@ begin
       outcome    text not null,
       error      json,
       result     json,
-      constraint attempt_outcome_is_known check (outcome in ('failed', 'retried', 'lost', 'superseded'))
+      constraint attempt_outcome_is_known check (outcome in ('failed', 'retried', 'lost', 'released', 'superseded'))
     ) partition by range (ended_at);
     -- the history of one job
     create index attempt_id on bridge.attempt (id);

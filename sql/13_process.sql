@@ -64,29 +64,23 @@ $$;
 
 create or replace function bridge.report_worker(p_id uuid, p_name text, p_pid integer, p_pool text, p_concurrency integer, p_queues text[],
     p_software text, p_holding uuid[], p_clock timestamptz)
-  returns uuid[] language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer set search_path = '' as $$
   -- One heartbeat of a worker's main process: who it is, and every delivery it holds, started or not.
   --
   --   p_holding  tokens of its active and reserved messages
   --   p_clock    the worker's own clock, so that skew can be seen
   --
-  -- Returns  the tokens among those it holds whose runs somebody has cancelled: it should stop them
+  -- Returns  {token: signal} of the runs among those it holds that somebody has cancelled: it should stop them with that signal
 begin
   insert into bridge.worker as w (id, name, pid, pool, concurrency, queues, software, started_at, seen_at, holding, clock_skew)
   values (p_id, p_name, p_pid, p_pool, p_concurrency, p_queues, p_software, clock_timestamp(), clock_timestamp(), p_holding,
     p_clock - clock_timestamp())
   on conflict (id) do update set seen_at = excluded.seen_at, holding = excluded.holding, queues = excluded.queues,
     concurrency = excluded.concurrency, clock_skew = excluded.clock_skew, lost_at = null, stopped_at = null;
-  return coalesce((select array_agg(i.token) from bridge.inflight i
-    where i.token = any (p_holding) and i.cancelled_at is not null and i.state = 'running'), '{}');
+  return coalesce((select jsonb_object_agg(i.token, i.stop_signal) from bridge.inflight i
+    where i.token = any (p_holding) and i.stop_signal is not null and i.state = 'running'), '{}');
 end
 $$;
-
-create or replace function bridge.stop_worker(p_id uuid) returns void language sql security definer set search_path = ''
-  -- A worker says good-bye: what it still held is free for others at the next tick.
-  begin atomic
-    update bridge.worker set stopped_at = clock_timestamp(), seen_at = clock_timestamp(), holding = '{}' where id = p_id;
-  end;
 
 create or replace function bridge.report_drainer(p_id uuid, p_name text, p_pid integer, p_software text, p_published bigint,
     p_clock timestamptz, p_broker jsonb default '{}', p_stopped boolean default false)

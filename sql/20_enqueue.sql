@@ -116,7 +116,8 @@ create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text
   returns boolean language plpgsql set search_path = '' as $$
   -- Write one job and put it in its place. Every way to enqueue ends here.
   --
-  --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job
+  --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job, and one that
+  --              was revoked before it came ends as cancelled
   --   p_parents  numbers of live jobs that must succeed first; none for most
   --
   -- Returns  false when a live job has that id already
@@ -145,6 +146,10 @@ begin
     insert into bridge.blocked (seq, run_at) values (v_seq, v_run_at);
   else
     perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
+  end if;
+  if p_given and bridge.take_revoke(p_id, p_headers, p_now) then
+    perform bridge.leave_waiting(v_seq);
+    perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
   end if;
   return true;
 end

@@ -242,15 +242,17 @@ $$;
 
 create or replace function bridge.again(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns void
   language plpgsql set search_path = '' as $$
-  -- A run is over and its job is not: note the attempt, and put the job back where it waits. The old token dies with the row.
+  -- A run is over and its job is not: note the attempt, and put the job back where it waits. The old token dies with the row. A run that
+  -- was lost, or released by a worker that stops, is no attempt that counts.
 declare
   v_job bridge.job;
+  v_counts constant boolean := p_outcome not in ('lost', 'released');
 begin
   update bridge.job j set updated_at = clock_timestamp(), error = coalesce(p_error, j.error), run_at = p_run_at,
-    attempts = j.attempts + (p_outcome <> 'lost')::integer, losses = j.losses + (p_outcome = 'lost')::integer
+    attempts = j.attempts + v_counts::integer, losses = j.losses + (p_outcome = 'lost')::integer
   where j.seq = p_row.seq returning j.* into v_job;
   insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error)
-  values (v_job.id, v_job.seq, v_job.attempts + (p_outcome = 'lost')::integer, p_row.run, p_row.worker, p_row.started_at, clock_timestamp(), p_outcome, p_error);
+  values (v_job.id, v_job.seq, v_job.attempts + (not v_counts)::integer, p_row.run, p_row.worker, p_row.started_at, clock_timestamp(), p_outcome, p_error);
   perform bridge.place(v_job.seq, v_job.queue, v_job.rank, v_job.size, p_run_at);
 end
 $$;
@@ -327,6 +329,8 @@ create or replace function bridge.retry_run(p_seq bigint, p_run uuid, p_task tex
   -- A run asks for its own next attempt (Celery's self.retry and replace): new content, same id, attempt n becomes n + 1 in one step.
   -- It must not be called inside the user's transaction, which the Retry exception would roll back.
   --
+  -- A job that was cancelled while it ran, without being stopped, gets no further attempt.
+  --
   -- Returns  false when the run has been superseded: the caller writes nothing else
 declare
   v_row bridge.inflight;
@@ -336,6 +340,10 @@ begin
   v_row := bridge.leave(p_seq, p_run, p_token);
   if v_row.seq is null then
     return false;
+  end if;
+  if v_row.cancelled_at is not null then
+    perform bridge.end_job(p_seq, 'cancelled', null, p_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+    return true;
   end if;
   -- A job made in SQL has its rank from there, and its message no word of it: only a priority that changed moves it.
   update bridge.job j set task = p_task, queue = p_queue, rank = case when coalesce(j.properties->>'priority', '0') =

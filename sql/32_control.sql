@@ -1,39 +1,75 @@
 -- What people do to jobs and queues. A job is looked for where it waits, in the direction in which it moves; one that keeps moving
 -- is looked for again.
 
-create or replace function bridge.cancel(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Cancel a job. What waits is cancelled here and now, also when its message is in the broker already: the start fence refuses it.
-  -- What runs is asked to stop; its worker sees that within a heartbeat.
-  --
-  -- Returns  cancelled, running (asked to stop), or the final status of a job that had ended
-  -- Errors   JB002 when there is no such job
+create or replace function bridge.leave_waiting(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+  -- Take a job out of the place where it waits, its delivery with it. Returns false when it runs, has ended, or is in other hands.
+begin
+  delete from bridge.blocked b where b.seq = p_seq;
+  if not found then
+    delete from bridge.scheduled s where s.seq = p_seq;
+  end if;
+  if not found then
+    delete from bridge.ready r where r.seq = p_seq;
+  end if;
+  if not found then
+    delete from bridge.inflight f where f.seq = p_seq and f.state <> 'running';
+  end if;
+  return found;
+end
+$$;
+
+create or replace function bridge.cancel_job(p_id uuid, p_terminate boolean, p_signal text) returns text language plpgsql
+  set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- What bridge.cancel and bridge.revoke have in common. Returns as bridge.cancel; null when there is no such job.
 declare
   v_seq bigint;
-  v_status text;
+  v_worker uuid;
 begin
   for i in 1..10 loop
-    select j.seq into v_seq from bridge.job j where j.id = cancel.id;
+    select j.seq into v_seq from bridge.job j where j.id = p_id;
     exit when v_seq is null;
-    delete from bridge.blocked b where b.seq = v_seq;
-    if not found then
-      delete from bridge.scheduled s where s.seq = v_seq;
-    end if;
-    if not found then
-      delete from bridge.ready r where r.seq = v_seq;
-    end if;
-    if not found then
-      delete from bridge.inflight f where f.seq = v_seq and f.state <> 'running';
-    end if;
-    if found then
+    if bridge.leave_waiting(v_seq) then
       perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
       return 'cancelled';
     end if;
-    update bridge.inflight f set cancelled_at = coalesce(f.cancelled_at, clock_timestamp()) where f.seq = v_seq and f.state = 'running';
+    update bridge.inflight f set cancelled_at = coalesce(f.cancelled_at, clock_timestamp()),
+      stop_signal = case when p_terminate then p_signal else f.stop_signal end
+    where f.seq = v_seq and f.state = 'running' returning f.worker into v_worker;
     if found then
+      if p_terminate then
+        perform pg_notify('bridge_stop', v_worker::text);
+      end if;
       return 'running';
     end if;
   end loop;
-  select f.status into v_status from bridge.finished f where f.id = cancel.id order by f.finished_at desc limit 1;
+  return (select f.status from bridge.finished f where f.id = p_id order by f.finished_at desc limit 1);
+end
+$$;
+
+create or replace function bridge.check_signal(p_signal text) returns void language plpgsql immutable set search_path = '' as $$
+  -- Refuse what is no signal: a worker could only complain about it.
+begin
+  if p_signal is null or p_signal !~ '^((SIG)?[A-Z][A-Z0-9]*|[1-9][0-9]?)$' then
+    perform bridge.refuse(format('signal is %L', p_signal), 'give a name, such as TERM or SIGKILL, or a number');
+  end if;
+end
+$$;
+
+create or replace function bridge.cancel(id uuid, terminate boolean default true, signal text default 'TERM') returns text language plpgsql
+  security definer set search_path = '' as $$
+  -- Cancel a job. What waits is cancelled here and now, also when its message is in the broker already: the start fence refuses it.
+  --
+  --   terminate  stop what runs: its worker is notified, and told again by the answer to its next report; false lets it come to its end,
+  --              and gives it no further attempt
+  --   signal     what the process of the run gets
+  --
+  -- Returns  cancelled, running (asked to stop), or the final status of a job that had ended
+  -- Errors   JB001 when the signal is none, JB002 when there is no such job
+declare
+  v_status text;
+begin
+  perform bridge.check_signal(cancel.signal);
+  v_status := bridge.cancel_job(cancel.id, cancel.terminate, cancel.signal);
   if v_status is null then
     perform bridge.refuse(format('job %s does not exist', coalesce(cancel.id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');
   end if;
@@ -52,6 +88,7 @@ declare
 begin
   delete from bridge.finished f where f.id = retry.id returning f.* into v_old;
   if found then
+    delete from bridge.revoked r where r.id = retry.id;
     insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, size,
       max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord)
     values (v_old.id, v_old.task_id, v_old.task, v_old.queue, v_old.rank, v_old.args, v_old.kwargs, v_old.embed, v_old.payload, v_old.content_type,

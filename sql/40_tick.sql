@@ -302,6 +302,8 @@ begin
     delete from bridge.silent_worker s where s.seen_at < v_before;
     delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
     delete from bridge.schedule_run r where r.created_at < v_before and r.finished_at is not null;
+    delete from bridge.revoked r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
+    delete from bridge.revoked_stamp r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
   end if;
   return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'cron_log', v_log);
 end

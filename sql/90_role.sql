@@ -25,14 +25,15 @@ create or replace function bridge.grant_all() returns void language plpgsql set 
 declare
   v_rights constant jsonb := '{
     "bridge_producer": ["next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
-      "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord"],
+      "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
     "bridge_worker": ["next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "start", "progress", "finish", "fail", "end_delivery", "retry_run", "lose", "never_ran",
-      "report_worker", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
+      "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
-      "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_consumers", "set_aside"],
+      "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_consumers", "set_aside",
+      "revoke", "revoke_stamped", "heed_revoke", "purge"],
     "bridge_operator": ["schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
-      "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
+      "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported"],
     "bridge_viewer": ["next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues"]}'::jsonb;
   v_role text;

@@ -94,9 +94,10 @@ class Session:
         error = json.dumps({"type": "ValueError", "message": message, "traceback": None})
         return self.one("select bridge.fail(%s, %s, %s::json, %s)", claim.seq, run, error, final)  # type: ignore[no-any-return]
 
-    def report(self, *tokens: Any) -> list[uuid.UUID]:
+    def report(self, *tokens: Any) -> dict[str, str]:
+        """One heartbeat that holds these; the signals for those that are to be stopped."""
         query = "select bridge.report_worker(%s, 'w@test', 1, 'prefork', 2, '{celery}', 'test', %s::uuid[], clock_timestamp())"
-        return list(self.one(query, self.worker, list(tokens)))
+        return dict(self.one(query, self.worker, list(tokens)))
 
     def attempts(self, identity: Any) -> list[tuple[int, str]]:
         query = "select attempt, outcome from bridge.attempts where id = %s order by ended_at nulls last, attempt"

@@ -50,7 +50,7 @@ def test_what_runs_is_asked_to_stop_and_its_worker_hears_of_it(db: Session) -> N
     identity = db.enqueue()
     claim, run = db.run()
     assert cancel(db, identity) == "running"
-    assert db.report(claim.token) == [claim.token]
+    assert db.report(claim.token) == {str(claim.token): "TERM"}
     assert db.fail(claim, run) == "cancelled"
     assert db.status(identity) == "cancelled"
 

@@ -134,13 +134,21 @@ def test_the_run_of_a_worker_that_reports_no_more_is_lost_after_a_while(db: Sess
     assert db.one("select status from bridge.workers") == "lost"
 
 
-def test_a_worker_that_stopped_gives_its_runs_back(db: Session) -> None:
-    db.enqueue()
-    claim, _ = db.run()
-    db.report(claim.token)
-    db.do("select bridge.stop_worker(%s)", db.worker)
-    steady(db)
-    assert lost(db, "25 seconds") == 1
+def test_a_worker_that_stops_gives_back_what_it_ran_and_held_uncharged(db: Session) -> None:
+    running, held, cancelled = db.enqueue(), db.enqueue(), db.enqueue()
+    claims = db.claim()
+    db.mark(claims)
+    db.start(claims[0])
+    db.start(claims[2])
+    db.do("select bridge.cancel(%s)", cancelled)
+    db.report(*(claim.token for claim in claims))
+    assert db.one("select bridge.stop_worker(%s)", db.worker) == 3
+    assert [db.status(identity) for identity in (running, held, cancelled)] == ["queued", "queued", "cancelled"]
+    assert db.rows("select attempts, losses from bridge.jobs where status = 'queued'") == [(0, 0)] * 2
+    assert db.attempts(running) == [(1, "released")]
+    again = {claim.token for claim in db.claim()}
+    assert len(again) == 2
+    assert again.isdisjoint(claim.token for claim in claims)
 
 
 def report_later(db: Session, *tokens: object) -> None:

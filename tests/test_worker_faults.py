@@ -77,7 +77,7 @@ def test_a_running_job_that_is_cancelled_stops_and_says_so(stack: Stack, tmp_pat
 def test_a_child_killed_from_outside_loses_only_the_job_it_ran(stack: Stack, tmp_path: Path) -> None:
     started, go = tmp_path / "started", tmp_path / "go"
     identity = stack.enqueue("kinds.hold", str(started), str(go), max_attempts=1)
-    wait_until(started.exists, 30)
+    wait_until(lambda: started.exists() and started.read_text(), 30)
     os.kill(int(started.read_text()), signal.SIGKILL)
     wait_until(lambda: started.read_text().count("\n") == 2, 30, "the second run")
     go.touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -12,7 +13,7 @@ import psycopg
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from bridge.queries.connection import Connection
@@ -24,14 +25,17 @@ __all__ = [
     "fail",
     "finish",
     "heartbeat_interval",
+    "listen_for_stops",
     "lose",
     "make_days",
     "never_ran",
     "prepare",
     "progress",
+    "release",
     "report_worker",
     "start",
     "stop_worker",
+    "wait_for_stop",
 ]
 
 # These two go around psycopg's cursor: a tenth of a small job's time is spent there otherwise.
@@ -175,7 +179,13 @@ def lose(connection: Connection, seq: int, token: str, reason: str) -> str | Non
 
 
 def _status(connection: Connection, query: str, values: tuple[Any, ...]) -> str | None:
-    """Call a function that may end a job; makes the day's partition when there is none, and repeats."""
+    """Call a function that may end a job; its new status."""
+    value: str | None = _call(connection, query, values)
+    return value
+
+
+def _call(connection: Connection, query: str, values: tuple[Any, ...]) -> Any:
+    """Call a function that writes history; makes the day's partition when there is none, and repeats."""
     with translated():
         try:
             row = connection.execute(query.encode(), values).fetchone()
@@ -214,13 +224,13 @@ def make_days(connection: Connection) -> int:
 def report_worker(
     connection: Connection, identity: UUID, *, name: str, pid: int, pool: str, concurrency: int, queues: Sequence[str], software: str,
     holding: Sequence[str], clock: datetime,
-) -> list[UUID]:  # fmt: skip
-    """One heartbeat; the tokens of held runs that somebody has cancelled."""
+) -> dict[str, str]:  # fmt: skip
+    """One heartbeat; of held runs that somebody has cancelled, the signals to stop them with, by token."""
     row = connection.execute(
         "select bridge.report_worker(%s, %s, %s, %s, %s, %s, %s, %s::uuid[], %s)",
         (identity, name, pid, pool, concurrency, list(queues), software, list(holding), clock),
     ).fetchone()
-    return list(row[0]) if row else []
+    return dict(row[0]) if row else {}
 
 
 def heartbeat_interval(connection: Connection) -> float:
@@ -229,6 +239,37 @@ def heartbeat_interval(connection: Connection) -> float:
     return float(row[0]) if row else 5.0
 
 
-def stop_worker(connection: Connection, identity: UUID) -> None:
-    """Say good-bye."""
-    connection.execute("select bridge.stop_worker(%s)", (identity,))
+def release(connection: Connection, tokens: Sequence[str]) -> int:
+    """Give back deliveries that have not begun; how many."""
+    row = connection.execute("select bridge.release(%s::uuid[])", (list(tokens),)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def stop_worker(connection: Connection, identity: UUID) -> int:
+    """Say good-bye; how many jobs the worker gave back. Makes the day's partition when there is none, and repeats."""
+    return int(_call(connection, "select bridge.stop_worker(%s)", (identity,)) or 0)
+
+
+def listen_for_stops(connection: Connection, identity: UUID, heard: Callable[[], None]) -> None:
+    """From now on, be notified when a run of this worker is to be stopped; ``heard`` is called when that arrives beside an answer."""
+    connection.add_notify_handler(lambda notice: heard() if notice.payload == str(identity) else None)
+    connection.execute("listen bridge_stop")
+
+
+def wait_for_stop(connection: Connection, identity: UUID, wake: int, timeout: float) -> None:
+    """Wait until a run of this worker is to be stopped, something can be read from ``wake``, or ``timeout`` seconds are over.
+
+    Raises:
+        ServerError: the connection broke.
+    """
+    deadline = time.monotonic() + timeout
+    pgconn = connection.pgconn
+    with translated():
+        while (left := deadline - time.monotonic()) > 0:
+            ready, _, _ = select.select([pgconn.socket, wake], [], [], left)
+            if wake in ready:
+                return
+            pgconn.consume_input()
+            while (notice := pgconn.notifies()) is not None:
+                if notice.extra.decode() == str(identity):
+                    return

@@ -9,13 +9,15 @@ in the process alone. Other messages are acknowledged as ever.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 from kombu.transport.virtual import QoS
 
 from bridge.message import HEADER, Delivery
 
-__all__ = ["keep_rows_out_of_redis"]
+__all__ = ["keep_rows_out_of_redis", "stop_fetching"]
 
 
 def keep_rows_out_of_redis(channel: Any) -> None:
@@ -23,6 +25,18 @@ def keep_rows_out_of_redis(channel: Any) -> None:
     held = getattr(channel, "qos", None)
     if hasattr(held, "restore_by_tag") and not isinstance(held, _RowQoS):
         held.__class__ = type("BridgeQoS", (_RowQoS, type(held)), {})
+
+
+def stop_fetching(consumer: Any) -> None:
+    """Take no more messages from now on, also none that is on its way; call it in the main thread, when the event loop has ended.
+
+    Redis may hold a blocking pop of ours for another second. It would hand over the next message, which nobody reads until the worker's
+    tasks have ended: so wait for its answer. What it brings goes back into its queue, as nobody consumes that any more.
+    """
+    consumer.cancel()
+    if getattr(consumer.channel, "_in_poll", None):
+        with suppress(Empty):
+            consumer.channel._brpop_read()  # noqa: SLF001 - what the channel does when it is closed, after the tasks have ended
 
 
 class _RowQoS(QoS):

@@ -40,11 +40,17 @@ if TYPE_CHECKING:
     from bridge.application import Membership
     from bridge.queries.jobs import Content
 
-__all__ = ["Run", "TaskMemoryError", "fence", "fenced"]
+__all__ = ["Refusal", "Run", "TaskMemoryError", "fence", "fenced"]
 
 log = logging.getLogger("bridge.worker")
 
 _OUTAGE = (ServerError, psycopg.OperationalError)
+
+
+class Refusal(str):
+    """In place of the text of a result: what tells the main process that this copy was refused, and nothing ran."""
+
+    __slots__ = ()
 
 
 class TaskMemoryError(Exception):
@@ -86,7 +92,7 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
         run = _start(joined, delivery)
         if run is None:
             log.info("refused a copy that must not run task_id=%s delivery=%s", task_id, delivery)
-            return trace_ok_t(None, None, 0.0, "refused: another copy of this delivery ran, or the job was cancelled")
+            return trace_ok_t(None, None, 0.0, Refusal("refused: another copy of this delivery ran, or the job was cancelled"))
         request["bridge_run"] = run
         try:
             with of_a_run():

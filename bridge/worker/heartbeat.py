@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from bridge.queries.connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from uuid import UUID
 
     from bridge.application import Membership
     from bridge.queries.connection import Connection
@@ -32,39 +32,62 @@ __all__ = ["Heartbeat"]
 log = logging.getLogger("bridge.worker")
 
 _INTERVAL = 5.0  # seconds until the setting "heartbeat" has been read
+_LEAVING = 0.5  # the same once the worker stops: it may fetch until its event loop ends
 _OUTAGE = (ServerError, psycopg.Error)
 
 
 class Heartbeat(threading.Thread):
-    """Reports every few seconds, also while the event loop stands still (the solo pool runs tasks there)."""
+    """Reports every few seconds, also while the event loop stands still (the solo pool runs tasks there).
+
+    It is woken when somebody cancels a run of this worker, and when the worker stops.
+    """
 
     def __init__(self, joined: Membership, consumer: Any) -> None:
         super().__init__(name="bridge-heartbeat", daemon=True)
         self._joined = joined
         self._consumer = consumer
         self._worker = consumer.controller
+        self._pid = os.getpid()
         self._stopped = threading.Event()
+        self._leaving: set[str] | None = None  # once the worker stops: what it held then
+        self._leave_at = 0.0
         self._connection: Connection | None = None
         self._interval = _INTERVAL
+        self._wake_end, self._wake_start = os.pipe()
+        os.set_blocking(self._wake_end, False)
 
     def run(self) -> None:
         """Report until stopped; an outage of Postgres is logged once and waited out."""
         well = True
-        while True:
+        while not self._stopped.is_set():
             try:
                 self._report()
+                self._give_back()
+                self._pause()
                 well = True
             except _OUTAGE as error:
                 if well:
                     log.warning("heartbeat fails error=%s", error)
                 well = False
                 self._connection = None
-            if self._stopped.wait(self._interval):
-                break
+                self._stopped.wait(self._interval)
+
+    def leave(self, after: float = 0.0) -> None:
+        """The worker stops, which may take long: what it holds and has not begun goes to others now. Safe in a signal handler.
+
+        Args:
+            after: seconds to wait before, while this worker would take it back.
+        """
+        self._leave_at = time.monotonic() + after
+        self._leaving = (self._leaving or set()) | set(_held(self._consumer))
+        self._wake()
 
     def stop(self) -> None:
-        """End the thread and say good-bye: what the worker still holds is free for others."""
+        """End the thread and say good-bye: what the worker still had is free for others. Only the first call does something."""
+        if self._stopped.is_set() or os.getpid() != self._pid:
+            return
         self._stopped.set()
+        self._wake()
         self.join(timeout=_INTERVAL)
         with suppress(*_OUTAGE):
             runs.stop_worker(self._connected(), self._joined.worker_id)
@@ -76,27 +99,41 @@ class Heartbeat(threading.Thread):
             self._connection = connect(
                 settings.require_database(), name="bridge heartbeat", timeout=settings.timeout, asynchronous_commit=True
             )
+            runs.listen_for_stops(self._connection, self._joined.worker_id, self._wake)
         return self._connection
+
+    def _wake(self) -> None:
+        os.write(self._wake_start, b".")
+
+    def _pause(self) -> None:
+        """Until the next report is due, or there is a reason for one. Behind a pooler no notice comes, and the report must do."""
+        interval = self._interval if self._leaving is None else min(self._interval, _LEAVING)
+        runs.wait_for_stop(self._connected(), self._joined.worker_id, self._wake_end, interval)
+        with suppress(BlockingIOError):
+            os.read(self._wake_end, 4096)
 
     def _report(self) -> None:
         self._interval = runs.heartbeat_interval(self._connected())
         held = _held(self._consumer)
-        cancelled = runs.report_worker(
+        stops = runs.report_worker(
             self._connected(), self._joined.worker_id, name=self._worker.hostname, pid=os.getpid(),
             pool=self._worker.pool_cls.__module__.rpartition(".")[2], concurrency=self._worker.concurrency or 1,
             queues=list(self._joined.app.amqp.queues.consume_from), holding=list(held),
             software=f"bridge {bridge.__version__} celery {celery.__version__} python {platform.python_version()}", clock=datetime.now(UTC),
         )  # fmt: skip
-        for token in cancelled:
-            self._terminate(token, held)
+        for token, number in stops.items():
+            if token in held:
+                # By the main thread, which the pool, the message and the events belong to.
+                self._consumer.call_soon(self._terminate, held[token], number)
 
-    def _terminate(self, token: UUID, held: dict[str, Any]) -> None:
-        request = held.get(str(token))
-        if request is None:
-            return
+    def _give_back(self) -> None:
+        if self._leaving is not None and time.monotonic() >= self._leave_at:
+            runs.release(self._connected(), [*self._leaving, *_held(self._consumer)])
+
+    def _terminate(self, request: Any, number: str) -> None:
         try:
-            log.info("terminating a cancelled run task_id=%s", request.id)
-            request.terminate(self._worker.pool, signal="TERM")
+            log.info("terminating a cancelled run task_id=%s signal=%s", request.id, number)
+            request.terminate(self._worker.pool, signal=int(number) if number.isdecimal() else number)
         except NotImplementedError:
             log.warning("pool %s cannot stop a running task task_id=%s", self._worker.pool_cls, request.id)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
 from celery.concurrency import get_implementation
 from celery.exceptions import NotRegistered
+from kombu.common import ignore_errors
 
 from bridge import schema
 from bridge.application import Membership, membership
@@ -18,37 +20,69 @@ from bridge.message import HEADER, Delivery
 from bridge.results import chord
 from bridge.results.failure import error_of
 from bridge.worker import outcome
-from bridge.worker.acknowledgement import keep_rows_out_of_redis
+from bridge.worker.acknowledgement import keep_rows_out_of_redis, stop_fetching
 from bridge.worker.answers import name_the_plugin
+from bridge.worker.commands import heed_commands
 from bridge.worker.fence import fence
 from bridge.worker.heartbeat import Heartbeat
+from bridge.worker.request import compose_requests
 
-__all__ = ["FenceStep", "register"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FenceStep", "LeaveStep", "register"]
 
 log = logging.getLogger("bridge.worker")
 
 _UID = "bridge"
+_LAST_POP = 1.2  # seconds until Redis has given up a blocking pop that is not answered by then; Celery's is one second long
 
 
 class FenceStep(bootsteps.StartStopStep):
-    """Prepares a consumer each time it has connected, which makes its channel and its tracers anew.
+    """Prepares a consumer: the tasks' requests and tracers whenever Celery makes them anew, its channel each time it has connected.
 
-    The tracers are those of the threads and solo pools, which run tasks in the main process.
+    Celery makes them when it connects, and when a remote command reloads the pool. The tracers are those of the threads and solo pools,
+    which run tasks in the main process.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
-    def start(self, parent: Any) -> None:
-        """Called by the consumer each time it has connected."""
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
         joined = membership(parent.app)
         if joined is not None:
-            fence(parent.app, joined)
+            parent.update_strategies = _preparing(parent, joined, parent.update_strategies)
+
+    def start(self, parent: Any) -> None:
+        """Called by the consumer each time it has connected."""
+        if membership(parent.app) is not None:
             keep_rows_out_of_redis(parent.task_consumer.channel)
+
+
+def _preparing(consumer: Any, joined: Membership, theirs: Callable[[], None]) -> Callable[[], None]:
+    def update_strategies() -> None:
+        compose_requests(consumer.app)
+        theirs()
+        fence(consumer.app, joined)
+
+    return update_strategies
+
+
+class LeaveStep(bootsteps.StartStopStep):
+    """Begins the end of a worker that stops in any way but a crash."""
+
+    def close(self, parent: Any) -> None:
+        """Called before the worker waits for its running tasks."""
+        heartbeat = getattr(parent, "bridge_heartbeat", None)
+        if heartbeat is not None:
+            ignore_errors(parent.consumer, stop_fetching, parent.consumer.task_consumer)
+            heartbeat.leave()
 
 
 def register(app: Any) -> None:
     """Hook into the workers of an application that has joined."""
     app.steps["consumer"].add(FenceStep)
+    app.steps["worker"].add(LeaveStep)
     chord.register(app)
     signals.worker_init.connect(_on_init, dispatch_uid=_UID, weak=False)
     signals.worker_process_init.connect(_on_process_init, dispatch_uid=_UID, weak=False)
@@ -66,6 +100,7 @@ def _on_init(sender: Any = None, **_: Any) -> None:
         joined.worker_id = uuid.uuid4()
         _check_pool(sender.pool_cls)
         name_the_plugin()
+        heed_commands()
         _check_schema(joined)
 
 
@@ -118,12 +153,27 @@ def _on_process_shutdown(**_: Any) -> None:
 
 
 def _on_ready(sender: Any = None, **_: Any) -> None:
-    """The consumer is up: report from now on."""
+    """The consumer is up: report from now on, until the process ends in whatever way."""
     joined = membership(sender.app)
     if joined is not None:
-        sender.bridge_heartbeat = Heartbeat(joined, sender)
-        sender.controller.bridge_heartbeat = sender.bridge_heartbeat
+        worker = sender.controller
+        sender.bridge_heartbeat = worker.bridge_heartbeat = Heartbeat(joined, sender)
         sender.bridge_heartbeat.start()
+        _leave_before_waiting(worker)
+        atexit.register(worker.bridge_heartbeat.stop)  # a cold shutdown sends no signal at its end
+
+
+def _leave_before_waiting(worker: Any) -> None:
+    """A soft shutdown (Celery 5.5 and newer) waits within the signal's handler, before anything of the worker closes."""
+    theirs = getattr(worker, "wait_for_soft_shutdown", None)
+    if theirs is None:
+        return
+
+    def wait_for_soft_shutdown() -> None:
+        worker.bridge_heartbeat.leave(after=_LAST_POP)
+        theirs()
+
+    worker.wait_for_soft_shutdown = wait_for_soft_shutdown
 
 
 def _on_refused_message(sender: Any = None, message: Any = None, exc: Any = None, name: str = "", **_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from bridge import PermanentError
 
 app = Celery("kinds", broker=os.environ.get("BRIDGE_BROKER_URL"), backend=os.environ.get("BRIDGE_TEST_RESULT_BACKEND", "bridge://"))
 app.conf.update(broker_connection_retry_on_startup=True, worker_prefetch_multiplier=1)
+app.conf.update(json.loads(os.environ.get("BRIDGE_TEST_CONF", "{}")))  # what a test wants otherwise
 if not os.environ.get("CELERY_LOADER"):
     bridge.install(app)
 

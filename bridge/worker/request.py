@@ -1,0 +1,92 @@
+"""The main process's view of a row's task: its row says whether it is revoked, and a refused copy is no success."""
+
+from __future__ import annotations
+
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from celery.worker import state
+from kombu.utils.imports import symbol_by_name
+
+from bridge.application import membership
+from bridge.errors import ServerError
+from bridge.job import job_id
+from bridge.message import HEADER, Delivery
+from bridge.queries import revokes
+from bridge.worker.fence import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["RowRequest", "compose_requests"]
+
+
+def compose_requests(app: Any) -> None:
+    """Mix ours into the class of each task's requests, the user's own among them."""
+    for task in app.tasks.values():
+        theirs = symbol_by_name(task.Request)
+        if not issubclass(theirs, RowRequest):
+            task.Request = _mixed(theirs)
+
+
+@cache
+def _mixed(theirs: type) -> type:
+    return type("BridgeRequest", (RowRequest, theirs), {})
+
+
+class RowRequest:
+    """Mixed into a task's Request class. Celery derives from that class once more for each task; see ``__init_subclass__``."""
+
+    app: Any
+    id: str
+    expires: Any
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Celery's derived class has an on_success of its own that calls no other.
+        if "on_success" in cls.__dict__:
+            cls.on_success = _unless_refused(cls.__dict__["on_success"])  # type: ignore[attr-defined]
+
+    def revoked(self) -> bool:
+        """Celery's question before each start. A worker's memory of revoked ids and stamps says too much: the job may be retried since."""
+        if _is_row(self) and self._is_remembered() and not self._is_cancelled():
+            return self._has_ended_before()
+        return bool(super().revoked())  # type: ignore[misc]
+
+    def _is_remembered(self) -> bool:
+        stamps = set(self.stamped_headers) & set(state.revoked_stamps)  # type: ignore[attr-defined]
+        return self.id in state.revoked or bool(stamps)
+
+    def _is_cancelled(self) -> bool:
+        """Whether the row, too, says so; where Postgres is away the start fence will decide."""
+        joined = membership(self.app)
+        try:
+            return joined is not None and revokes.heed_revoke(joined.connections.get(), job_id(self.id))
+        except (ServerError, psycopg.Error):
+            return False
+
+    def _has_ended_before(self) -> bool:
+        """The rest of Celery's question: terminated before it began, or expired."""
+        if not self._already_revoked and self.expires and self.maybe_expire():  # type: ignore[attr-defined]
+            self._announce_revoked("expired", False, None, True)  # type: ignore[attr-defined] # noqa: FBT003 - Celery's signature
+        return bool(self._already_revoked)  # type: ignore[attr-defined]
+
+
+def _unless_refused(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(theirs)
+    def on_success(self: Any, failed__retval__runtime: Any, **options: Any) -> Any:
+        if not isinstance(failed__retval__runtime[1], Refusal):
+            return theirs(self, failed__retval__runtime, **options)
+        if self._is_cancelled():
+            self._announce_revoked("revoked", False, None, False)  # noqa: FBT003 - Celery's signature
+        else:
+            state.task_ready(self)
+            self.acknowledge()
+        return None
+
+    return on_success
+
+
+def _is_row(request: Any) -> bool:
+    return Delivery.parse(request.request_dict.get(HEADER)) is not None
