@@ -27,7 +27,6 @@ class Subject:
         prefix: of its variables.
         celery: what ``celery -A`` takes.
         queues: of its worker.
-        results: its result backend when it joins by one line; None for its own.
         env: more of its environment.
     """
 
@@ -35,12 +34,11 @@ class Subject:
     prefix: str
     celery: str
     queues: str
-    results: str | None = "bridge://"
     env: dict[str, str] = field(default_factory=dict)
 
 
 SUBJECTS = [
-    Subject("django_shop", "SHOP", "django_shop", "celery,mail", None, {"DJANGO_SETTINGS_MODULE": "django_shop.settings"}),
+    Subject("django_shop", "SHOP", "django_shop", "celery,mail", {"DJANGO_SETTINGS_MODULE": "django_shop.settings"}),
     Subject("fastapi_notes", "NOTES", "fastapi_notes.worker", "notes,slow"),
     Subject("flask_reports", "REPORTS", "flask_reports.make_celery", "celery"),
 ]
@@ -55,12 +53,12 @@ class Seen:
 
 
 def environment(subject: Subject, way: str, dsn: str, broker_url: str) -> dict[str, str]:
-    """How it joins: not at all ("plain"), by its environment alone ("loader"), by one line of code ("line")."""
+    """How it joins: not at all ("plain"), by its environment alone ("loader"), by one line, with results in rows ("line")."""
     ours = {f"{subject.prefix}_DATABASE_URL": dsn, f"{subject.prefix}_BROKER_URL": broker_url, f"{subject.prefix}_RESULTS_URL": broker_url}
     if way == "loader":
         ours["CELERY_LOADER"] = "bridge.loader.Loader"
     if way == "line":
-        ours |= {f"{subject.prefix}_JOINS": "1", f"{subject.prefix}_RESULTS_URL": subject.results or broker_url}
+        ours |= {f"{subject.prefix}_JOINS": "1", f"{subject.prefix}_RESULTS_URL": "bridge://"}
     # The launcher names the broker by a variable that Celery lets win; these applications have settings of their own.
     return {**ours, **subject.env, "CELERY_BROKER_URL": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/apps'}"}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from celery import Task, chain, signals
+from celery import Task, chain, chord, signals
 from celery.exceptions import Reject
 
 import bridge
@@ -90,6 +90,13 @@ def test_what_a_job_leads_to_runs_too(shop: Shop) -> None:
     chain(shop.add.s(1, 2), shop.add.s(3), shop.note.s()).delay()
     assert [job.task for job in run_jobs(shop.app)] == ["shop.add", "shop.add", "shop.note"]
     assert shop.seen == [6]
+
+
+def test_a_chord_is_joined_where_results_are_in_rows(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "bridge://")  # as the fixture bridge_database does
+    chord([shop.add.s(1, 2), shop.add.s(3, 4)])(shop.note.s())
+    run_jobs(shop.app)
+    assert shop.seen == [[3, 7]]
 
 
 def test_jobs_run_by_queue_then_by_urgency_then_by_age(shop: Shop) -> None:
