@@ -100,7 +100,7 @@ def _timing(app: Any, values: Mapping[str, Any], timezone: str | None, notes: li
         if not (relative or when.relative):
             notes.append("counted from the clock, not from when beat started")
         return _interval_text(when.run_every.total_seconds()), "UTC"
-    raise _NotCarriedOverError(f"its schedule is a {type(when).__name__}, which only beat can read")
+    raise _NotCarriedOverError(f"its schedule is of class {type(when).__name__}, which only beat can read")
 
 
 def crontab_text(when: Any) -> str:
@@ -134,7 +134,9 @@ def _zone(when: Any) -> str:
     if name is None and zone == dt.UTC:
         return "UTC"
     if name is None:
-        raise _NotCarriedOverError("its time zone is that of the machine: give --timezone, or set timezone in the application")
+        raise _NotCarriedOverError(
+            f"its time zone {zone} has no name in the tz database: give --timezone, or set timezone in the application"
+        )
     return str(name)
 
 

@@ -142,7 +142,9 @@ CARRIED = {
     "added": ("every 2 hours", "UTC", NOT_RELATIVE),
 }  # fmt: skip
 LEFT = {
-    "at dusk": "its interval is 0.5 s: ours are whole seconds, 1 or more",
+    "at dusk": "it follows the sun (sunset): keep it in beat, or choose a time of day",
+    "at odd times": "its schedule is of class Odd, which only beat can read",
+    "too often": "its interval is 0.5 s: ours are whole seconds, 1 or more",
     "fraction": "its interval is 10.5 s: ours are whole seconds, 1 or more",
     "linked": "its option link has no place in a schedule: make it part of the task",
     "not json": "its args and kwargs are not JSON: Object of type date is not JSON serializable",
@@ -175,7 +177,7 @@ def test_import_carries_a_beat_schedule_over_and_says_what_it_leaves(db: Session
     assert {name: (row[0], row[3]) for name in LEFT if (row := outcome(rows, name))} == {
         name: ("not carried over", why) for name, why in LEFT.items()
     }
-    assert "9 of 14 entries carried over" in done.stderr
+    assert "9 of 16 entries carried over" in done.stderr
     assert "warning: while celery beat runs with these entries, each of them runs twice" in done.stderr
     made = db.rows("select name, args, kwargs, queue, priority, max_attempts, expires::text, timeout::text, headers from bridge.schedules")
     details = {name: rest for name, *rest in made}
