@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fix_calls import MakeApp
     from fix_sql import Session
 
+pytestmark = pytest.mark.versions
+
 ROW = "select task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, expires_at, run_at"
 
 

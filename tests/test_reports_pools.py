@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,3 +65,16 @@ def test_a_pool_of_greenlets_that_psycopg_does_not_know_is_refused(stack: Stack)
     refused = stack.start("refused", "-m", "celery", "-A", "apps.reports", "worker", "--pool=custom", env=env)
     assert refused.wait(60) == 1
     assert "error: pool green cannot run jobs that are rows: a query to postgres would hold up all of its tasks" in refused.log_text()
+
+
+def test_a_worker_with_greenlets_that_is_told_to_stop_ends_what_it_runs(stack: Stack, tmp_path: Path) -> None:
+    worker = stack.start_worker("apps.reports", "-Q", "leaving", pool="gevent")
+    marks, go = tmp_path / "marks", tmp_path / "go"
+    identity = stack.enqueue("reports.hold", str(marks), str(go), queue="leaving")
+    wait_until(marks.exists, 30)
+    worker.kill(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in worker.log_text(), 30)
+    go.touch()
+    assert worker.wait(60) == 0
+    assert (stack.wait(identity)["status"], stack.job(identity)["losses"]) == ("succeeded", 0)
+    assert stack.sql.execute("select status from bridge.workers where pid = %s", (worker.pid,)).fetchone() == ("stopped",)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from fix_stack import Stack
 
+pytestmark = pytest.mark.versions
+
 PATIENCE = 60  # seconds
 AS_ROOT = {"C_FORCE_ROOT": "1"}  # Celery asks for it where pickle is accepted
 

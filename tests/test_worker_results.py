@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fix_stack import Stack
 
 
+pytestmark = pytest.mark.versions
+
+
 @pytest.fixture(scope="module")
 def started(bare_stack: Stack) -> Stack:
     bare_stack.start_drainer()
