@@ -53,10 +53,22 @@ def shows_a_job(db: Session, page: Flower, browser: Browser) -> None:
 
 
 def ends_jobs(db: Session, page: Flower, browser: Browser, folder: Path) -> None:
-    """The button ends what runs; the row says so."""
+    """The buttons and the API end what runs, what a worker holds and what waits in Postgres; the rows say so at once."""
     started = folder / "started"
     running = db.enqueue("kinds.hold", args=[str(started), str(folder / "never")])
     wait_until(started.exists, 30, "the job to run")
+    held = db.enqueue("kinds.add", args=[1, 1])
+    page.wait_for_task(held, "RECEIVED")
+    browser.open(f"{page.url}/task/{held}")
+    browser.press("task-revoke")
+    wait_for_status(db, held, "cancelled")
+
+    db.do("select bridge.pause('later')")
+    waiting = db.enqueue("kinds.add", args=[2, 2], queue="later")
+    page.post(f"/api/task/revoke/{waiting}")
+    wait_for_status(db, waiting, "cancelled")
+    assert db.status(running) == "running"
+
     page.wait_for_task(running, "STARTED")
     browser.open(f"{page.url}/task/{running}")
     browser.press("task-terminate")
