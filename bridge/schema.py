@@ -17,7 +17,7 @@ from bridge.settings import without_password
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check", "files", "install", "install_pipeline", "installed_version", "script"]
+__all__ = ["announce", "apply", "check", "files", "install", "install_pipeline", "installed_version", "script"]
 
 # Whether pg_cron's launcher has read its table since a moment; unknown to roles that may not see its state.
 _HEARD = "select bool_and(state_change > %s) from pg_stat_activity where backend_type = 'pg_cron launcher'"
@@ -60,15 +60,28 @@ def install(dsn: str, *, timeout: float = 10.0) -> str:
         SchemaError: the database holds a newer release.
     """
     with _connect(dsn, timeout) as connection:
-        try:
-            with connection.transaction():
-                connection.execute(_LOCK)
-                connection.execute(script().encode())
-                row = connection.execute("select bridge.register_cron()").fetchone()
-            _announce(connection)
-        except psycopg.Error as error:
-            raise (from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint) or error) from error
-    return f"schema bridge {bridge.__version__} is installed; {row[0] if row else ''}"
+        with connection.transaction():
+            ticks = apply(connection)
+        announce(connection)
+    return f"schema bridge {bridge.__version__} is installed; {ticks}"
+
+
+def apply(connection: psycopg.Connection) -> str:
+    """Install or upgrade the schema in a connection's open transaction, for migrations of other tools; ``announce`` follows its commit.
+
+    Returns:
+        What drives the tick.
+
+    Raises:
+        SchemaError: the database holds a newer release.
+    """
+    try:
+        connection.execute(_LOCK)
+        connection.execute(script().encode())
+        row = connection.execute("select bridge.register_cron()").fetchone()
+    except psycopg.Error as error:
+        raise (from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint) or error) from error
+    return str(row[0]) if row else ""
 
 
 def install_pipeline(dsn: str, folder: Path, *, timeout: float = 10.0) -> int:
@@ -90,11 +103,11 @@ def install_pipeline(dsn: str, folder: Path, *, timeout: float = 10.0) -> int:
             for text in texts:
                 connection.execute(text.encode())
         with suppress(psycopg.errors.InsufficientPrivilege):  # a pipeline may belong to another role than the bridge
-            _announce(connection)
+            announce(connection)
     return len(texts)
 
 
-def _announce(connection: psycopg.Connection) -> None:
+def announce(connection: psycopg.Connection) -> None:
     """Repeat to pg_cron what it may have missed, until it has read its table (see bridge.announce_cron)."""
     since = connection.execute("select clock_timestamp()").fetchone()
     for _ in range(_HEARD_TRIES):

@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from django.db import OperationalError, connections
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionProxy
 
-from bridge.errors import InvalidArgumentError
+from bridge.errors import InvalidArgumentError, ServerError
 from bridge.frameworks import django_alias
 from bridge.queries import buffered
 from bridge.queries.connection import driver_connection
@@ -108,11 +108,11 @@ class DjangoTransaction:
         return execute(statement, params, many, context)
 
     def _send_anew(self, rows: Sequence[Row]) -> list[UUID]:
-        """Send at once; again when the connection had broken unnoticed and nothing was open on it."""
+        """Send at once; again when the connection had broken unnoticed and nothing was open on it. The ids make that harmless."""
         try:
             return self._send(rows)
-        except Exception as error:
-            if self.open or not any(isinstance(cause, OperationalError) for cause in (error, error.__cause__)):
+        except ServerError:
+            if self.open:
                 raise
             self._wrapper.close()
             return self._send(rows)

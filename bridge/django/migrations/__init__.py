@@ -1,0 +1,1 @@
+"""Migrations of the app: each release that changes the schema has one."""

@@ -1,0 +1,1 @@
+"""A small Django project with ``bridge.django`` in it."""
