@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
 from bridge.errors import NotFoundError
 from bridge.queries.connection import translated
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["find", "get", "next_runs", "next_runs_of", "pause", "resume", "run", "runs", "schedule", "unschedule"]
+__all__ = ["Troubles", "find", "get", "next_runs", "next_runs_of", "pause", "resume", "run", "runs", "schedule", "troubles", "unschedule"]
 
 _CASTS = {
     **dict.fromkeys(["name", "cron", "task", "timezone", "queue", "overlap", "missed"], "::text"),
@@ -24,6 +25,23 @@ _CASTS = {
     **dict.fromkeys(["timeout", "expires", "jitter", "missed_within"], "::interval"),
     "enabled": "::boolean",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """How many schedules there are, and the names of those that a person should look at.
+
+    Attributes:
+        late: due for longer than ``slot_grace``.
+        failed: whose last run failed, with its error.
+        twins: pairs that run the same task with the same arguments.
+    """
+
+    total: int
+    paused: int
+    late: list[str]
+    failed: list[str]
+    twins: list[str]
 
 
 def schedule(connection: Connection, named: dict[str, Any]) -> str:
@@ -87,6 +105,24 @@ def runs(connection: Connection, name: str, limit: int) -> list[dict[str, Any]]:
     """The last runs of a schedule, newest first, as the view ``bridge.schedule_runs`` has them."""
     query = "select * from bridge.schedule_runs where schedule = %(name)s order by id desc limit %(limit)s"
     return _rows(connection, query, {"name": name, "limit": limit})
+
+
+def troubles(connection: Connection) -> Troubles:
+    """What is wrong with schedules, paused ones left out."""
+    query = """
+        select count(*)::integer as total, count(*) filter (where not s.enabled)::integer as paused,
+          coalesce(array_agg(s.name order by s.next_run)
+            filter (where s.next_run < clock_timestamp() - bridge.seconds('slot_grace')), '{}') as late,
+          coalesce(array_agg(format('%%s (%%s)', s.name, left(s.last_error, 80)) order by s.last_run desc)
+            filter (where s.enabled and s.last_status = 'failed'), '{}') as failed,
+          coalesce((select array_agg(t.names order by t.names) from (
+            select string_agg(o.name, ' = ' order by o.name) as names from bridge.schedules o where o.enabled
+            group by o.task, o.args, o.kwargs, o.queue having count(*) > 1) t), '{}') as twins
+        from bridge.schedules s"""
+    with translated(), connection.cursor(row_factory=class_row(Troubles)) as cursor:
+        found = cursor.execute(query, {}).fetchone()
+    assert found is not None  # noqa: S101 - an aggregate gives a row
+    return found
 
 
 def _rows(connection: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
