@@ -23,7 +23,7 @@ from bridge.broker import open_broker
 from bridge.errors import PublishError, RefusedError, ServerError
 from bridge.lookout import Lookout
 from bridge.queries import dispatch, silent
-from bridge.queries.connection import connect
+from bridge.queries.connection import connect, is_pooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -159,8 +159,9 @@ class Drainer:
             self._connection = connect(
                 self._settings.require_database(), name="bridge drain", timeout=self._settings.timeout, asynchronous_commit=True
             )
-            self._connection.execute("listen bridge_ready")
-            log.info("connected to postgres drainer=%s", self.id)
+            if not is_pooled(self._connection):
+                self._connection.execute("listen bridge_ready")
+            log.info("connected to postgres drainer=%s pooled=%s", self.id, is_pooled(self._connection))
         if self._broker is None:
             self._broker = open_broker(self._settings)
             if not self._broker_facts:
@@ -266,6 +267,9 @@ class Drainer:
         self._pause = max(self._pause / 2, _SHORTEST_PAUSE) if published >= _FAIR_SHIPMENT else min(self._pause * 2, _LONGEST_WINDOW_PAUSE)
         wanted = self._pause if held_back else self._settings.poll
         pause = min(wanted, max(0.01, min(self._clock.tick, self._clock.report) - time.monotonic()))
+        if is_pooled(self._postgres()):  # nobody wakes it there
+            self._stop.wait(pause)
+            return
         self._woken = {notice.payload for notice in self._postgres().notifies(timeout=pause, stop_after=1)}
 
     def _serve(self, queues: Iterable[str]) -> list[str]:

@@ -24,15 +24,35 @@ __all__ = [
     "dsn_of",
     "is_broken",
     "is_connection",
+    "is_pooled",
     "stands_alone",
     "translated",
 ]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+# Not in the start packet: poolers refuse unknown start parameters. Behind one, a session's settings would be left to strangers, and the
+# process id that the server gives is not the one that the connection was opened with.
+_BEGIN = """select p.direct, case when p.direct then set_config('statement_timeout', %(timeout)s, false) end,
+  case when p.direct then set_config('synchronous_commit', %(commit)s, false) end
+  from (select pg_backend_pid() = %(pid)s as direct) p"""
+
+
+class Session(psycopg.Connection[tuple[Any, ...]]):
+    """A connection of our own.
+
+    Attributes:
+        pooled: a pooler stands between, so that two transactions may run in different sessions of the server: nothing is prepared,
+            LISTEN hears nothing, and no setting of the session is ours to change.
+    """
+
+    pooled = False
+
 
 def connect(dsn: str, *, name: str, timeout: float = 10.0, asynchronous_commit: bool = False) -> Connection:
-    """Open a connection in autocommit mode whose every statement has a time limit, and that notices a dead peer.
+    """Open a connection in autocommit mode whose every statement has a time limit, and that notices a dead peer or a pooler.
+
+    Behind a pooler the limit is the pooler's or the role's to set.
 
     Args:
         dsn: the database, as libpq takes it.
@@ -45,22 +65,24 @@ def connect(dsn: str, *, name: str, timeout: float = 10.0, asynchronous_commit: 
     """
     milliseconds = round(timeout * 1000)
     try:
-        connection = psycopg.connect(
+        connection = Session.connect(
             dsn, autocommit=True, connect_timeout=max(2, round(timeout)), application_name=name,
             keepalives_idle=10, keepalives_interval=5, keepalives_count=3, tcp_user_timeout=milliseconds,
         )  # fmt: skip
-        # By SQL, not in the start packet: poolers refuse unknown start parameters.
-        connection.execute(
-            "select set_config('statement_timeout', %s, false), set_config('synchronous_commit', %s, false)",
-            (str(milliseconds), "off" if asynchronous_commit else "on"),
-        )
+        settings = {"timeout": str(milliseconds), "commit": "off" if asynchronous_commit else "on", "pid": connection.info.backend_pid}
+        connection.pooled = connection.execute(_BEGIN, settings).fetchone()[:1] != (True,)  # type: ignore[index]
     except psycopg.Error as error:
         raise ServerError(
             f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs"
         ) from error
     # Each client runs a handful of statements for ever: prepare on first use.
-    connection.prepare_threshold = 0
+    connection.prepare_threshold = None if connection.pooled else 0
     return connection
+
+
+def is_pooled(connection: Connection) -> bool:
+    """Whether a pooler stands between us and the server."""
+    return isinstance(connection, Session) and connection.pooled
 
 
 @contextmanager

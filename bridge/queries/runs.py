@@ -10,7 +10,7 @@ from uuid import UUID
 
 import psycopg
 
-from bridge.queries.connection import translated
+from bridge.queries.connection import is_pooled, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,7 +139,10 @@ def _execute(connection: Connection, name: bytes, values: Sequence[Any]) -> byte
 
 def _send(connection: Connection, name: bytes, values: Sequence[Any]) -> None:
     pgconn = connection.pgconn
-    pgconn.send_query_prepared(name, values)
+    if is_pooled(connection):
+        pgconn.send_query_params(_PREPARED[name], values)
+    else:
+        pgconn.send_query_prepared(name, values)
     while pgconn.flush():
         select.select([], [pgconn.socket], [])
 

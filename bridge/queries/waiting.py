@@ -1,4 +1,8 @@
-"""Waiting for ends: woken by NOTIFY, with a look now and then in case that one was missed."""
+"""Waiting for ends: woken by NOTIFY, with a look now and then in case that one was missed.
+
+Behind a pooler nobody can be woken: a session that listens is somebody else's by then. There it is looked again and again, after pauses
+that grow to half a second.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from uuid import UUID
 
 import psycopg
 
+from bridge.queries.connection import is_pooled
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiter", "registered"]
 
+_FIRST_NAP, _LONGEST_NAP = 0.01, 0.5  # seconds between two looks behind a pooler
 _RECHECK = 1.0  # seconds between two looks at everything: NOTIFY is only the fast way
 
 
@@ -26,9 +33,14 @@ class Waiter:
         self._connection = connection
         self._recheck = recheck
         self._looked_at = time.monotonic()
+        self._nap = _FIRST_NAP
 
     def sleep(self, seconds: float) -> set[UUID] | None:
         """Sleep at most so long; gives the ids that are said to have ended, or None when it is time to look at all of them."""
+        if is_pooled(self._connection):
+            time.sleep(max(0.0, min(seconds, self._nap)))
+            self._nap = min(2 * self._nap, _LONGEST_NAP)
+            return None
         left = self._looked_at + self._recheck - time.monotonic()
         named = {UUID(notice.payload) for notice in self._connection.notifies(timeout=max(0.0, min(seconds, left)), stop_after=1)}
         if named and left > 0:
@@ -48,6 +60,9 @@ def registered(connection: Connection, identities: Collection[UUID], recheck: fl
         identities: of jobs, or of results stored without one.
         recheck: seconds between two looks at all of them.
     """
+    if is_pooled(connection):
+        yield Waiter(connection, recheck)
+        return
     connection.execute("listen bridge_done")
     try:
         connection.execute("select bridge.wait_for(%s)", (list(identities),))
