@@ -279,7 +279,8 @@ class Drainer:
     def _do_duties(self) -> None:
         """Tick, report and look for messages that are gone, each when it is due."""
         if (seen := self._lookout.take()) is not None:
-            silent.note_consumers(self._postgres(), seen)
+            plain = [consumer for consumer in seen if consumer.plugin is None]
+            silent.note_silent(self._postgres(), [one.name for one in plain], [one.queue for one in plain])
         now = time.monotonic()
         if now >= self._clock.tick:
             self._clock.tick = now + 1.0

@@ -47,9 +47,8 @@ begin
     create table bridge.silent_worker (
       name    text not null,                 -- Celery's node name
       queue   text not null,                 -- what it consumes
-      plugin  uuid,                          -- the id that it says it reports under; null: it runs without our plugin
       seen_at timestamptz not null,          -- when it last answered
-      constraint silent_worker_is_seen_in_one_row unique nulls not distinct (queue, name, plugin)
+      constraint silent_worker_is_seen_in_one_row primary key (queue, name)
     ) with (fillfactor = 50);
 
     create table bridge.look (

@@ -25,15 +25,13 @@ create or replace function bridge.ready_queues() returns setof text language sql
 
 create or replace function bridge.silent_workers(p_queue text, p_since timestamptz) returns text[] language plpgsql stable
   set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Names of the workers that report nothing and may have consumed a queue after a moment: one lives on for three looks at most after
+  -- Names of the workers without our plugin that may have consumed a queue after a moment: one lives on for three looks at most after
   -- it was last seen. Null when there is none.
   --
   -- Index    silent_worker_is_seen_in_one_row
 begin
   return (select array_agg(distinct s.name order by s.name) from bridge.silent_worker s
-    where s.queue = p_queue and s.seen_at > p_since - interval '15 seconds'
-      -- It had the plugin and was seen before its first report.
-      and not exists (select from bridge.worker w where w.id = s.plugin));
+    where s.queue = p_queue and s.seen_at > p_since - interval '15 seconds');
 end
 $$;
 

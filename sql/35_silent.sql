@@ -11,17 +11,16 @@ begin
 end
 $$;
 
-create or replace function bridge.note_consumers(p_names text[], p_queues text[], p_plugins uuid[]) returns void language plpgsql
+create or replace function bridge.note_silent(p_names text[], p_queues text[]) returns void language plpgsql
   security definer set search_path = '' as $$
-  -- Keep what a look has seen, as far as it is of use: the workers that do not report here.
+  -- Keep what a look has seen, as far as it is of use: the workers without our plugin, none or more. One that has it runs nothing that
+  -- it has not started in Postgres, so that what it lets fall may be published again.
   --
-  --   p_names, p_queues  one entry for each queue that a worker consumes
-  --   p_plugins          the id that it says it reports under; null without our plugin
+  --   p_names, p_queues  one entry for each queue that such a worker consumes
 begin
-  insert into bridge.silent_worker as s (name, queue, plugin, seen_at)
-  select distinct a.name, a.queue, a.plugin, clock_timestamp() from unnest(p_names, p_queues, p_plugins) a (name, queue, plugin)
-  where not exists (select from bridge.worker w where w.id = a.plugin)
-  order by a.queue, a.name, a.plugin
+  insert into bridge.silent_worker as s (name, queue, seen_at)
+  select distinct a.name, a.queue, clock_timestamp() from unnest(p_names, p_queues) a (name, queue)
+  order by a.queue, a.name
   on conflict on constraint silent_worker_is_seen_in_one_row do update set seen_at = excluded.seen_at;
   update bridge.look set answered_at = clock_timestamp();
 end

@@ -30,7 +30,7 @@ declare
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "version", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
-      "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_consumers", "set_aside",
+      "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_silent", "set_aside",
       "revoke", "revoke_stamped", "heed_revoke", "purge"],
     "bridge_operator": ["schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
       "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "tick", "sweep", "cleanup", "setting", "seconds",

@@ -97,3 +97,17 @@ def test_a_job_that_a_forgotten_worker_took_from_rabbitmq_runs_again_only_when_s
     assert marks.read_text() == "run\n"
     assert db.one("select bridge.settle_unreported(ran => false)") == 1
     wait_until(lambda: marks.read_text() == "run\nrun\n", 30, "the second run")
+
+
+def test_a_job_that_a_joined_worker_let_fall_before_its_first_report_runs_elsewhere(
+    db: Session, drainer: StartDrainer, worker: StartWorker
+) -> None:
+    db.do("update bridge.setting set value = '1' where name = 'republish_grace'")
+    drainer()
+    # It can reach the broker, and not Postgres: it starts nothing, and nobody has ever heard of it.
+    lost = worker("apps.kinds", env={"BRIDGE_DATABASE_URL": "postgresql://127.0.0.1:1/nowhere", "BRIDGE_START_PATIENCE": "0.1"})
+    job = db.enqueue("kinds.add", args=[1, 2])
+    wait_until(lambda: "handed back" in lost.log_text(), 60, "the job to be handed back")
+    end(lost)
+    worker("apps.kinds")
+    wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (job,), value="succeeded", timeout=60)

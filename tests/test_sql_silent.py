@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fix_sql import Claim, Session
 
-NOBODY = None
 
-
-def see(db: Session, name: str = "old@host", queue: str = "celery", plugin: Any = NOBODY) -> None:
-    """A look finds this worker on this queue."""
-    db.do("select bridge.note_consumers(%s, %s, %s::uuid[])", [name], [queue], [plugin])
+def see(db: Session, queue: str = "celery") -> None:
+    """A look finds a worker without the plugin on this queue."""
+    db.do("select bridge.note_silent('{old@host}', %s)", [queue])
 
 
 def look(db: Session) -> None:
     """A look finds nobody."""
-    db.do("select bridge.note_consumers('{}', '{}', '{}')")
+    db.do("select bridge.note_silent('{}', '{}')")
 
 
 def missing(db: Session, *claims: Claim) -> list[uuid.UUID]:
@@ -86,23 +84,9 @@ def test_nothing_is_published_again_before_a_look_has_been_answered(db: Session)
     assert republish(db, tokens) == 1
 
 
-def test_a_worker_that_reports_is_not_silent_though_it_was_seen_before_its_first_report(db: Session) -> None:
-    see(db, plugin=db.worker)
-    db.report()
-    db.enqueue()
-    assert set_aside(db, missing(db, db.publish())) == []
-
-
-def test_a_worker_that_reports_elsewhere_is_silent(db: Session) -> None:
-    see(db, plugin=uuid.uuid4())
-    db.enqueue()
-    assert set_aside(db, missing(db, db.publish())) == [("celery", 1)]
-
-
 def test_a_new_worker_of_the_same_name_does_not_hide_the_old_one(db: Session) -> None:
     see(db)
-    db.report()
-    see(db, name="old@host", plugin=db.worker)
+    db.do("select bridge.report_worker(%s, 'old@host', 1, 'prefork', 2, '{celery}', 'test', '{}', clock_timestamp())", db.worker)
     assert db.one("select bridge.silent_workers('celery', clock_timestamp())") == ["old@host"]
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from uuid import UUID
 
     from bridge.queries.connection import Connection
 
-__all__ = ["Unreported", "may_look", "note_consumers", "reporting", "set_aside", "unreported"]
+__all__ = ["Unreported", "may_look", "note_silent", "reporting", "set_aside", "unreported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,9 @@ def may_look(connection: Connection) -> bool:
     return bool(row and row[0])
 
 
-def note_consumers(connection: Connection, consumers: Collection[tuple[str, str, UUID | None]]) -> None:
-    """Keep which workers report nothing, of all that answered: name, queue, and the id under which it would report."""
-    names, queues, plugins = ([one[part] for one in consumers] for part in range(3))
-    connection.execute("select bridge.note_consumers(%s::text[], %s::text[], %s::uuid[])", (names, queues, plugins))
+def note_silent(connection: Connection, names: Sequence[str], queues: Sequence[str]) -> None:
+    """All have been asked: these consume these queues and run without our plugin."""
+    connection.execute("select bridge.note_silent(%s::text[], %s::text[])", (list(names), list(queues)))
 
 
 def set_aside(connection: Connection, tokens: Collection[UUID]) -> dict[str, int]:
