@@ -121,3 +121,20 @@ def test_a_worker_is_shut_down_from_afar_and_what_it_held_runs_elsewhere(stack: 
     assert leaving.wait(60) == 0
     assert stack.job(running.id)["status"] == "succeeded"
     other.stop()
+
+
+def test_a_pool_of_threads_cannot_stop_a_task_and_still_runs_rows_after_a_reload(stack: Stack, joined: Any, tmp_path: Path) -> None:
+    env = {"BRIDGE_TEST_CONF": '{"worker_pool_restarts": true}'}
+    threads = stack.start_worker("apps.kinds", "-Q", "threads", pool="threads", env=env)
+    stack.processes.remove(threads)
+    running = Held(joined, tmp_path, queue="threads")
+    assert stack.sql.execute("select bridge.cancel(%s)", (running.id,)).fetchone() == ("running",)
+    wait_until(lambda: "cannot stop a running task" in threads.log_text(), 30, "the worker to hear of it")
+    running.go.touch()
+    assert running.result.get(timeout=30) == "held"
+    joined.control.pool_restart()
+    remote = "New rate limit for tasks of type kinds.quiet"  # what is asked after the reload is answered after it
+    joined.control.rate_limit("kinds.quiet", "100/s")
+    wait_until(lambda: remote in threads.log_text(), 30, "the reload")
+    assert joined.send_task("kinds.add", (1, 2), queue="threads").get(timeout=30) == 3
+    threads.stop()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from kombu.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from fix_sql import Session
@@ -144,3 +145,10 @@ def test_a_purge_cancels_what_waits_in_a_queue_and_nothing_else(db: Session) -> 
     assert db.status(running) == "running"
     assert [db.status(identity) for identity in elsewhere] == ["queued", "scheduled"]
     assert db.one("select count(*) from bridge.jobs where status = 'cancelled'") == 6
+
+
+def test_a_revoke_while_the_broker_is_down_cancels_the_row_and_says_that_workers_did_not_hear(caller: Any, db: Session) -> None:
+    result = caller.send_task("kinds.add", (1, 2))
+    with pytest.raises(OperationalError):
+        result.revoke()
+    assert db.status(result.id) == "cancelled"

@@ -254,9 +254,13 @@ def stop_worker(connection: Connection, identity: UUID) -> int:
 
 
 def listen_for_stops(connection: Connection, identity: UUID, heard: Callable[[], None]) -> None:
-    """From now on, be notified when a run of this worker is to be stopped; ``heard`` is called when that arrives beside an answer."""
-    connection.add_notify_handler(lambda notice: heard() if notice.payload == str(identity) else None)
-    connection.execute("listen bridge_stop")
+    """From now on, be notified when a run of this worker is to be stopped; ``heard`` is called when that arrives beside an answer.
+
+    Behind a pooler it does nothing: the reports must do.
+    """
+    if not is_pooled(connection):
+        connection.add_notify_handler(lambda notice: heard() if notice.payload == str(identity) else None)
+        connection.execute("listen bridge_stop")
 
 
 def wait_for_stop(connection: Connection, identity: UUID, wake: int, timeout: float) -> None:

@@ -51,6 +51,7 @@ class Heartbeat(threading.Thread):
         self._stopped = threading.Event()
         self._leaving: set[str] | None = None  # once the worker stops: what it held then
         self._leave_at = 0.0
+        self._stops: dict[str, str] = {}  # what the last report has told to stop
         self._connection: Connection | None = None
         self._interval = _INTERVAL
         self._wake_end, self._wake_start = os.pipe()
@@ -121,10 +122,11 @@ class Heartbeat(threading.Thread):
             queues=list(self._joined.app.amqp.queues.consume_from), holding=list(held),
             software=f"bridge {bridge.__version__} celery {celery.__version__} python {platform.python_version()}", clock=datetime.now(UTC),
         )  # fmt: skip
-        for token, number in stops.items():
+        for token, number in stops.items() - self._stops.items():
             if token in held:
                 # By the main thread, which the pool, the message and the events belong to.
                 self._consumer.call_soon(self._terminate, held[token], number)
+        self._stops = stops
 
     def _give_back(self) -> None:
         if self._leaving is not None and time.monotonic() >= self._leave_at:
