@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -74,14 +75,23 @@ def test_waiting_inside_of_the_transaction_says_why_it_cannot_end(dsn: str, call
     assert bridge.wait(identity, timeout=60)[0].result == 7
 
 
-def test_results_that_another_store_keeps_are_not_waited_for_either(make_caller: MakeApp, dsn: str, redis_url: str) -> None:
-    app = make_caller(backend=f"bridge+{redis_url}")
+def test_results_that_another_store_keeps_are_not_waited_for_either(make_caller: MakeApp, dsn: str) -> None:
+    app = make_caller(backend="bridge+cache+memory://")
     with psycopg.connect(dsn) as connection, bridge.using(connection):
         result = app.send_task("a.task")
         with pytest.raises(UncommittedError, match="has not committed"):
             result.get(timeout=60)
         with pytest.raises(UncommittedError, match="has not committed"):
             app.backend.iter_native(app.GroupResult("a", [result]), timeout=60)
+
+
+def test_a_connection_of_psycopg_that_has_to_be_awaited_is_refused(dsn: str) -> None:
+    async def call() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            with pytest.raises(InvalidArgumentError, match="AsyncConnection, which has no transaction to join: its calls would have to be"):
+                bridge.enqueue("a.task", connection=connection)
+
+    asyncio.run(call())
 
 
 @pytest.mark.parametrize("given", ["not one", 5, object()])

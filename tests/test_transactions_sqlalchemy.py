@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import uuid
@@ -272,6 +273,31 @@ def test_another_thread_does_not_join_the_session_of_this_one(engine: Engine, ca
         assert tasks_of(db) == ["from.a.thread"]
 
 
+def test_a_session_is_joined_by_the_thread_that_uses_it_now(engine: Engine, caller: Any, db: Sql) -> None:
+    session = Session(engine)
+    for number in (1, 2):  # as a dependency and an endpoint of FastAPI: each in a thread, with a context of its own
+        thread = threading.Thread(target=lambda: (session.execute(text("select 1")), caller.send_task(f"thread.{number}")))  # noqa: B023
+        thread.start()
+        thread.join()
+    session.add(Order(id=1))
+    caller.send_task("here")
+    assert tasks_of(db) == []
+    session.commit()
+    assert tasks_of(db) == ["thread.1", "thread.2", "here"]
+    session.close()
+
+
+def test_a_session_that_is_dropped_says_which_jobs_went_with_it(engine: Engine, caller: Any, db: Sql, caplog: Any) -> None:
+    session = Session(engine)
+    session.execute(text("select 1"))
+    result = caller.send_task("dropped")
+    del session
+    gc.collect()
+    assert f"jobs lost with a session that was neither committed nor closed count=1 first={result.id}" in caplog.text
+    caller.send_task("next")
+    assert tasks_of(db) == ["next"]
+
+
 def test_one_database_is_recognized_by_every_way_to_it(engine: Engine, caller: Any, db: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "BRIDGE_DATABASE_URL", f"{db.dsn}{'&' if '?' in db.dsn else '?'}application_name=another" if "://" in db.dsn else db.dsn
@@ -356,7 +382,7 @@ def test_waiting_inside_of_the_transaction_that_makes_the_job_says_why_it_cannot
     with Session(engine) as session:
         session.add(Order(id=1))
         result, other = caller.send_task("a.task"), bridge.enqueue("a.task")
-        words = r"was made in a transaction that has not committed, so it cannot run: commit first, then wait"
+        words = r"was made in a transaction that has not committed, or was rolled back: it cannot run: commit, then wait"
         with pytest.raises(UncommittedError, match=f"job {result.id} {words}"):
             result.get(timeout=60)
         with pytest.raises(UncommittedError, match=f"job {other} {words}"):

@@ -28,7 +28,7 @@ def refuse_uncommitted(own: Connections, identities: Iterable[UUID]) -> None:
             continue
         if jobs.get(own.get(), identity) is None:
             raise UncommittedError(
-                f"job {identity} was made in a transaction that has not committed, so it cannot run",
-                "commit first, then wait; or make it in a block of bridge.using(None), where calls commit by themselves",
+                f"job {identity} was made in a transaction that has not committed, or was rolled back: it cannot run",
+                "commit, then wait; or make it in a block of bridge.using(None), where calls commit by themselves",
             )
         made().forget(identity)

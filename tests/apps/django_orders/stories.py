@@ -171,7 +171,7 @@ def waiting_inside_of_the_block_says_why_it_cannot_end(me: str) -> None:
     with transaction.atomic():
         result = app.send_task(f"{me}.a")
         raises(UncommittedError, "was made in a transaction that has not committed", lambda: result.get(timeout=60))
-        raises(UncommittedError, "commit first, then wait", lambda: bridge.wait(result.id, timeout=60))
+        raises(UncommittedError, "commit, then wait", lambda: bridge.wait(result.id, timeout=60))
 
 
 @story
