@@ -28,6 +28,7 @@ class Subject:
         celery: what ``celery -A`` takes.
         queues: of its worker.
         env: more of its environment.
+        ways: in which it joins.
     """
 
     package: str
@@ -35,10 +36,12 @@ class Subject:
     celery: str
     queues: str
     env: dict[str, str] = field(default_factory=dict)
+    ways: tuple[str, ...] = ("loader", "line")
 
 
+DJANGO = {"DJANGO_SETTINGS_MODULE": "django_shop.settings"}
 SUBJECTS = [
-    Subject("django_shop", "SHOP", "django_shop", "celery,mail", {"DJANGO_SETTINGS_MODULE": "django_shop.settings"}),
+    Subject("django_shop", "SHOP", "django_shop", "celery,mail", DJANGO, ways=("loader", "line", "app")),
     Subject("fastapi_notes", "NOTES", "fastapi_notes.worker", "notes,slow"),
     Subject("flask_reports", "REPORTS", "flask_reports.make_celery", "celery"),
 ]
@@ -53,14 +56,19 @@ class Seen:
 
 
 def environment(subject: Subject, way: str, dsn: str, broker_url: str) -> dict[str, str]:
-    """How it joins: not at all ("plain"), by its environment alone ("loader"), by one line, with results in rows ("line")."""
+    """How it joins.
+
+    ``plain``: not at all. ``loader``: by its environment alone, with its own result backend. ``line``: by one line, with results in rows.
+    ``app``: by Django's settings too, so that atomic blocks are joined.
+    """
     ours = {f"{subject.prefix}_DATABASE_URL": dsn, f"{subject.prefix}_BROKER_URL": broker_url, f"{subject.prefix}_RESULTS_URL": broker_url}
-    if way == "loader":
+    if way in {"loader", "app"}:
         ours["CELERY_LOADER"] = "bridge.loader.Loader"
     if way == "line":
         ours |= {f"{subject.prefix}_JOINS": "1", f"{subject.prefix}_RESULTS_URL": "bridge://"}
+    known = {"DJANGO_SETTINGS_MODULE": "django_shop.settings_joined"} if way == "app" else subject.env
     # The launcher names the broker by a variable that Celery lets win; these applications have settings of their own.
-    return {**ours, **subject.env, "CELERY_BROKER_URL": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/apps'}"}
+    return {**ours, **known, "CELERY_BROKER_URL": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/apps'}"}
 
 
 @dataclass
@@ -114,10 +122,11 @@ def stage(
     return Stage(databases, template, launcher, worker, drainer, redis_server)
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.package)
 def test_an_application_shows_the_same_with_and_without_the_bridge(subject: Subject, stage: Stage) -> None:
     plain = stage.show(subject, "plain")
-    for way in ("loader", "line"):
+    for way in subject.ways:
         joined = stage.show(subject, way)
         assert joined.answers == plain.answers, way
         assert joined.effects == plain.effects, way

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_servers import ROOT
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
@@ -16,6 +20,18 @@ if TYPE_CHECKING:
 
     from fix_calls import MakeApp
     from sqlalchemy import Connection
+
+
+def test_djangos_test_case_sees_runs_and_rolls_back_its_jobs(empty_dsn: str) -> None:
+    ours = {
+        "DJANGO_SETTINGS_MODULE": "django_shop.settings_joined", "SHOP_DATABASE_URL": empty_dsn, "SHOP_BROKER_URL": "redis://127.0.0.1:1/0",
+        "SHOP_RESULTS_URL": "bridge://", "SHOP_JOINS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/apps'}",
+    }  # fmt: skip
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BRIDGE_", "CELERY_"))}
+    command = [sys.executable, "-m", "django", "test", "django_shop"]
+    done = subprocess.run(command, env={**kept, **ours}, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ran 3 tests" in done.stderr
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import psycopg
+from psycopg.adapt import AdaptersMap
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,6 +15,26 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
 
 __all__ = ["Shared"]
+
+
+class _Plain:
+    """A connection as psycopg has it, whatever cursors and adapters its framework has given it: Django's leave JSON as text."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def cursor(self, *, row_factory: Any = tuple_row) -> psycopg.Cursor[Any]:
+        """A new cursor."""
+        cursor = psycopg.Cursor(self._connection, row_factory=row_factory)
+        cursor._adapters = AdaptersMap(psycopg.adapters)  # noqa: SLF001 - a cursor takes its connection's
+        return cursor
+
+    def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False) -> psycopg.Cursor[Any]:
+        """Run a statement."""
+        return self.cursor().execute(query, params, prepare=prepare, binary=binary)
 
 
 class Shared:
@@ -36,7 +59,7 @@ class Shared:
         """The connection, fit for use."""
         if self._saved is not None and self._saved.info.transaction_status is TransactionStatus.INERROR:
             self._saved.execute("rollback to savepoint bridge_run")
-        return self._connection()
+        return cast("Connection", _Plain(self._connection()))
 
     def save(self) -> None:
         """Set the savepoint. It is never released: a framework may have savepoints above it that it still counts on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -56,8 +57,6 @@ def target_of(given: Any) -> DjangoTransaction:
         )
     if not isinstance(wrapper, _Joined):
         wrapper.__class__ = type(f"Joined{type(wrapper).__name__}", (_Joined, type(wrapper)), {})
-        wrapper.bridge = DjangoTransaction(wrapper)
-        wrapper.execute_wrappers.insert(0, wrapper.bridge.before_statement)  # users take theirs from the end
     found: DjangoTransaction = wrapper.bridge
     return found
 
@@ -126,7 +125,12 @@ class DjangoTransaction:
 class _Joined:
     """Mixed over the class of a connection: jobs go before what ends a transaction or begins a savepoint, and with what undoes it."""
 
-    bridge: DjangoTransaction
+    @cached_property
+    def bridge(self) -> DjangoTransaction:
+        """Made when first needed: Django makes further connections of the class of one that it has, as for its test databases."""
+        found = DjangoTransaction(self)
+        self.execute_wrappers.insert(0, found.before_statement)  # type: ignore[attr-defined] # users take theirs from the end
+        return found
 
     def _commit(self) -> None:
         try:
