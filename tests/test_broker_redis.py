@@ -13,6 +13,8 @@ from fix_doctor import Doctor
 from fix_events import listening
 from fix_redis import MASTER
 from fix_servers import wait_for_value, wait_until
+from kombu import Connection
+from kombu.transport import memory
 
 from bridge import settings
 from bridge.broker import open_broker
@@ -227,6 +229,22 @@ def test_jobs_run_over_files_in_folders_that_the_options_name(
     text = run_some(ledger, "filesystem://", drainer, worker, settings_of(options))
     assert "this broker cannot put an urgent message before others" in text
     assert "this broker cannot confirm that it keeps a message" in text
+
+
+def test_in_one_process_a_test_can_drain_into_memory_and_what_is_lost_there_goes_out_again(db: Session) -> None:
+    memory.Channel.queues.clear()
+    db.do(AGAIN)
+    stop = threading.Event()
+    thread = threading.Thread(target=Drainer(Settings(database_url=db.dsn, broker_url="memory://"), stop).run)
+    thread.start()
+    job = db.enqueue()
+    with Connection("memory://") as connection:
+        queue = connection.SimpleQueue("celery")
+        try:
+            assert [queue.get(timeout=40).headers["id"] for _ in range(2)] == [str(job)] * 2
+        finally:
+            stop.set()
+            thread.join()
 
 
 def test_a_broker_of_one_process_and_one_that_was_never_tried_are_warned_of(db: Session) -> None:
