@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bridge.application import Membership
     from bridge.queries.connection import Connection
 
-__all__ = ["Heartbeat"]
+__all__ = ["Heartbeat", "forget_dropped"]
 
 log = logging.getLogger("bridge.worker")
 
@@ -148,6 +148,18 @@ def _held(consumer: Any) -> dict[str, Any]:
             requests.update(request for request, _ in _copy(bucket.contents))
     found = ((Delivery.parse(request.request_dict.get(HEADER)), request) for request in requests)
     return {delivery.token: request for delivery, request in found if delivery is not None}
+
+
+def forget_dropped() -> None:
+    """Take out of Celery's list what it let go of when its connection broke; to be called before the first message of a new one.
+
+    Releases before 5.7 leave messages in it that had been taken and not begun, and run them never. Reported as held, they would not be
+    published again.
+    """
+    alive = {*_copy(state.reserved_requests), *_copy(state.active_requests)}
+    for request in _copy(state.requests.values()):
+        if request not in alive and Delivery.parse(request.request_dict.get(HEADER)) is not None:
+            state.requests.pop(request.id, None)
 
 
 def _copy(requests: Iterable[Any]) -> list[Any]:

@@ -24,7 +24,7 @@ from bridge.worker.acknowledgement import keep_rows_out_of_redis, stop_fetching
 from bridge.worker.answers import name_the_plugin
 from bridge.worker.commands import heed_commands
 from bridge.worker.fence import fence
-from bridge.worker.heartbeat import Heartbeat
+from bridge.worker.heartbeat import Heartbeat, forget_dropped
 from bridge.worker.request import compose_requests
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class FenceStep(bootsteps.StartStopStep):
         """Called by the consumer each time it has connected."""
         if membership(parent.app) is not None:
             keep_rows_out_of_redis(parent.task_consumer.channel)
+            forget_dropped()
 
 
 def _preparing(consumer: Any, joined: Membership, theirs: Callable[[], None]) -> Callable[[], None]:
