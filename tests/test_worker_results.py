@@ -163,7 +163,7 @@ def test_a_worker_without_the_plugin_runs_a_job_once_and_is_not_fed_it_again(sta
     stack.start_worker("apps.plain", "-Q", "old")
     identity = stack.enqueue("plain.mark", str(marks), queue="old")
     drainer = stack.processes[0]
-    wait_until(lambda: drainer.log_text().count("not publishing again queue=old") >= 2, 60, "two looks for a missing message")
+    wait_until(lambda: "see bridge.unreported_jobs queue=old" in drainer.log_text(), 60, "a look for the missing message")
     stack.sql.execute("update bridge.setting set value = '10' where name = 'republish_grace'")
     assert marks.read_text() == "run\n"
     assert stack.job(identity)["status"] == "published"
