@@ -16,7 +16,7 @@ from bridge.errors import InvalidArgumentError, ServerError
 from bridge.queries import jobs
 from bridge.queries.buffered import message_row
 from bridge.queries.connection import stands_alone
-from bridge.worker import outcome
+from bridge.worker import outcome, replacement
 from bridge.worker.follow import sent_by_tracer
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class RowProducer:
             OperationalError: kombu's, when the database cannot be reached: Celery handles that like a lost broker.
         """
         content = content_of(self._joined.app, self._joined.broker_kind, body, headers, options)
+        replacement.note(self._joined, body[2].get("chain") or () if isinstance(body, tuple) else ())
         run = outcome.run_of(_own_request(headers["id"]))
         if run is not None:
             run.asks_for(content)

@@ -280,13 +280,24 @@ create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_t
   --   p_properties               what the message's properties must say again when it is published
   --   p_chord                    the chord whose part it is
   --
-  -- Returns  false when a job of that id is live already: nothing was written
+  -- Returns  false when a job of that id is live already: nothing was written. One whose run has replaced itself by this task becomes it.
   -- Errors   JB001, JB004 as bridge.enqueue
 declare
   v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
+  v_seq bigint;
 begin
   perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size, null);
-  return bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
-    p_headers, p_properties, v_size, 1, null, null, p_expires_at, p_run_at, '{}', true, clock_timestamp(), p_chord);
+  if bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
+      p_headers, p_properties, v_size, 1, null, null, p_expires_at, p_run_at, '{}', true, clock_timestamp(), p_chord) then
+    return true;
+  end if;
+  v_seq := bridge.take_replaced(p_id);
+  if v_seq is null then
+    return false;
+  end if;
+  perform bridge.renew(v_seq, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
+    p_properties, v_size, p_expires_at);
+  perform bridge.place(v_seq, p_queue, (select j.rank from bridge.job j where j.seq = v_seq), v_size, coalesce(p_run_at, clock_timestamp()));
+  return true;
 end
 $$;

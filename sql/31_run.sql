@@ -240,10 +240,10 @@ begin
 end
 $$;
 
-create or replace function bridge.again(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns void
+create or replace function bridge.note_attempt(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns bridge.job
   language plpgsql set search_path = '' as $$
-  -- A run is over and its job is not: note the attempt, and put the job back where it waits. The old token dies with the row. A run that
-  -- was lost, or released by a worker that stops, is no attempt that counts.
+  -- A run is over and its job is not: note the attempt. The old token dies with the row. A run that was lost, or released by a worker that
+  -- stops, is no attempt that counts. Returns the job, whose place is to be found.
 declare
   v_job bridge.job;
   v_counts constant boolean := p_outcome not in ('lost', 'released');
@@ -253,6 +253,16 @@ begin
   where j.seq = p_row.seq returning j.* into v_job;
   insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error)
   values (v_job.id, v_job.seq, v_job.attempts + (not v_counts)::integer, p_row.run, p_row.worker, p_row.started_at, clock_timestamp(), p_outcome, p_error);
+  return v_job;
+end
+$$;
+
+create or replace function bridge.again(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns void
+  language plpgsql set search_path = '' as $$
+  -- A run is over and its job is not: note the attempt, and put the job back where it waits.
+declare
+  v_job constant bridge.job := bridge.note_attempt(p_row, p_outcome, p_error, p_run_at);
+begin
   perform bridge.place(v_job.seq, v_job.queue, v_job.rank, v_job.size, p_run_at);
 end
 $$;
@@ -319,40 +329,6 @@ begin
   end if;
   perform bridge.end_job(p_seq, p_status, null, p_error, p_outcome, (v_row.run is not null)::integer, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
   return p_status;
-end
-$$;
-
-create or replace function bridge.retry_run(p_seq bigint, p_run uuid, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
-    p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_expires_at timestamptz,
-    p_run_at timestamptz, p_error json default null, p_token uuid default null)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- A run asks for its own next attempt (Celery's self.retry and replace): new content, same id, attempt n becomes n + 1 in one step.
-  -- It must not be called inside the user's transaction, which the Retry exception would roll back.
-  --
-  -- A job that was cancelled while it ran, without being stopped, gets no further attempt.
-  --
-  -- Returns  false when the run has been superseded: the caller writes nothing else
-declare
-  v_row bridge.inflight;
-  v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
-begin
-  perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size, null);
-  v_row := bridge.leave(p_seq, p_run, p_token);
-  if v_row.seq is null then
-    return false;
-  end if;
-  if v_row.cancelled_at is not null then
-    perform bridge.end_job(p_seq, 'cancelled', null, p_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
-    return true;
-  end if;
-  -- A job made in SQL has its rank from there, and its message no word of it: only a priority that changed moves it.
-  update bridge.job j set task = p_task, queue = p_queue, rank = case when coalesce(j.properties->>'priority', '0') =
-      coalesce(p_properties->>'priority', '0') then j.rank else p_rank end, args = p_args, kwargs = p_kwargs, embed = p_embed, payload = p_payload,
-    content_type = p_content_type, content_encoding = p_content_encoding, headers = p_headers, properties = p_properties, size = v_size,
-    expires_at = p_expires_at
-  where j.seq = p_seq;
-  perform bridge.again(v_row, 'retried', p_error, coalesce(p_run_at, clock_timestamp()));
-  return true;
 end
 $$;
 

@@ -29,6 +29,10 @@ begin
     select j.seq into v_seq from bridge.job j where j.id = p_id;
     exit when v_seq is null;
     if bridge.leave_waiting(v_seq) then
+      if exists (select from bridge.replaced r where r.seq = v_seq) then
+        -- The task that has its id comes later, and finds this.
+        insert into bridge.revoked (id, revoked_at) values (p_id, clock_timestamp()) on conflict (id) do update set revoked_at = excluded.revoked_at;
+      end if;
       perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
       return 'cancelled';
     end if;
@@ -194,7 +198,11 @@ begin
     clock_timestamp(), clock_timestamp(), clock_timestamp())
   on conflict (id) do nothing returning seq into v_seq;
   if v_seq is null then
-    return false;
+    v_seq := bridge.take_replaced(p_id);  -- its run has replaced itself by what failed: that is how the job ends
+    if v_seq is not null then
+      perform bridge.end_job(v_seq, 'failed', null, p_error, null, 0, null, null, null, null);
+    end if;
+    return v_seq is not null;
   end if;
   perform bridge.end_job(v_seq, 'cancelled', null, p_error, null, 0, null, null, null, null);
   return true;

@@ -133,11 +133,13 @@ begin
     perform bridge.release_children(v_row.parent, v_row.status);
   end loop;
   for v_row in
-    select b.seq from bridge.blocked b where not exists (select from bridge.dependency d where d.child = b.seq) limit p_limit
+    select b.seq from bridge.blocked b where not exists (select from bridge.dependency d where d.child = b.seq)
+      and not exists (select from bridge.replaced r where r.seq = b.seq) limit p_limit
   loop
     perform bridge.unblock(v_row.seq);
     v_count := v_count + 1;
   end loop;
+  perform bridge.forget_replaced(p_limit);
   return v_count;
 end
 $$;

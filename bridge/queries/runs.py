@@ -28,12 +28,14 @@ __all__ = [
     "listen_for_stops",
     "lose",
     "make_days",
+    "mark_replaced",
     "never_ran",
     "prepare",
     "progress",
     "release",
     "report_worker",
     "start",
+    "step_aside",
     "stop_worker",
     "wait_for_stop",
 ]
@@ -174,6 +176,17 @@ def end_delivery(
     """A main process ends what never ran, or a run of its own; the job's new status, or None when it is not its to end."""
     values = (seq, token, worker, status, error, final, outcome)
     return _status(connection, "select bridge.end_delivery(%s, %s, %s, %s, %s, %s, %s)", values)
+
+
+def mark_replaced(connection: Connection, seq: int, run: UUID, token: str) -> None:
+    """A run is about to enqueue the first of the tasks that replace it, of which the last will have its id."""
+    with translated():
+        connection.execute("select bridge.mark_replaced(%s, %s, %s)", (seq, run, token))
+
+
+def step_aside(connection: Connection, seq: int, run: UUID, token: str) -> bool:
+    """A run that has replaced itself is over; False when it was superseded, by the task that has its id now for example."""
+    return bool(_call(connection, "select bridge.step_aside(%s, %s, %s)", (seq, run, token)))
 
 
 def lose(connection: Connection, seq: int, token: str, reason: str) -> str | None:

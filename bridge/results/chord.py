@@ -14,9 +14,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from celery import chord, group, maybe_signature, states
+from celery import maybe_signature, states
 from celery.app.task import Context
-from celery.canvas import _chain
 from celery.exceptions import ChordError
 from celery.result import GroupResult, result_from_tuple
 from celery.utils.functional import _regen
@@ -27,13 +26,13 @@ from bridge.errors import ServerError
 from bridge.job import job_id
 from bridge.queries import chords, results
 from bridge.queries.results import Scope, Value
+from bridge.results.ends import ends
 from bridge.results.text import columns, json_text, value_of
 from bridge.results.writer import RowWriter
 from bridge.transaction.current import using
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import timedelta
     from uuid import UUID
 
@@ -75,6 +74,7 @@ class ChordJoiner(RowWriter):
     def apply_chord(self, header_result_args: Any, body: Any, **_: Any) -> None:
         """Celery's hook before the parts of a chord are enqueued."""
         self.ensure_chords_allowed()
+        self._note_replacement(body)
         identity, members = header_result_args
         # A header that is a generator is left alone: it may be long.
         grouped = not isinstance(members, _regen) and any(isinstance(member, GroupResult) for member in members)
@@ -86,7 +86,7 @@ class ChordJoiner(RowWriter):
 
     def _queue_of(self, body: Any) -> str:
         """Where the body will go: a worker that can join it consumes there."""
-        last = next(iter(_ends(body)), body)
+        last = next(iter(ends(body)), body)
         queue = self.app.amqp.router.route(dict(last.options), last.task, last.args, last.kwargs)["queue"]
         return str(getattr(queue, "name", queue))
 
@@ -217,7 +217,7 @@ class ChordJoiner(RowWriter):
             raise error
         except ChordError:
             self.chord_error_from_stack(callback, error)
-        for end in _ends(callback):
+        for end in ends(callback):
             if end.options.get("chord"):
                 part = {"id": end.options.get("task_id"), "group": end.options.get("group_id")}
                 part |= {"group_index": end.options.get("group_index"), "chord": end.options["chord"]}
@@ -228,20 +228,6 @@ def _body_of(taken: Taken, accept: Any) -> Any:
     """The chord's own copy of its body."""
     text = json_loads(taken.body)
     return value_of(None, text["kept"], accept) if text["kept"] else text["plain"]
-
-
-def _ends(signature: Any) -> Iterator[Any]:
-    """The signatures whose results are that of this one."""
-    signature = maybe_signature(signature)
-    if isinstance(signature, group):
-        for task in signature.tasks:
-            yield from _ends(task)
-    elif isinstance(signature, _chain) and signature.tasks:
-        yield from _ends(signature.tasks[-1])
-    elif isinstance(signature, chord) and signature.body is not None:
-        yield from _ends(signature.body)
-    else:
-        yield signature
 
 
 def _shaped(member: Any, values: dict[UUID, Any]) -> Any:

@@ -19,7 +19,7 @@ from bridge.queries.runs import NeverRan
 from bridge.results.failure import error_of, original
 from bridge.results.text import argument_texts, columns, json_text
 from bridge.results.waiting import Waiting
-from bridge.worker import outcome
+from bridge.worker import outcome, replacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +140,15 @@ class RowWriter(Waiting):
         stored = super().store_result(task_id, result, state, traceback=traceback, request=request, **options)
         self._note(task_id, result, state, request)
         return stored
+
+    def apply_chord(self, header_result_args: Any, body: Any, **options: Any) -> Any:
+        """Celery's hook before the parts of a chord are enqueued."""
+        self._note_replacement(body)
+        return super().apply_chord(header_result_args, body, **options)
+
+    def _note_replacement(self, body: Any) -> None:
+        """Whether a run replaces itself by a chord, whose body will have its id."""
+        replacement.note(self._bridge, [body])
 
     def chord_error_from_stack(self, callback: Any, exc: Any = None) -> Any:
         """Celery's hook: a part of a chord failed, so its body will never run."""

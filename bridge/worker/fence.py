@@ -67,6 +67,7 @@ class Run:
     noted: tuple[str, Any] | None = None  # the last state that was stored, with its result: what counts of a task that raises Ignore
     next: Content | None = None  # the attempt that the run has asked for
     reason: dict[str, Any] | None = None  # why it did
+    replaced: bool = False  # it has enqueued the first of several tasks that replace it
 
     def asks_for(self, content: Content) -> None:
         """Note the run's next attempt, which takes its place when all of this one is over: its state is stored, its handlers have run."""
@@ -210,7 +211,9 @@ def _settle(joined: Membership, task: Any, request: Any, info: Any) -> None:
 def _settle_ignored(joined: Membership, run: Run) -> None:
     """The task raised Ignore: what it has stored itself by ``update_state`` stands, else it has nothing to say."""
     state, result = run.noted or (None, None)
-    if state == FAILURE:
+    if run.replaced:
+        outcome.stepped_aside(joined, run)
+    elif state == FAILURE:
         outcome.failed(joined, run, noted_error(result), final=True)
     elif state == SUCCESS:
         outcome.succeeded(joined, run, columns(result))

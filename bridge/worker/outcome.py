@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bridge.worker.fence import Run
 
 __all__ = [
+    "about_to_be_replaced",
     "delivery_in_hand",
     "delivery_of",
     "ended_outside",
@@ -35,6 +36,7 @@ __all__ = [
     "patiently",
     "progressed",
     "run_of",
+    "stepped_aside",
     "succeeded",
 ]
 
@@ -93,6 +95,18 @@ def go_on(joined: Membership, run: Run) -> None:
         return
     content, delivery, reason = run.next, run.delivery, None if run.reason is None else json_text(run.reason)
     patiently(lambda: jobs.retry_run(joined.connections.get(), delivery.seq, run.id, delivery.token, content, reason))
+
+
+def about_to_be_replaced(joined: Membership, run: Run) -> None:
+    """The run is about to enqueue the first of the tasks that replace it."""
+    run.replaced = True
+    patiently(lambda: runs.mark_replaced(joined.connections.get(), run.delivery.seq, run.id, run.delivery.token))
+
+
+def stepped_aside(joined: Membership, run: Run) -> None:
+    """The run is over, and the last of the tasks that replace it will go on with its job."""
+    run.settled = True
+    patiently(lambda: runs.step_aside(joined.connections.get(), run.delivery.seq, run.id, run.delivery.token))
 
 
 def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, beyond: str | None = None) -> Status | None:
