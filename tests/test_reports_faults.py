@@ -5,14 +5,14 @@ A prefork worker over Redis with the row following; the other half of the table 
 
 from __future__ import annotations
 
+import gc
 import os
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import Celery, chord
+from celery import Celery, Task, chord
 from celery.exceptions import TaskRevokedError
 from fix_servers import wait_until
 from invariants import assert_sound
@@ -56,6 +56,9 @@ def client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     app.conf.task_default_queue = "reports"
     bridge.install(app)
     yield app
+    # Result objects tell Redis when they go, and it must be there: so they go now, those that wait or that an error holds, too.
+    app.backend._pending_results.concrete.clear()
+    gc.collect()
     app.close()
 
 
@@ -83,7 +86,8 @@ def test_a_child_that_is_killed_costs_one_more_run(stack: Stack, client: Any, tm
     go.touch()
     assert result.get(timeout=30) == "held"
     assert story(stack, result.id) == ("succeeded", 1, 1, [(1, "lost"), (1, "succeeded")])
-    assert re.search("signal 9|lost the run", lost_because(stack, result.id))
+    noticed = "lost the run" if task == "reports.hold_retrying" and hasattr(Task, "retry_on_worker_lost") else "signal 9"
+    assert noticed in lost_because(stack, result.id)
     assert len(runs_of(marks)) == 2
 
 

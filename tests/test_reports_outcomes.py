@@ -6,6 +6,7 @@ test_reports_faults.py for what must be killed, revoked or expired first.
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,9 @@ def client(stack: Stack, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch) 
     app.conf.task_default_queue = "reports"
     bridge.install(app)
     yield app
+    # Result objects tell Redis when they go, and it must be there: so they go now, those that wait or that an error holds, too.
+    app.backend._pending_results.concrete.clear()
+    gc.collect()
     app.close()
 
 

@@ -6,6 +6,7 @@ from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from celery.exceptions import WorkerLostError
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
@@ -48,6 +49,13 @@ class RowRequest:
         if "on_success" in cls.__dict__:
             cls.on_success = _unless_refused(cls.__dict__["on_success"])  # type: ignore[attr-defined]
 
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+        """Celery's word of a failure. A message that it gives back, because the child died, it reports to no backend: that is done here."""
+        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(exc, WorkerLostError) and _is_row(self) and _is_given_back(self.task):  # type: ignore[attr-defined]
+            self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)  # type: ignore[attr-defined]
+        return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]
+
     def revoked(self) -> bool:
         """Celery's question before each start. A worker's memory of revoked ids and stamps says too much: the job may be retried since."""
         if _is_row(self) and self._is_remembered() and not self._is_cancelled():
@@ -86,6 +94,11 @@ def _unless_refused(theirs: Callable[..., Any]) -> Callable[..., Any]:
         return None
 
     return on_success
+
+
+def _is_given_back(task: Any) -> bool:
+    """Whether the message of a task whose child died returns to its queue. Celery 5.7 may retry instead: the job is live then."""
+    return bool(task.acks_late and task.reject_on_worker_lost and not getattr(task, "retry_on_worker_lost", False))
 
 
 def _is_row(request: Any) -> bool:
