@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from psycopg import conninfo
 from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import bridge
 from bridge.client import forget_connections
@@ -30,6 +31,15 @@ def joining(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     bridge.join_sessions()
     yield
     forget_connections()
+
+
+class Base(DeclarativeBase): ...
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
 
 
 def engine_url(dsn: str, driver: str) -> str:
