@@ -22,7 +22,8 @@ class OrderTest(TestCase):
             run_jobs()
         self.order.refresh_from_db()
         assert self.order.status == "confirmed"
-        assert_enqueued(confirm, status="succeeded")
+        [confirmed] = assert_enqueued(confirm, status="succeeded")
+        assert (confirmed.result, confirmed.attempts) == ("confirmed", 3)
         assert_enqueued(mail_receipt, args=[self.order.pk, "ada@example.org"], queue="mail", status="queued")
 
     def test_a_database_error_in_a_task_leaves_the_test_its_transaction(self) -> None:
