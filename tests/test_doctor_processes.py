@@ -139,6 +139,7 @@ def test_a_queue_with_jobs_that_no_worker_consumes_is_named_until_one_does(
     doctor.wait("workers", Grade.OK)
 
 
+@pytest.mark.versions
 def test_a_worker_without_the_plugin_is_named_until_it_has_joined(dsn: str, doctor: Doctor, plain: StartPlain) -> None:
     silent = plain()
     harmless = doctor.wait("plugin", Grade.WARNING)
