@@ -110,6 +110,18 @@ def test_what_needs_an_answer_is_refused_outside_and_given_inside_of_run_sync(ds
     assert tasks_of(db) == ["keyed"]
 
 
+def test_a_coroutine_that_reads_a_job_before_its_commit_is_told_why_it_cannot(dsn: str, driver: str) -> None:
+    async def story(engine: AsyncEngine) -> None:
+        async with AsyncSession(engine) as session:
+            identity = bridge.enqueue("a.task", connection=session)
+            with pytest.raises(InvalidArgumentError, match="an asyncio transaction cannot be read from here"):
+                bridge.get(identity)
+            await session.commit()
+            assert bridge.get(identity).task == "a.task"
+
+    run(dsn, driver, story)
+
+
 def test_an_error_of_a_waiting_job_comes_from_the_commit_and_names_it(dsn: str, driver: str, db: Sql) -> None:
     async def story(engine: AsyncEngine) -> None:
         async with AsyncSession(engine) as session:

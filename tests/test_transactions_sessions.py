@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 import bridge
-from bridge.errors import InvalidArgumentError
+from bridge.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from fix_sql import Session as Sql
@@ -91,6 +92,16 @@ def test_of_two_open_sessions_the_one_used_last_is_joined(engine: Engine, caller
         second.rollback()
         first.commit()
     assert tasks_of(db) == ["with.first"]
+
+
+def test_another_thread_does_not_look_through_the_session_of_this_one(engine: Engine) -> None:
+    with Session(engine) as session, ThreadPoolExecutor(1) as other:
+        session.add(Order(id=1))
+        identity = bridge.enqueue("mine")
+        assert bridge.get(identity).task == "mine"
+        with pytest.raises(NotFoundError, match=f"job {identity} does not exist"):
+            other.submit(bridge.get, identity).result()
+        session.rollback()
 
 
 def test_another_thread_does_not_join_the_session_of_this_one(engine: Engine, caller: Any, db: Sql) -> None:

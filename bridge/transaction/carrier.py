@@ -81,7 +81,13 @@ class SqlalchemyTransaction:
         self._plain.clear()
 
     def connection(self) -> PsycopgConnection:
-        """Its psycopg connection, after all jobs that were waiting have been sent."""
+        """Its psycopg connection, after all jobs that were waiting have been sent.
+
+        Raises:
+            InvalidArgumentError: it is asyncio's, or another driver's.
+        """
+        if home.must_await(self._bind()):
+            raise InvalidArgumentError("an asyncio transaction cannot be read from here, and nobody else sees its jobs yet", "commit first")
         connection = self._connect()
         driver = driver_connection(home.driver(connection))
         self.flush(connection)

@@ -82,13 +82,13 @@ class Made:
     """Jobs of transactions that may still be open, newest last, so that nobody waits for one from inside of its transaction."""
 
     def __init__(self) -> None:
-        self._targets: OrderedDict[UUID, ref[Target]] = OrderedDict()
+        self._targets: OrderedDict[UUID, tuple[ref[Target], tuple[int, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def note(self, identity: UUID, target: Target) -> None:
         """Remember who made this job."""
         with self._lock:
-            self._targets[identity] = ref(target)
+            self._targets[identity] = ref(target), here()
             while len(self._targets) > _REMEMBERED:
                 self._targets.popitem(last=False)
 
@@ -96,9 +96,9 @@ class Made:
         return identity in self._targets
 
     def target(self, identity: UUID) -> Target | None:
-        """The transaction that made this job, while it is open."""
-        held = self._targets.get(identity)
-        target = held() if held is not None else None
+        """The transaction that made this job, while it is open, for the thread and task that made it: others must not use it."""
+        held, maker = self._targets.get(identity, (None, None))
+        target = held() if held is not None and maker == here() else None
         return target if target is not None and target.open else None
 
     def forget(self, identity: UUID) -> None:
