@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from apps.chords import app as chords
-from apps.chords import aside, collect, fail, flaky, gather_and_mark, give, grow, more, note, quiet
+from apps.chords import aside, collect, fail, flaky, gather_and_mark, give, grow, more, note, quiet, stand_in
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 from fix_servers import wait_until
+from invariants import assert_sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,3 +133,14 @@ def test_a_chord_from_a_task_and_one_that_is_applied_again_work() -> None:
     canvas = chord([give.s(1), give.s(2)], collect.s())
     canvas.freeze()
     assert [canvas.apply_async().get(timeout=PATIENCE) for _ in range(2)] == [[1, 2], [1, 2]]
+
+
+def test_a_task_that_a_canvas_replaces_ends_with_that_canvas(stack: Stack) -> None:
+    results = [stand_in.delay(kind) for kind in ("chain", "group", "chord")]
+    assert [result.get(timeout=PATIENCE) for result in results] == [2, [1, 2], [1, 2]]
+    assert chord([stand_in.s("chain"), stand_in.s("chord"), give.s(3)], collect.s())().get(timeout=PATIENCE) == [2, [1, 2], 3]
+    failing = stand_in.delay("failing")
+    with pytest.raises(ValueError, match="inside"):
+        failing.get(timeout=PATIENCE)
+    assert stack.wait(results[0].id)["task"] == "chords.more"
+    assert_sound(stack.dsn)

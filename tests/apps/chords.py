@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, Task, chord, group
+from celery import Celery, Task, chain, chord, group
 
 import bridge
 
@@ -52,6 +52,15 @@ def grow(self: Task, value: int) -> int:
     if value:
         self.add_to_chord(grow.s(value - 1))
     return value
+
+
+@app.task(name="chords.stand_in", bind=True)
+def stand_in(self: Task, kind: str) -> Any:
+    canvas = {
+        "chain": chain(give.s(1), more.s(1)), "group": group(give.s(1), give.s(2)),
+        "chord": chord([give.s(1), give.s(2)], collect.s()), "failing": chain(fail.s("inside"), more.s(1)),
+    }  # fmt: skip
+    raise self.replace(canvas[kind])
 
 
 @app.task(name="chords.collect")
