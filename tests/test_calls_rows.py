@@ -192,3 +192,8 @@ def test_the_old_message_protocol_is_refused_in_words(make_caller: MakeApp, db: 
     with pytest.raises(InvalidArgumentError, match=r"task calls.old is sent with task_protocol 1: set task_protocol = 2"):
         app.send_task("calls.old")
     assert db.one("select count(*) from bridge.jobs") == 0
+
+
+def test_a_header_with_a_sign_that_postgres_cannot_hold_is_kept_without_it(caller: Any, db: Session) -> None:
+    row = row_of(db, caller.send_task("calls.odd", headers={"odd": {"in": ["nul \x00", "half \ud83d", "whole \U0001f600", "\\u0000"]}}))
+    assert row["headers"]["odd"] == {"in": ["nul \ufffd", "half \ufffd", "whole \U0001f600", "\\u0000"]}
