@@ -11,6 +11,7 @@ from typing import Any
 from celery.app import backends
 
 from bridge.results.alone import BridgeBackend
+from bridge.results.composed import Composed
 from bridge.results.writer import RowWriter
 
 __all__ = ["BridgeBackend", "RowWriter", "make_backend"]
@@ -28,5 +29,5 @@ def make_backend(app: Any, url: str | None = None, **options: Any) -> Any:
     if inner in _ALONE or inner.startswith("bridge://"):
         return BridgeBackend(app=app, url=inner or "bridge://", **options)
     kind, inner_url = backends.by_url(inner, app.loader)
-    mixed = type(f"Bridge{kind.__name__}", (RowWriter, kind), {"bridge_url": configured})
+    mixed = type(f"Bridge{kind.__name__}", (Composed, kind), {"bridge_url": configured})
     return mixed(app=app, url=inner_url, **options)

@@ -9,12 +9,13 @@ from urllib.parse import quote
 import pytest
 import redis
 from celery import Celery, chain, chord, group
-from celery.exceptions import ChordError
+from celery.exceptions import ChordError, TaskRevokedError
 from celery.result import AsyncResult, GroupResult
 from fix_servers import wait_until
 from psycopg import conninfo
 
 import bridge
+from bridge.job import job_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +102,25 @@ def test_forgetting_and_pickling_are_the_backends(app: Any, plain: Any, bare_sta
     result.forget()
     assert plain.AsyncResult(result.id).state == app.AsyncResult(result.id).state == "PENDING"
     assert bare_stack.wait(result.id)["result"] == 7
+
+
+@pytest.mark.parametrize("end", ["select bridge.cancel(%s)", "update bridge.job set expires_at = now() where id = %s"])
+def test_who_waits_hears_of_an_end_that_no_worker_stores(app: Any, plain: Any, bare_stack: Stack, end: str) -> None:
+    result, other = app.send_task("chords.give", (1,), countdown=3600), app.send_task("chords.give", (2,), countdown=3600)
+    assert (result.state, plain.AsyncResult(result.id).state) == ("PENDING", "PENDING")
+    for one in (result, other):
+        bare_stack.sql.execute(end.encode(), (job_id(one.id),))
+    with pytest.raises(TaskRevokedError):
+        result.get(timeout=PATIENCE)
+    wait_until(lambda: other.state == "REVOKED", PATIENCE)
+    assert plain.AsyncResult(result.id).state == plain.AsyncResult(other.id).state == "REVOKED"
+
+
+def test_a_group_hears_of_it_too(app: Any, bare_stack: Stack) -> None:
+    several = group(app.signature("chords.give", (number,), countdown=3600 * number) for number in range(2)).apply_async()
+    bare_stack.sql.execute("select bridge.cancel(%s)", (job_id(several.results[1].id),))
+    with pytest.raises(TaskRevokedError):
+        several.get(timeout=PATIENCE)
 
 
 def test_a_call_does_not_ask_the_result_store(app: Any, bare_stack: Stack) -> None:

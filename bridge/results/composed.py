@@ -1,0 +1,78 @@
+"""Ours over the application's own backend: whoever waits there also hears of an end that no worker stores.
+
+A job that is cancelled or expires while it waits in Postgres, or whose last worker has died, ends in its row alone. Who reads its state or
+waits for it finds that within a second, and stores it in the application's backend for everybody else.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from celery import states
+from celery.exceptions import TaskRevokedError, WorkerLostError
+
+from bridge.errors import BridgeError
+from bridge.job import job_id
+from bridge.queries import results
+from bridge.queries.results import Scope
+from bridge.results.meta import Reader
+from bridge.results.writer import RowWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Composed"]
+
+_EVERY = 1.0  # seconds between two looks at the rows while somebody waits
+
+
+class Composed(RowWriter):
+    """Mixed over the application's own backend."""
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """What ``AsyncResult`` asks; storing does not come this way."""
+        meta: dict[str, Any] = super().get_task_meta(task_id, cache)
+        if meta["status"] in states.UNREADY_STATES and self._catch_up([task_id]):
+            return dict(super().get_task_meta(task_id, cache))
+        return meta
+
+    def wait_for_pending(self, result: Any, *args: Any, **options: Any) -> Any:
+        """Celery's hook: ``AsyncResult.get``."""
+        options["on_interval"] = self._caught_up([result.id], options.get("on_interval"))
+        return super().wait_for_pending(result, *args, **options)
+
+    def iter_native(self, result: Any, *args: Any, **options: Any) -> Any:
+        """Celery's hook: ``GroupResult.get`` and the like."""
+        options["on_interval"] = self._caught_up([one.id for one in result.results], options.get("on_interval"))
+        return super().iter_native(result, *args, **options)
+
+    def _caught_up(self, task_ids: list[str], waking: Callable[[], Any] | None) -> Callable[[], None]:
+        """What to call whenever a wait is interrupted: the caller's own, and now and then a look at the rows."""
+        due = time.monotonic()
+
+        def look() -> None:
+            nonlocal due
+            if waking is not None:
+                waking()
+            if time.monotonic() >= due:
+                due = time.monotonic() + _EVERY
+                self._catch_up(task_ids)
+
+        return look
+
+    def _catch_up(self, task_ids: Iterable[str]) -> bool:
+        """Store what the rows say of ends that no worker stores; whether there was one. Postgres being away is no reason to fail."""
+        names = {job_id(task_id): task_id for task_id in task_ids}
+        try:
+            ended = [stored for stored in results.many(self._bridge.connections.get(), list(names), Scope()) if stored.ended]
+        except (BridgeError, psycopg.Error):
+            return False
+        reader, found = Reader(self.accept, self.exception_to_python), False
+        for stored in ended:
+            exc = reader.exception(stored)
+            if isinstance(exc, TaskRevokedError | WorkerLostError):
+                state = states.REVOKED if isinstance(exc, TaskRevokedError) else states.FAILURE
+                found = bool(self.store_result(names[stored.id], exc, state)) or found
+        return found
