@@ -54,7 +54,7 @@ def test_a_call_that_must_not_be_repeated_is_not(caller: Any, dsn: str, db: Sess
 
 
 def test_eager_mode_never_touches_the_database(make_caller: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = make_caller(task_always_eager=True, task_store_eager_result=True)
+    app = make_caller(task_always_eager=True)
     monkeypatch.setenv("BRIDGE_DATABASE_URL", NOWHERE)
 
     @app.task(name="calls.add")

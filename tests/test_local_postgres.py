@@ -170,6 +170,17 @@ def test_what_was_committed_survives_a_crash(server: PostgresServer) -> None:
     assert value(server.dsn, "select n from kept") == 42
 
 
+def test_what_outlived_a_killed_postmaster_does_not_stop_the_next_start(server: PostgresServer) -> None:
+    server.start()
+    with psycopg.connect(server.dsn) as connection:
+        row = connection.execute("select pid from pg_stat_activity where backend_type = 'background writer'").fetchone()
+    assert row is not None
+    os.kill(row[0], signal.SIGSTOP)  # it does not notice the end of its postmaster, as pg_cron's launcher while a job runs
+    server.kill()
+    server.start()
+    assert value(server.dsn, "select 1") == 1
+
+
 def test_a_stale_pid_file_that_names_a_living_process_does_not_stop_it(server: PostgresServer) -> None:
     server.start()
     server.stop()

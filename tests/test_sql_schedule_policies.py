@@ -145,7 +145,7 @@ def test_overlap_cancel_old_stops_the_one_before_and_waits_for_its_end(db: Sessi
     claim, run = run_and_hold(db, "cancel_old")
     for hour in (1, 2):
         report_and_tick(db, claim, DAY + hour * HOUR)
-    assert db.report(claim.token) == [claim.token], "the worker is told to stop it"
+    assert db.report(claim.token) == {str(claim.token): "TERM"}, "the worker is told to stop it"
     assert [run[2] for run in runs(db)] == ["running", "skipped", "waiting"]
     db.fail(claim, run)
     report_and_tick(db, claim, DAY + 2.5 * HOUR)

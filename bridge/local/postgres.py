@@ -236,9 +236,20 @@ class PostgresServer:
                 # One that was stopped would never take the signal.
                 os.kill(pid, signal.SIGCONT)
             time.sleep(0.1)
+        self._end_orphans()
         # Postgres believes these files when any process of the same user has got the number since.
         for stale in (self.data / "postmaster.pid", *self.sockets.glob(".s.PGSQL.*")):
             stale.unlink(missing_ok=True)
+
+    def _end_orphans(self) -> None:
+        """End what outlived its postmaster: it holds the shared memory, and no postmaster starts beside it.
+
+        pg_cron's launcher does, up to 1.6.7, when a job of its was running: it waits for that job alone.
+        """
+        for entry in Path("/proc").glob("[0-9]*"):
+            if _works_in(int(entry.name), self.data, unknown=False):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(entry.name), signal.SIGKILL)
 
     def _predecessor(self) -> int | None:
         try:
@@ -279,12 +290,12 @@ def _small_shared_memory() -> bool:
     return room.f_bavail * room.f_frsize <= SMALL_SHM
 
 
-def _works_in(pid: int, folder: Path) -> bool:
-    # A postmaster's working directory is its data folder; where the system does not tell, we take the file's word.
+def _works_in(pid: int, folder: Path, *, unknown: bool = True) -> bool:
+    # The working directory of Postgres's processes is the data folder; where the system does not tell, a pid file's word is taken.
     working = Path(f"/proc/{pid}/cwd")
     try:
         return working.resolve(strict=True) == folder.resolve()
     except FileNotFoundError:
-        return not Path("/proc/self/cwd").exists()
+        return unknown and not Path("/proc/self/cwd").exists()
     except PermissionError:
         return False
