@@ -34,6 +34,11 @@ def test_a_file_needs_nothing_but_a_server(path: Any) -> None:
     assert [line for line in lines if "create extension" in line.lower() and "'" not in line and "--" not in line] == []
 
 
+def test_the_number_of_a_file_says_when_it_is_applied() -> None:
+    numbers = [path.name[:2] for path in (ROOT / "sql").glob("*.sql")]
+    assert sorted(number for number in numbers if numbers.count(number) > 1) == []
+
+
 def test_every_function_says_its_contract(db: Session) -> None:
     functions = "select proname from pg_proc p join pg_language l on l.oid = prolang where pronamespace = 'bridge'::regnamespace"
     assert db.rows(rf"{functions} and lanname = 'plpgsql' and prosrc !~ '^\s*--'") == []

@@ -1,4 +1,4 @@
--- Schedules: what is to run, and when. The tick makes a job of every slot that is due (sql/41_slot.sql).
+-- Schedules: what is to run, and when. The tick makes a job of every slot that is due (sql/43_slot.sql).
 
 do $$
 begin
