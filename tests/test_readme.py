@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bridge.local.process import Process
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
 # An application from before, which keeps its results in Redis.
 EXISTING = """
 import os
@@ -51,8 +52,8 @@ def block(name: str) -> Block:
 
 
 def table(heading: str) -> dict[str, str]:
-    """Name and default of each row of the first table that has this heading."""
-    rows = README.partition(f"| {heading} | default |")[2].partition("\n\n")[0].splitlines()[2:]
+    """Name and default of each row of the first table of the settings that has this heading."""
+    rows = SETTINGS.partition(f"| {heading} | default |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
     return {name: default for name, default, *_ in cells}
 
@@ -175,7 +176,7 @@ def test_the_table_of_the_queues_settings_is_that_of_the_database(dsn: str) -> N
 
 
 def test_every_link_inside_the_repository_leads_somewhere() -> None:
-    for document in sorted(ROOT.glob("*.md")):
+    for document in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]):
         links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
         assert [link for link in links if not (document.parent / link).exists()] == []
 
