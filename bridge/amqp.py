@@ -15,7 +15,6 @@ from bridge.content import OURS, content_of, undelayed
 from bridge.errors import InvalidArgumentError, ServerError
 from bridge.queries import jobs
 from bridge.queries.buffered import message_row
-from bridge.queries.connection import stands_alone
 from bridge.worker import outcome, replacement
 from bridge.worker.follow import sent_by_tracer
 
@@ -141,11 +140,8 @@ class RowProducer:
         That is all there is of ``task_publish_retry``: a caller is not kept waiting for a database that is down. Repeating does no
         harm: the message has its id, and a live job of that id is left as it is.
         """
-        connection = self._joined.connections.get()
-        alone = stands_alone(connection)  # else a chord's body would be enqueued without its chord being gone
-        try:
-            jobs.enqueue_message(connection, content)
-        except ServerError:
-            if not (again and alone and connection.closed):
-                raise
-            jobs.enqueue_message(self._joined.connections.get(), content)
+        connections = self._joined.connections
+        if again:
+            connections.ask(lambda connection: jobs.enqueue_message(connection, content))
+        else:
+            jobs.enqueue_message(connections.get(), content)

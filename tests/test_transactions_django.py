@@ -96,6 +96,17 @@ def test_the_command_line_takes_its_settings_from_django(dsn: str) -> None:
     assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stderr
 
 
+def test_a_call_while_postgres_is_away_raises_what_celery_raises_for_its_broker() -> None:
+    call = (
+        "import django; django.setup()\n"
+        "from apps.django_orders.celery import app; from kombu.exceptions import OperationalError\n"
+        "try: app.send_task('mail.send')\n"
+        "except OperationalError as error: print(error)\n"
+    )
+    done = python("host=127.0.0.1 port=1 dbname=nowhere user=nobody", "-c", call)
+    assert done.stdout.startswith("the database went away: "), done.stderr
+
+
 def test_tasks_of_a_real_worker_make_what_their_blocks_commit(dsn: str, launcher: Launcher, worker: StartWorker) -> None:
     make_orders(dsn)
     env = {"ORDERS_DSN": dsn, "DJANGO_SETTINGS_MODULE": "apps.django_orders.settings"}

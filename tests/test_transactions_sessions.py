@@ -31,6 +31,40 @@ def test_jobs_of_a_session_that_only_read_are_not_lost_when_it_is_closed(engine:
     assert db.rows("select task, args from bridge.job") == [("mail.send", ["ada"])]
 
 
+def test_many_jobs_of_a_session_that_only_read_are_not_lost_either(engine: Engine, caller: Any, db: Sql) -> None:
+    with Session(engine) as session:
+        for number in session.execute(text("select generate_series(1, 2100)")).scalars():
+            caller.send_task("mail.send", (number,))
+        assert tasks_of(db) == []
+    assert len(tasks_of(db)) == 2100
+    with Session(engine) as session, session.begin():
+        session.execute(text("select 1"))
+        for number in range(1100):
+            caller.send_task("more", (number,))
+    assert len(tasks_of(db)) == 3200
+
+
+def test_jobs_that_were_sent_before_a_session_was_closed_are_named_too(
+    engine: Engine, caller: Any, db: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "bridge"), Session(engine) as session:
+        session.execute(text("insert into orders values (1)"))
+        first = caller.send_task("mail.send")
+        for number in range(1000):
+            caller.send_task("mail.send", (number,))
+    assert tasks_of(db) == []
+    assert f"jobs rolled back with a session that was closed without a commit count=1001 first={first.id}" in caplog.text
+
+
+def test_jobs_of_a_session_that_only_read_outlive_a_restart_of_postgres(engine: Engine, caller: Any, db: Sql) -> None:
+    caller.send_task("before")
+    db.do("select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'bridge client'")
+    with Session(engine) as session:
+        session.execute(text("select 1"))
+        caller.send_task("after")
+    assert tasks_of(db) == ["before", "after"]
+
+
 @pytest.mark.parametrize("way", ["unflushed object", "core statement", "changed object"])
 def test_jobs_of_a_session_that_wrote_go_with_it_when_it_is_closed(
     engine: Engine, caller: Any, db: Sql, way: str, caplog: pytest.LogCaptureFixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import conninfo
@@ -14,7 +14,7 @@ from bridge.errors import BridgeError, InvalidArgumentError, ServerError, from_s
 from bridge.settings import without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "Connection",
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Answer = TypeVar("Answer")
 
 # Not in the start packet: poolers refuse unknown start parameters. Behind one, a session's settings would be left to strangers, and the
 # process id that the server gives is not the one that the connection was opened with.
@@ -175,6 +176,23 @@ class Connections:
         connection = connect(self.dsn, name=self._name, timeout=self.timeout)
         self._local.held = (os.getpid(), connection)
         return connection
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """Put a question that may be repeated; once more when the connection had broken unnoticed, as after a restart of Postgres.
+
+        Inside of an open transaction it is not repeated: what came before it there is gone.
+
+        Raises:
+            ServerError: the database cannot be reached.
+        """
+        connection = self.get()
+        alone = stands_alone(connection)
+        try:
+            return question(connection)
+        except ServerError:
+            if not (alone and connection.closed):
+                raise
+            return question(self.get())
 
     def close(self) -> None:
         """Close the connection of this thread, if it is open."""

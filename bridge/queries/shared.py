@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
 
 __all__ = ["Shared"]
+
+Answer = TypeVar("Answer")
 
 
 class _Plain:
@@ -60,6 +62,10 @@ class Shared:
         if self._saved is not None and self._saved.info.transaction_status is TransactionStatus.INERROR:
             self._saved.execute("rollback to savepoint bridge_run")
         return cast("Connection", _Plain(self._connection()))
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """Put a question, once: a transaction does not outlive its connection."""
+        return question(self.get())
 
     def save(self) -> None:
         """Set the savepoint. It is never released: a framework may have savepoints above it that it still counts on."""

@@ -76,14 +76,7 @@ class BridgeBackend(ChordJoiner, BaseBackend):
         return timedelta(seconds=seconds) if seconds else None
 
     def _ask(self, question: Callable[[Connection], Any]) -> Any:
-        """Put a question that may be repeated; once more when the connection had broken unnoticed, as after a restart of Postgres."""
-        connection = self._bridge.connections.get()
-        try:
-            return question(connection)
-        except ServerError:
-            if not connection.closed:
-                raise
-            return question(self._bridge.connections.get())
+        return self._bridge.connections.ask(question)
 
     @property
     def _scope(self) -> Scope:

@@ -19,6 +19,7 @@ from bridge.queries.runs import NeverRan
 from bridge.results.failure import error_of, original
 from bridge.results.text import argument_texts, columns, json_text
 from bridge.results.waiting import Waiting
+from bridge.transaction.current import leave_sessions
 from bridge.worker import outcome, replacement
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class RowWriter(Waiting):
         super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
         run = outcome.run_of(request)
         if run is not None:
+            outcome.patiently(leave_sessions)
             outcome.succeeded(self._bridge, run, self._columns(result, request) if store_result else self._unstored(result, request))
 
     def _unstored(self, result: Any, request: Any) -> Value:
@@ -101,6 +103,7 @@ class RowWriter(Waiting):
     def _end_failed(self, exc: Any, traceback: str | None, request: Any) -> Status | None:
         run, delivery = outcome.run_of(request), outcome.delivery_of(request)
         if run is not None:
+            outcome.patiently(leave_sessions)
             final = isinstance(exc, PermanentError | Reject)
             return outcome.failed(self._bridge, run, self._error(original(exc), traceback), final=final, beyond=self._beyond(request))
         if delivery is None:

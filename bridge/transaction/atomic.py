@@ -80,7 +80,9 @@ class DjangoTransaction:
     def enqueue(self, row: Row, *, answer: bool = False) -> UUID:
         """Make a job in it; errors that only Postgres can find come when the job is sent, at the commit at the latest."""
         made().note(row.id, self)
-        if answer or not self.open:
+        with buffered.our_errors():
+            at_once = answer or not self.open  # Django connects to answer that
+        if at_once:
             self.flush()
             return self._send_anew([row])[0]
         self.buffer.add(row)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
-from weakref import finalize, ref
+from weakref import WeakSet, finalize, ref
 
 from sqlalchemy.exc import UnboundExecutionError
 
@@ -31,7 +33,7 @@ __all__ = ["ConnectionTransaction", "SessionTransaction", "SqlalchemyTransaction
 log = logging.getLogger("bridge")
 
 _PLACEHOLDERS = {"numeric_dollar": "$1"}  # asyncpg's; the others write %s
-_PATIENCE = 50  # times a full buffer that a coroutine may fill before its next await
+_PATIENCE = 50  # times a full buffer that a coroutine may fill before its next await, and that waits in a session that only reads
 
 
 class SqlalchemyTransaction:
@@ -39,6 +41,9 @@ class SqlalchemyTransaction:
 
     def __init__(self) -> None:
         self.buffer = Buffer()
+        self._times = 1  # full buffers to wait for before the next look whether to send them
+        self._sent = 0  # jobs that have gone into it
+        self._first: UUID | None = None  # the first of all
         self._own: Connections | None = None  # of the plain call that is being made
         self._plain: dict[UUID, Connections] = {}  # the jobs of plain calls that wait
 
@@ -54,13 +59,14 @@ class SqlalchemyTransaction:
 
     def enqueue(self, row: Row, *, answer: bool = False) -> UUID:
         """Make a job in it; errors that only Postgres can find come when the job is sent, at the commit at the latest."""
+        self._first = self._first or row.id
         if answer:
             return self._ask(row)
         made().note(row.id, self)
         self.buffer.add(row)
         if self._own is not None:
             self._plain[row.id] = self._own
-        if self.buffer.full() or self._commits_each():
+        if self.buffer.full(self._times) or self._commits_each():
             self._relieve()
         return row.id
 
@@ -72,6 +78,8 @@ class SqlalchemyTransaction:
         """
         rows = self.buffer.take()
         self._plain.clear()
+        self._times = 1
+        self._sent += len(rows)
         if rows:
             _send(connection if connection is not None else self._connect(), rows)
 
@@ -79,6 +87,8 @@ class SqlalchemyTransaction:
         """Forget what waits: it was rolled back."""
         self.buffer.take()
         self._plain.clear()
+        self._times = 1
+        self._sent, self._first = 0, None
 
     def connection(self) -> PsycopgConnection:
         """Its psycopg connection, after all jobs that were waiting have been sent.
@@ -124,6 +134,7 @@ class SqlalchemyTransaction:
             )
         self.flush()
         identity = _send(self._connect(), [row])[0]
+        self._sent += 1
         made().note(identity, self)
         return identity
 
@@ -143,6 +154,10 @@ def _send(connection: Connection, rows: Sequence[Row]) -> list[UUID]:
     with buffered.our_errors():
         result = connection.exec_driver_sql(buffered.enqueue_statement(placeholder), (buffered.parameter(rows),))
         return [UUID(str(row[0])) for row in result]
+
+
+def _send_by_itself(rows: Sequence[Row], connection: PsycopgConnection) -> list[UUID]:
+    return buffered.send(connection, rows)
 
 
 class ConnectionTransaction(SqlalchemyTransaction):
@@ -188,7 +203,7 @@ class SessionTransaction(SqlalchemyTransaction):
         self.changed = False  # objects were added to it, or had been changed when a job was made
         self._session = ref(session)
         self._connections: list[ref[Connection]] = []  # a session that is dropped must give them back
-        self._over = self._asked = self._wrote = self._watched = False
+        self._over = self._asked = self._wrote = self._watched = self._commits = False
 
     @property
     def open(self) -> bool:
@@ -207,8 +222,14 @@ class SessionTransaction(SqlalchemyTransaction):
             self.changed = bool(session.new or session.dirty or session.deleted)
         if not self._watched:
             self._watched = True
-            finalize(session, _abandoned, self.buffer)
+            finalize(session, _abandoned, self.buffer).atexit = False
+            _left_at_exit().add(self)
         return super().enqueue(row, answer=answer)
+
+    def commit(self) -> None:
+        """Send what waits: the session is about to commit."""
+        self._commits = True
+        self.flush()
 
     def uses(self, connection: Connection) -> None:
         """The session has begun to use this connection."""
@@ -251,9 +272,9 @@ class SessionTransaction(SqlalchemyTransaction):
         self._over = True
         if self.buffer:
             self._let_go()
-            rows = self.buffer.take()
-            if rows:
-                log.warning("jobs rolled back with a session that was closed without a commit count=%d first=%s", len(rows), rows[0].id)
+        lost = len(self.buffer.take()) + (0 if self._commits else self._sent)
+        if lost:
+            log.warning("jobs rolled back with a session that was closed without a commit count=%d first=%s", lost, self._first)
 
     def leave(self) -> None:
         """A task's run is over, and its session still open."""
@@ -267,13 +288,25 @@ class SessionTransaction(SqlalchemyTransaction):
                 self.rolling_back(connection)
         if self._wrote or self.changed:
             return
-        plain, rows = self._plain, self.buffer.take()
+        plain = self._plain
+        for own in {id(own): own for own in plain.values()}.values():
+            own.ask(partial(_send_by_itself, [row for row in self.buffer.rows if plain.get(row.id) is own]))
+        # Not before they have arrived: who is told of an outage may try again.
         self._plain = {}
-        for row in rows:
+        for row in self.buffer.take():
             if row.id not in plain:
                 self.buffer.add(row)
-        for own in {id(own): own for own in plain.values()}.values():
-            buffered.send(own.get(), [row for row in rows if plain.get(row.id) is own])
+
+    def _relieve(self) -> None:
+        """Send what has gathered, but not into a transaction that has changed nothing: if it is closed, that must take no job along."""
+        if not self._plain or self.buffer.full(_PATIENCE) or self._commits_each() or self._has_changed():
+            super()._relieve()
+        else:
+            self._times += 1
+
+    def _has_changed(self) -> bool:
+        self._wrote = self._wrote or any(home.has_written(connection) for connection in self._used())
+        return self._wrote or self.changed
 
     def _alive(self) -> Session:
         session = self._session()
@@ -314,3 +347,24 @@ def _abandoned(buffer: Buffer) -> None:
     """The session was dropped, or its process ends, without a commit and without being closed."""
     if buffer:
         log.error("jobs lost with a session that was neither committed nor closed count=%d first=%s", len(buffer.rows), buffer.rows[0].id)
+
+
+@cache
+def _left_at_exit() -> WeakSet[SessionTransaction]:
+    """Transactions of sessions that jobs were made in: those still open when the interpreter ends are let go then, as if closed."""
+    watched: WeakSet[SessionTransaction] = WeakSet()
+    atexit.register(_leave, watched)
+    return watched
+
+
+def _leave(watched: WeakSet[SessionTransaction]) -> None:
+    me = here()
+    for state in list(watched):
+        if state.owner[0] != me[0]:
+            continue  # a copy that a fork has made
+        if state.open and state.owner[:2] == me[:2]:
+            try:
+                state.leave()
+            except Exception:
+                log.exception("jobs of a session that is open when its process ends cannot be sent")
+        _abandoned(state.buffer)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connections
     from bridge.transaction.target import Target
 
-__all__ = ["current", "join_sessions", "named", "of_a_run", "using"]
+__all__ = ["current", "join_sessions", "leave_sessions", "named", "of_a_run", "using"]
 
 _OPEN = object()  # the one that is open, if any
 _using: ContextVar[Any] = ContextVar("bridge_using", default=_OPEN)
@@ -139,3 +139,14 @@ def of_a_run() -> Iterator[None]:
         return
     with sessions.fresh():
         yield
+
+
+def leave_sessions() -> None:
+    """Let go of jobs in sessions that a run has left open, before its end is noted: afterwards nobody would repeat it for their sake.
+
+    Raises:
+        ServerError: Postgres is away; they are still there.
+    """
+    sessions = sys.modules.get(_SESSIONS)
+    if sessions is not None:
+        sessions.leave()

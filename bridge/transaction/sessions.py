@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bridge.transaction.carrier import SqlalchemyTransaction
     from bridge.transaction.target import Target
 
-__all__ = ["fresh", "hook", "joinable", "target_of"]
+__all__ = ["fresh", "hook", "joinable", "leave", "target_of"]
 
 _KEY = "bridge"  # in the dictionaries that SQLAlchemy leaves to users of a Session and of a Connection
 _MENTION = "bridge."  # a statement with this in it may read jobs
@@ -103,10 +103,21 @@ def fresh() -> Iterator[None]:
     try:
         yield
     finally:
-        for state in _open.get():
-            if state.open:
-                state.leave()
-        _open.reset(token)
+        try:
+            leave()
+        finally:
+            _open.reset(token)
+
+
+def leave() -> None:
+    """Let go of jobs in sessions that are open here, as if they were closed now.
+
+    Raises:
+        ServerError: Postgres is away; they are still there.
+    """
+    for state in _open.get():
+        if state.open:
+            state.leave()
 
 
 @cache
@@ -164,7 +175,7 @@ def _attached(session: Session, instance: object) -> None:
 def _before_commit(session: Session) -> None:
     state = session.info.get(_KEY)
     if state is not None and not session.in_nested_transaction():
-        state.flush()
+        state.commit()
 
 
 def _rolled_back(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import OrderedDict
 from functools import cache
@@ -69,20 +70,23 @@ class Buffer:
         return taken
 
 
-def here() -> tuple[int, Any]:
-    """The thread and the asyncio task that run this: a transaction is joined by the one that uses it, and by no other."""
+def here() -> tuple[int, int, Any]:
+    """The process, thread and asyncio task that run this: a transaction is joined by the one that uses it, and by no other.
+
+    The process, because after a fork the child's thread has the number of its parent's, and a copy of its open transactions.
+    """
     try:
         task: Any = asyncio.current_task()
     except RuntimeError:
         task = None
-    return threading.get_ident(), None if task is None else id(task)
+    return os.getpid(), threading.get_ident(), None if task is None else id(task)
 
 
 class Made:
     """Jobs of transactions that may still be open, newest last, so that nobody waits for one from inside of its transaction."""
 
     def __init__(self) -> None:
-        self._targets: OrderedDict[UUID, tuple[ref[Target], tuple[int, Any]]] = OrderedDict()
+        self._targets: OrderedDict[UUID, tuple[ref[Target], tuple[int, int, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def note(self, identity: UUID, target: Target) -> None:

@@ -17,6 +17,7 @@ bridge.install(app)
 
 engine = create_engine(os.environ.get("SHOP_ENGINE_URL", "postgresql+psycopg://"), pool_pre_ping=True)
 shared: scoped_session[Session] = scoped_session(sessionmaker(engine))
+open_session = Session(engine)
 
 
 def write(session: Any, order: int) -> None:
@@ -60,4 +61,11 @@ def leaky(number: int) -> int:
     shared.execute(text("select 1"))
     mail.delay(-number)
     write(shared, number)  # never committed, and never closed
+    return number
+
+
+@app.task(name="orm.reader")
+def reader(number: int) -> int:
+    open_session.execute(text("select 1"))  # never closed
+    mail.delay(number)
     return number
