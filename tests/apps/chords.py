@@ -20,6 +20,11 @@ def give(value: Any) -> Any:
     return value
 
 
+@app.task(name="chords.whoami")
+def whoami() -> int:
+    return os.getpid()
+
+
 @app.task(name="chords.more")
 def more(value: Any, by: int) -> Any:
     return value + by
