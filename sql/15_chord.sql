@@ -30,6 +30,8 @@ begin
   if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.job'::regclass and a.attname = 'chord') then
     alter table bridge.job add column chord text;       -- whose part this job is
     alter table bridge.finished add column chord text;
+    -- upkeep: does a chord whose time is over still wait for a part
+    create index job_chord on bridge.job (chord) where chord is not null;
   end if;
 end
 $$;

@@ -4,10 +4,13 @@
 create or replace function bridge.begin_chord(p_id text, p_body json, p_members json, p_queue text, p_expires interval) returns void
   language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Expect the parts of a chord, before the first of them is enqueued. A chord that is applied again begins anew.
+  --
+  --   p_expires  for how long it waits for them; null for as long as ended jobs are kept
 begin
   delete from bridge.chord_part p where p.chord = p_id;
   insert into bridge.chord (id, body, members, queue, looked_at, expires_at)
-  values (p_id, p_body, p_members, p_queue, clock_timestamp(), clock_timestamp() + p_expires)
+  values (p_id, p_body, p_members, p_queue, clock_timestamp(),
+    clock_timestamp() + coalesce(p_expires, bridge.seconds('retention')))
   on conflict (id) do update set size = null, added = 0, body = excluded.body, members = excluded.members, queue = excluded.queue,
     looked_at = excluded.looked_at, expires_at = excluded.expires_at;
 end
@@ -99,12 +102,16 @@ $$;
 
 create or replace function bridge.clean_chords(p_now timestamptz, p_limit integer default 10000) returns integer language plpgsql
   set search_path = '' as $$
-  -- Forget chords whose time is over, and parts of a day ago that no chord waits for. Returns how many.
+  -- Forget chords whose time is over and none of whose parts is still to run, and parts of a day ago that no chord waits for. Returns
+  -- how many.
+  --
+  -- Index    job_chord
 declare
   v_chords integer;
   v_parts integer;
 begin
-  delete from bridge.chord c where c.id = any (array (select o.id from bridge.chord o where o.expires_at < p_now limit p_limit));
+  delete from bridge.chord c where c.id = any (array (select o.id from bridge.chord o
+    where o.expires_at < p_now and not exists (select from bridge.job j where j.chord = o.id) limit p_limit));
   get diagnostics v_chords = row_count;
   delete from bridge.chord_part p where p.ctid = any (array (select o.ctid from bridge.chord_part o
     where o.at < p_now - interval '1 day' and not exists (select from bridge.chord c where c.id = o.chord) limit p_limit));

@@ -41,6 +41,7 @@ def stack(started: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     assert started.sql.execute("select count(*) from bridge.jobs where task = 'celery.chord_unlock'").fetchone() == (0,)
 
 
+@pytest.mark.versions
 @pytest.mark.usefixtures("stack")
 def test_a_body_gets_what_the_parts_returned_in_their_order() -> None:
     result = chord((give.s(number) for number in range(12)), collect.s())()
@@ -48,6 +49,7 @@ def test_a_body_gets_what_the_parts_returned_in_their_order() -> None:
     assert result.parent.get(timeout=PATIENCE) == list(range(12))
 
 
+@pytest.mark.versions
 @pytest.mark.usefixtures("stack")
 def test_headers_and_bodies_may_be_any_canvas() -> None:
     wanted: list[tuple[Any, Any]] = [
@@ -67,6 +69,7 @@ def test_headers_and_bodies_may_be_any_canvas() -> None:
     assert [result.get(timeout=PATIENCE) for result, _ in results] == [value for _, value in results]
 
 
+@pytest.mark.versions
 @pytest.mark.usefixtures("stack")
 def test_a_part_may_add_parts() -> None:
     assert sorted(chord([grow.s(3), give.s(9)], collect.s())().get(timeout=PATIENCE)) == [0, 1, 2, 3, 9]

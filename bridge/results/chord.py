@@ -64,12 +64,20 @@ class _Ended(threading.local):
         self.chords: list[tuple[str, Any]] = []
 
 
+class _Begun(threading.local):
+    """Chords whose header this thread is enqueuing: whoever begins a chord says how many parts it has, nobody else."""
+
+    def __init__(self) -> None:
+        self.chords: set[str] = set()
+
+
 class ChordJoiner(RowWriter):
     """The part of the backend that knows chords."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._ended_parts = _Ended()
+        self._begun = _Begun()
 
     def apply_chord(self, header_result_args: Any, body: Any, **_: Any) -> None:
         """Celery's hook before the parts of a chord are enqueued."""
@@ -83,6 +91,7 @@ class ChordJoiner(RowWriter):
         text = f'{{"plain": {kept.result or "null"}, "kept": {kept.outcome or "null"}}}'
         begun = chords.Chord(identity, text, form, self._queue_of(body), self._chord_keeping())
         self._ask(lambda connection: chords.begin(connection, begun))
+        self._begun.chords.add(identity)
 
     def _queue_of(self, body: Any) -> str:
         """Where the body will go: a worker that can join it consumes there."""
@@ -91,15 +100,22 @@ class ChordJoiner(RowWriter):
         return str(getattr(queue, "name", queue))
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
-        """Celery's hook before the last part is enqueued."""
-        self._ask(lambda connection: chords.set_size(connection, group_id, chord_size))
+        """Celery's hook before the last part is enqueued.
+
+        Celery before 5.7 also calls it for a group that ends a part, with the id of the chord: it would count these members alone.
+        """
+        if group_id in self._begun.chords:
+            self._begun.chords.discard(group_id)
+            self._ask(lambda connection: chords.set_size(connection, group_id, chord_size))
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         """Celery's hook: a part adds another."""
         self._ask(lambda connection: chords.grow(connection, chord_id))
 
     def _chord_keeping(self) -> timedelta | None:
-        keeping: timedelta | None = self._keeping(self.app.conf.get("result_chord_expires"))
+        """How long the application waits for a chord's parts where it says so. Its results may be kept for less than a part waits."""
+        expires = self.app.conf.get("result_chord_expires")
+        keeping: timedelta | None = None if expires is None else self._keeping(expires)
         return keeping
 
     def mark_as_done(self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS) -> None:
