@@ -132,6 +132,12 @@ begin
   if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.inflight'::regclass and a.attname = 'stop_signal') then
     alter table bridge.inflight add column stop_signal text;  -- what a cancelled run is stopped with; null: it may come to its end
   end if;
+  if to_regclass('bridge.inflight_live') is null then
+    -- claim: is the window full; tick and drainer: all that looks through what is in flight. What was set aside may be much, and stays.
+    create index inflight_live on bridge.inflight (queue) where taken_by is null;
+    -- report_worker: what is to stop of the runs it holds
+    create index inflight_stops on bridge.inflight (token) where stop_signal is not null;
+  end if;
 end
 $$;
 

@@ -63,13 +63,14 @@ $$;
 
 create or replace function bridge.report_worker(p_id uuid, p_name text, p_pid integer, p_pool text, p_concurrency integer, p_queues text[],
     p_software text, p_holding uuid[], p_clock timestamptz)
-  returns jsonb language plpgsql security definer set search_path = '' as $$
+  returns jsonb language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- One heartbeat of a worker's main process: who it is, and every delivery it holds, started or not.
   --
   --   p_holding  tokens of its active and reserved messages
   --   p_clock    the worker's own clock, so that skew can be seen
   --
   -- Returns  {token: signal} of the runs among those it holds that somebody has cancelled: it should stop them with that signal
+  -- Index    inflight_stops
 begin
   insert into bridge.worker as w (id, name, pid, pool, concurrency, queues, software, started_at, seen_at, holding, clock_skew)
   values (p_id, p_name, p_pid, p_pool, p_concurrency, p_queues, p_software, clock_timestamp(), clock_timestamp(), p_holding,

@@ -151,9 +151,13 @@ $$;
 
 create or replace function bridge.suspects(p_limit integer default 1000)
   returns table (seq bigint, token uuid, queue text, rank smallint, properties text, published_at timestamptz, missing_since timestamptz)
-  language plpgsql stable security definer set search_path = '' as $$
+  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Published jobs that no living worker reports to hold, after their grace: their message waits in the broker, or it is gone.
   -- Only who can look into the broker can tell; see bridge.mark_missing and bridge.republish.
+  --
+  --   p_limit  most jobs: of each queue the longest published, queues in turn, so that one without a worker keeps no other from its turn
+  --
+  -- Index    inflight_live
 declare
   v_grace constant interval := bridge.seconds('republish_grace');
   v_lost constant interval := bridge.seconds('worker_lost');
@@ -162,11 +166,15 @@ begin
   with held as materialized (
     select unnest(w.holding) as token from bridge.worker w where w.stopped_at is null and w.seen_at > clock_timestamp() - v_lost
   )
-  select i.seq, i.token, i.queue, j.rank, j.properties::text, i.published_at, i.missing_since
-  from bridge.inflight i join bridge.job j on j.seq = i.seq
-  where i.state = 'published' and i.published_at < clock_timestamp() - v_grace * power(2, least(i.republished, 12))
-    and i.token not in (select h.token from held h) and i.taken_by is null
-  order by i.published_at limit p_limit;
+  select s.seq, s.token, s.queue, j.rank, j.properties::text, s.published_at, s.missing_since
+  from (
+    select i.seq, i.token, i.queue, i.published_at, i.missing_since, row_number() over (partition by i.queue order by i.published_at) as turn
+    from bridge.inflight i
+    where i.state = 'published' and i.taken_by is null and i.published_at < clock_timestamp() - v_grace * power(2, least(i.republished, 12))
+      and i.token not in (select h.token from held h)
+    order by turn, i.published_at limit p_limit
+  ) s join bridge.job j on j.seq = s.seq
+  order by s.published_at;
 end
 $$;
 

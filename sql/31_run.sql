@@ -17,7 +17,8 @@ declare
   v_run constant uuid := gen_random_uuid();
   v_forced boolean;
 begin
-  update bridge.inflight i set state = 'running', run = v_run, worker = p_worker, pid = p_pid, started_at = clock_timestamp(), missing_since = null
+  update bridge.inflight i set state = 'running', run = v_run, worker = p_worker, pid = p_pid, started_at = clock_timestamp(), missing_since = null,
+    taken_by = null
   where i.seq = p_seq and i.token = p_token and i.state in ('claimed', 'published')
   returning i.copied or i.published_at is null into v_forced;
   if not found then
@@ -108,6 +109,9 @@ begin
   perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index);
   if v_chord is not null then
     perform bridge.ask_to_join(v_chord);
+  end if;
+  if p_status = 'cancelled' then
+    perform bridge.refuse_replacement(p_seq, v_id);
   end if;
 end
 $$;

@@ -29,10 +29,6 @@ begin
     select j.seq into v_seq from bridge.job j where j.id = p_id;
     exit when v_seq is null;
     if bridge.leave_waiting(v_seq) then
-      if exists (select from bridge.replaced r where r.seq = v_seq) then
-        -- The task that has its id comes later, and finds this.
-        insert into bridge.revoked (id, revoked_at) values (p_id, clock_timestamp()) on conflict (id) do update set revoked_at = excluded.revoked_at;
-      end if;
       perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
       return 'cancelled';
     end if;

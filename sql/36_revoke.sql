@@ -63,12 +63,12 @@ $$;
 create or replace function bridge.take_revoke(p_id uuid, p_headers json, p_now timestamptz) returns boolean language plpgsql
   set search_path = '' set enable_seqscan = off as $$
   -- Whether a job that comes now was revoked before: by its id, which is forgotten with that, or by a stamp.
-declare
-  v_since constant timestamptz := p_now - bridge.seconds('revoke_memory');
 begin
-  delete from bridge.revoked r where r.id = p_id and r.revoked_at > v_since;
+  -- The setting is read only where there is something to forget: every call asks this.
+  delete from bridge.revoked r where r.id = p_id and r.revoked_at > p_now - bridge.seconds('revoke_memory');
   return found or (json_typeof(p_headers->'stamped_headers') = 'array' and exists (
-    select from bridge.revoked_stamp r where r.revoked_at > v_since and bridge.has_stamp(p_headers, r.header, r.stamp)));
+    select from bridge.revoked_stamp r where r.revoked_at > p_now - bridge.seconds('revoke_memory')
+      and bridge.has_stamp(p_headers, r.header, r.stamp)));
 end
 $$;
 

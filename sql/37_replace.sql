@@ -69,6 +69,7 @@ begin
     return true;
   end if;
   perform bridge.note_attempt(v_row, 'retried', null, clock_timestamp());
+  update bridge.job j set expires_at = null where j.seq = p_seq;  -- it has begun in time; the task that comes has an expiry of its own
   insert into bridge.blocked (seq, run_at) values (p_seq, clock_timestamp());
   return true;
 end
@@ -77,7 +78,8 @@ $$;
 create or replace function bridge.take_replaced(p_id uuid) returns bigint language plpgsql set search_path = '' as $$
   -- Take a job whose run has replaced itself out of its place, for the task that has its id now.
   --
-  -- Returns  its number; null when there is no such job, or its run is being repeated and will replace itself anew
+  -- Returns  its number; null when there is no such job, its run is being repeated and will replace itself anew, or somebody has
+  --          cancelled it while it ran: then it ends here
   -- Locks    the row of its place; one that moves meanwhile is looked for again
 declare
   v_seq bigint;
@@ -89,7 +91,11 @@ begin
   end if;
   for i in 1..3 loop
     delete from bridge.inflight i where i.seq = v_seq and i.state = 'running' returning i.* into v_row;
-    if found then
+    if found and v_row.cancelled_at is not null then
+      delete from bridge.replaced r where r.seq = v_seq;
+      perform bridge.end_job(v_seq, 'cancelled', null, null, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+      return null;
+    elsif found then
       perform bridge.note_attempt(v_row, 'retried', null, clock_timestamp());
     else
       delete from bridge.blocked b where b.seq = v_seq;
@@ -100,6 +106,16 @@ begin
     end if;
   end loop;
   return null;
+end
+$$;
+
+create or replace function bridge.refuse_replacement(p_seq bigint, p_id uuid) returns void language plpgsql set search_path = '' as $$
+  -- A job was cancelled whose run has replaced itself: the task that has its id comes later, and finds that it was revoked.
+begin
+  delete from bridge.replaced r where r.seq = p_seq;
+  if found then
+    insert into bridge.revoked (id, revoked_at) values (p_id, clock_timestamp()) on conflict (id) do update set revoked_at = excluded.revoked_at;
+  end if;
 end
 $$;
 

@@ -59,7 +59,7 @@ declare
 begin
   select array_agg(i.seq) into v_seqs from (
     select i.seq from bridge.inflight i
-    where i.state = 'claimed' and i.claimed_at < p_now - bridge.seconds('publish_lease')
+    where i.state = 'claimed' and i.taken_by is null and i.claimed_at < p_now - bridge.seconds('publish_lease')
       and not exists (select from bridge.worker w where w.lost_at is null and w.stopped_at is null and i.token = any (w.holding))
     limit p_limit) i;
   return coalesce(bridge.unclaim(v_seqs), 0);
@@ -71,9 +71,9 @@ create or replace function bridge.note_unheld(p_now timestamptz) returns void la
   -- its way, so one report proves nothing.
 begin
   update bridge.inflight i set missing_since = p_now from bridge.worker w
-  where w.id = i.worker and i.state = 'running' and i.missing_since is null and w.seen_at > i.started_at and not i.token = any (w.holding);
+  where w.id = i.worker and i.state = 'running' and i.taken_by is null and i.missing_since is null and w.seen_at > i.started_at and not i.token = any (w.holding);
   update bridge.inflight i set missing_since = null from bridge.worker w
-  where w.id = i.worker and i.state = 'running' and i.missing_since is not null and i.token = any (w.holding);
+  where w.id = i.worker and i.state = 'running' and i.taken_by is null and i.missing_since is not null and i.token = any (w.holding);
 end
 $$;
 
@@ -100,7 +100,7 @@ begin
     select i.seq, i.token, coalesce('worker ' || w.name || case when w.lost_at is not null then ' died' when w.stopped_at is not null
         then ' stopped' else ' lost the run' end, 'a worker that never reported died') as reason
     from bridge.inflight i left join bridge.worker w on w.id = i.worker
-    where i.state = 'running' and (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
+    where i.state = 'running' and i.taken_by is null and (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
       or (w.id is null and i.started_at < p_now - v_lost))
     union all
     -- what a dead worker had in hand and had not begun

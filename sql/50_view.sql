@@ -39,6 +39,7 @@ select bridge.define_view('stuck_jobs', $view$
     case p.status when 'queued' then 'due and not published: is a drainer alive, is the queue paused or its window full?'
       when 'published' then case when p.taken_by is null then 'with the broker and not started: is a worker consuming this queue?'
         else 'taken by a worker that reports nothing: see unreported_jobs' end
+      when 'blocked' then 'it has replaced itself by tasks of which the last has not come: has one of them been cancelled?'
       else 'running for long: is its worker busy with it?' end as reason
   from (
     select r.seq, 'queued' as status, r.since, null::uuid as worker, null::text[] as taken_by from bridge.ready r
@@ -46,6 +47,8 @@ select bridge.define_view('stuck_jobs', $view$
     select i.seq, case i.state when 'claimed' then 'queued' else i.state end, coalesce(i.started_at, i.published_at, i.claimed_at), i.worker,
       i.taken_by
     from bridge.inflight i
+    union all
+    select b.seq, 'blocked', r.since, null, null from bridge.replaced r join bridge.blocked b on b.seq = r.seq
   ) p
   join bridge.job j on j.seq = p.seq
   left join bridge.worker w on w.id = p.worker

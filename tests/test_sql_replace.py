@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,6 +78,32 @@ def test_what_waits_for_its_replacement_can_be_cancelled(db: Session, replaced: 
     assert db.status(identity) == "cancelled", "the last task came too late"
 
 
+def test_a_job_that_was_cancelled_while_it_replaced_itself_is_not_revived_by_the_last_task(db: Session, replaced: Any) -> None:
+    identity, claim, run = replaced
+    assert db.one("select bridge.cancel(%s, terminate => false)", identity) == "running"
+    assert step_aside(db, claim, run)
+    assert db.status(identity) == "cancelled"
+    assert db.one(COMES, identity)
+    assert db.status(identity) == "cancelled"
+
+
+def test_the_last_task_does_not_take_the_place_of_a_run_that_was_cancelled(db: Session, replaced: Any) -> None:
+    identity, claim, run = replaced
+    db.do("select bridge.cancel(%s, terminate => false)", identity)
+    assert not db.one(COMES, identity)
+    assert (db.status(identity), db.field(identity, "attempts")) == ("cancelled", 1)
+    assert not step_aside(db, claim, run)
+
+
+def test_a_job_that_began_in_time_does_not_expire_while_its_replacement_is_on_its_way(db: Session) -> None:
+    identity = db.enqueue("the.first", expires_at=datetime.now(UTC) + timedelta(hours=1))
+    claim, run = db.run()
+    db.do("select bridge.mark_replaced(%s, %s, %s)", claim.seq, run, claim.token)
+    assert step_aside(db, claim, run)
+    assert db.tick(by="2 hours")["expired"] == 0
+    assert db.status(identity) == "blocked"
+
+
 def test_a_replacement_that_fails_ends_the_job_as_failed(db: Session, replaced: Any) -> None:
     identity, claim, run = replaced
     step_aside(db, claim, run)
@@ -89,3 +116,10 @@ def test_the_mark_of_a_job_that_ended_all_the_same_is_forgotten(db: Session, rep
     assert db.finish(claim, run)
     db.tick()
     assert db.one("select count(*) from bridge.replaced") == 0
+
+
+def test_a_job_whose_replacement_does_not_come_is_stuck(db: Session, replaced: Any) -> None:
+    identity, claim, run = replaced
+    step_aside(db, claim, run)
+    db.do("update bridge.replaced set since = since - interval '2 hours'")
+    assert db.rows("select id, status from bridge.stuck_jobs") == [(identity, "blocked")]

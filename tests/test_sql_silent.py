@@ -108,10 +108,19 @@ def test_a_window_is_not_filled_by_what_a_silent_worker_takes(db: Session) -> No
     db.do("update bridge.inflight set taken_by = null")
 
 
+def test_a_queue_that_nobody_consumes_keeps_no_other_from_its_turn(db: Session) -> None:
+    for queue in ("idle", "idle", "idle", "celery"):
+        db.enqueue(queue=queue)
+        db.publish(queue=queue)
+    db.do("update bridge.inflight set published_at = published_at - interval '1 minute'")
+    assert db.rows("select queue from bridge.suspects(2)") == [("idle",), ("celery",)]
+
+
 def test_a_job_that_was_set_aside_starts_when_its_message_comes_back(db: Session) -> None:
     claim = taken(db)
     run = db.start(claim)
     assert db.one("select count(*) from bridge.unreported_jobs") == 0
+    assert db.one("select taken_by from bridge.inflight") is None, "who runs it is known now"
     assert db.finish(claim, run)
 
 

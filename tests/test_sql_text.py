@@ -173,6 +173,28 @@ def test_a_tick_looks_only_for_parents_that_children_wait_for(inside: Session) -
     assert "Loop" in looked, f"a merge or a hash would walk through all jobs: {looked}"
 
 
+ASIDE = (
+    "select bridge.room('queue1')", "select * from bridge.suspects()", "select bridge.unclaim_dead(9, now() + interval '1 h')",
+    "select bridge.note_unheld(now())",
+    "select bridge.report_worker(gen_random_uuid(), 'w', 1, 'prefork', 1, '{}', 't', array[gen_random_uuid()], now())",
+)  # fmt: skip
+
+
+def test_what_was_set_aside_is_not_read_by_claims_ticks_and_reports(inside: Session) -> None:
+    inside.do("update bridge.inflight set taken_by = '{old@host}'")
+    inside.do("vacuum bridge.inflight")
+    inside.do("update bridge.setting set value = '1000' where name = 'window'")
+    inside.do("set enable_seqscan = off")  # as ticks and claims do
+    try:
+        for call in ASIDE:
+            text = plans_of(inside, call)
+            assert re.search("inflight_live|inflight_stops", text), text
+    finally:
+        inside.do("reset enable_seqscan")
+        inside.do("update bridge.inflight set taken_by = null")
+        inside.do("update bridge.setting set value = '0' where name = 'window'")
+
+
 def test_a_lookup_by_id_reads_one_row_of_one_day(full: Session) -> None:
     live = full.one("select id from bridge.job where seq = 777")
     ended = full.one("select id from bridge.finished limit 1")
