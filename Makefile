@@ -7,7 +7,7 @@
 
 FILES ?=
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +26,14 @@ def install_pipeline(dsn: str) -> None:
         connection.execute(script)
 
 
-@pytest.fixture
-def samples() -> Path:
-    return SAMPLES
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample files, without the script that makes them and what Python keeps of it."""
+    folder = tmp_path_factory.mktemp("samples")
+    for path in SAMPLES.iterdir():
+        if path.is_file() and path.suffix != ".py":
+            shutil.copy(path, folder)
+    return folder
 
 
 @pytest.fixture
