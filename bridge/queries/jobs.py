@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.types.json import Jsonb, JsonbLoader
 
 from bridge.job import Job, Status
 from bridge.queries.connection import translated
-from bridge.queries.runs import make_days
+from bridge.queries.runs import call_that_ends
 from bridge.queries.waiting import registered
 
 if TYPE_CHECKING:
@@ -121,15 +120,8 @@ def enqueue_message(connection: Connection, content: Content) -> bool:
 
 def retry_run(connection: Connection, seq: int, run: UUID, token: str, content: Content, error: str | None) -> bool:
     """Call ``bridge.retry_run``; False when the run has been superseded. Makes the day's partition when there is none, and repeats."""
-    query = b"select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-    values = (seq, run, *content.content(), error, token)
-    with translated():
-        try:
-            row = connection.execute(query, values).fetchone()
-        except psycopg.errors.CheckViolation:
-            make_days(connection)
-            row = connection.execute(query, values).fetchone()
-    return bool(row and row[0])
+    query = "select bridge.retry_run(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    return bool(call_that_ends(connection, query, (seq, run, *content.content(), error, token)))
 
 
 def jsonb(value: Any) -> Jsonb:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Finish",
     "NeverRan",
+    "call_that_ends",
     "end_delivery",
     "fail",
     "finish",
@@ -186,7 +187,7 @@ def mark_replaced(connection: Connection, seq: int, run: UUID, token: str) -> No
 
 def step_aside(connection: Connection, seq: int, run: UUID, token: str) -> bool:
     """A run that has replaced itself is over; False when it was superseded, by the task that has its id now for example."""
-    return bool(_call(connection, "select bridge.step_aside(%s, %s, %s)", (seq, run, token)))
+    return bool(call_that_ends(connection, "select bridge.step_aside(%s, %s, %s)", (seq, run, token)))
 
 
 def lose(connection: Connection, seq: int, token: str, reason: str) -> str | None:
@@ -196,11 +197,11 @@ def lose(connection: Connection, seq: int, token: str, reason: str) -> str | Non
 
 def _status(connection: Connection, query: str, values: tuple[Any, ...]) -> str | None:
     """Call a function that may end a job; its new status."""
-    value: str | None = _call(connection, query, values)
+    value: str | None = call_that_ends(connection, query, values)
     return value
 
 
-def _call(connection: Connection, query: str, values: tuple[Any, ...]) -> Any:
+def call_that_ends(connection: Connection, query: str, values: tuple[Any, ...]) -> Any:
     """Call a function that writes history; makes the day's partition when there is none, and repeats."""
     with translated():
         try:
@@ -214,14 +215,7 @@ def _call(connection: Connection, query: str, values: tuple[Any, ...]) -> Any:
 def never_ran(connection: Connection, job: NeverRan) -> bool:
     """Write the row of a task that will never run; False when there is one of that id already."""
     values = (job.id, job.task_id, job.task, job.queue, job.args, job.kwargs, job.error)
-    query = b"select bridge.never_ran(%s, %s, %s, %s, %s, %s, %s)"
-    with translated():
-        try:
-            row = connection.execute(query, values).fetchone()
-        except psycopg.errors.CheckViolation:
-            make_days(connection)
-            row = connection.execute(query, values).fetchone()
-    return bool(row and row[0])
+    return bool(call_that_ends(connection, "select bridge.never_ran(%s, %s, %s, %s, %s, %s, %s)", values))
 
 
 def progress(connection: Connection, seq: int, run: UUID, value: str) -> bool:
@@ -263,7 +257,7 @@ def release(connection: Connection, tokens: Sequence[str]) -> int:
 
 def stop_worker(connection: Connection, identity: UUID) -> int:
     """Say good-bye; how many jobs the worker gave back. Makes the day's partition when there is none, and repeats."""
-    return int(_call(connection, "select bridge.stop_worker(%s)", (identity,)) or 0)
+    return int(call_that_ends(connection, "select bridge.stop_worker(%s)", (identity,)) or 0)
 
 
 def listen_for_stops(connection: Connection, identity: UUID, heard: Callable[[], None]) -> None:
