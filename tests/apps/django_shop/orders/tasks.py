@@ -82,7 +82,7 @@ def mail_receipt(pk: int, email: str) -> None:
 
 @shared_task
 def price(pk: int, name: str, amount: int) -> int:
-    note(f"price {pk}", name)
+    note(f"price {pk} {name}", "priced")  # one subject each: parts of a chord run in any order
     return amount
 
 
