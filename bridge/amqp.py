@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError
 
 from bridge import message as wire
 from bridge.application import membership
+from bridge.asked import asked_of_call
 from bridge.choice import OPTION
 from bridge.content import OURS, content_of, undelayed
 from bridge.errors import InvalidArgumentError, ServerError
@@ -49,7 +50,8 @@ class RowSender:
             if not message.headers:
                 raise InvalidArgumentError(f"task {name} is sent with task_protocol 1", "set task_protocol = 2, Celery's default since 4.0")
             # The event task-sent belongs to the moment when a drainer publishes.
-            return publish(RowProducer(joined), name, message._replace(sent_event=None), **undelayed(self.app, options))
+            asked = _asked(joined, name, message.body, call)
+            return publish(RowProducer(joined, asked), name, message._replace(sent_event=None), **undelayed(self.app, options))
 
         return send
 
@@ -67,6 +69,13 @@ def _becomes_row(joined: Membership, name: str, message: Any, call: object, opti
     if own is not None and own.get("task") == name and call is None:
         return False
     return wanted and not _is_fanout(options)
+
+
+def _asked(joined: Membership, name: str, body: Any, call: object) -> dict[str, Any] | None:
+    """What the task's option and the call's ask of the job."""
+    options = [joined.option_of(joined.chosen_name(name, body)), call]
+    args, kwargs = body[:2] if isinstance(body, tuple) else ((), {})
+    return asked_of_call(name, options, args, kwargs)
 
 
 def _is_fanout(options: dict[str, Any]) -> bool:
@@ -102,8 +111,9 @@ class RowProducer:
 
     connection = RowConnection()
 
-    def __init__(self, joined: Membership) -> None:
+    def __init__(self, joined: Membership, asked: dict[str, Any] | None = None) -> None:
         self._joined = joined
+        self._asked = asked
 
     def revive(self, channel: Any) -> None:
         """Nothing: a broken connection to Postgres is opened again by the next call."""
@@ -114,7 +124,7 @@ class RowProducer:
         Raises:
             OperationalError: kombu's, when the database cannot be reached: Celery handles that like a lost broker.
         """
-        content = content_of(self._joined.app, self._joined.broker_kind, body, headers, options)
+        content = content_of(self._joined.app, self._joined.broker_kind, body, headers, options, self._asked)
         replacement.note(self._joined, body[2].get("chain") or () if isinstance(body, tuple) else ())
         run = outcome.run_of(_own_request(headers["id"]))
         if run is not None:

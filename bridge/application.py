@@ -92,13 +92,16 @@ class Membership:
             call: the option ``bridge`` of this call; None when it has none.
 
         Raises:
-            InvalidArgumentError: an option is neither True nor False.
+            InvalidArgumentError: an option is neither True nor False, nor a mapping.
         """
         chosen = choice_of(call, f"a call of task {task}")
         if chosen is None:
-            # As Celery looks for a task's options: without finalizing the application.
-            chosen = choice_of(getattr(self.app._tasks.get(task), OPTION, None), f"task {task}")  # noqa: SLF001
+            chosen = choice_of(self.option_of(task), f"task {task}")
         return self._effective.take(task) if chosen is None else chosen
+
+    def option_of(self, task: str) -> object:
+        """The task's own option ``bridge``, as Celery looks for options: without finalizing the application."""
+        return getattr(self.app._tasks.get(task), OPTION, None)  # noqa: SLF001
 
     @staticmethod
     def chosen_name(task: str, body: Any) -> str:

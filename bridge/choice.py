@@ -1,4 +1,4 @@
-"""Which task calls become rows.
+"""Which task calls become rows. A mapping as option, which asks something of the job, chooses a row.
 
 A call's own option wins over its task's, that over the patterns of ``install``, those over the environment's.
 """
@@ -6,6 +6,7 @@ A call's own option wins over its task's, that over the patterns of ``install``,
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,16 @@ def _texts(name: str, patterns: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def choice_of(value: object, whose: str) -> bool | None:
-    """What an option says: a row (True), straight to the broker (False), or nothing (None).
+    """What an option says: a row (True, or a mapping of what is asked of it), straight to the broker (False), or nothing (None).
 
     Raises:
         InvalidArgumentError: it says something else.
     """
     if value is None or isinstance(value, bool):
         return value
-    raise InvalidArgumentError(f"option {OPTION} of {whose} is {value!r}", "give True for a row, False for straight to the broker")
+    if isinstance(value, Mapping):
+        return True
+    raise InvalidArgumentError(
+        f"option {OPTION} of {whose} is {value!r}",
+        'give True for a row, False for straight to the broker, or a mapping of what is asked of the row, {"unique_key": "report-{0}"}',
+    )

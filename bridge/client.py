@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bridge import settings as environment
+from bridge.asked import interval, plain, require_json
 from bridge.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
 from bridge.job import Job, Status, job_id
 from bridge.queries import buffered, jobs
@@ -19,7 +18,7 @@ from bridge.transaction.target import made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from bridge.queries.connection import Connection
@@ -135,17 +134,9 @@ def enqueue(
     target = _target(connection)
     if target is None:
         return jobs.enqueue(_connections().get(), task, list(args), dict(kwargs or {}), options)
-    job = _plain(
-        0,
-        {
-            **options,
-            "task": task,
-            "args": list(args),
-            "kwargs": dict(kwargs or {}),
-            "backoff": backoff,
-            "headers": headers and dict(headers),
-        },
-    )
+    content = {"task": task, "args": list(args), "kwargs": dict(kwargs or {}), "backoff": backoff, "headers": headers and dict(headers)}
+    job = plain({**options, **content})
+    require_json(task, **job)
     return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=unique_key is not None)
 
 
@@ -162,48 +153,15 @@ def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any =
     Raises:
         InvalidArgumentError: the message says which of them.
     """
-    rows = [_plain(number, job) for number, job in enumerate(jobs_to_make)]
+    rows = [plain(job) for job in jobs_to_make]
+    for number, row in enumerate(rows):
+        require_json(f"{row.get('task')} (job {number})", **row)
     target = _target(connection)
     if target is None:
         return jobs.enqueue_many(_connections().get(), rows)
     if isinstance(target, DirectTransaction):
         return target.enqueue_many(rows)
     return [target.enqueue(buffered.job_row(buffered.new_id(), row), answer=row.get("unique_key") is not None) for row in rows]
-
-
-def _plain(number: int, job: Mapping[str, Any]) -> dict[str, Any]:
-    row = dict(job)
-    for key in ("delay", "timeout"):
-        if row.get(key) is not None:
-            length = interval(row[key])
-            row[key] = f"{length.total_seconds() if length else 0} seconds"
-    for key in ("run_at", "expires_at"):
-        if row.get(key) is not None:
-            row[key] = row[key].isoformat()
-    if row.get("depends_on"):
-        row["depends_on"] = [str(parent) for parent in row["depends_on"]]
-    require_json(f"{row.get('task')} (job {number})", **row)
-    return row
-
-
-def interval(value: float | timedelta | None) -> timedelta | None:
-    """A duration that may be given as seconds."""
-    return timedelta(seconds=value) if isinstance(value, int | float) else value
-
-
-def require_json(task: str, /, **values: Any) -> None:
-    """Refuse, by name, values that are no JSON.
-
-    Raises:
-        InvalidArgumentError: one of them is not.
-    """
-    for name, value in values.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(
-                f"{name} of task {task} is not JSON: {error}", "pass numbers, texts, booleans, lists and dicts"
-            ) from error
 
 
 def get(identity: UUID | str, *, connection: Any = None) -> Job:

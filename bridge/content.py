@@ -37,7 +37,9 @@ _PROPERTIES = (  # AMQP's own; what else Celery hands to a producer steers the p
 _DELAY_PREFIX = re.compile(r"^(?:[01]\.){28}")
 
 
-def content_of(app: Any, kind: str, body: Any, headers: dict[str, Any], options: dict[str, Any]) -> Content:
+def content_of(
+    app: Any, kind: str, body: Any, headers: dict[str, Any], options: dict[str, Any], asked: dict[str, Any] | None = None
+) -> Content:
     """The row of one message.
 
     Args:
@@ -46,6 +48,7 @@ def content_of(app: Any, kind: str, body: Any, headers: dict[str, Any], options:
         body: args, kwargs and embed.
         headers: the message's headers, final; they are copied.
         options: what Celery hands to the producer beside them: serializer, compression, exchange, routing key, properties …
+        asked: what is asked of the job beyond that, see ``bridge.asked``.
 
     Raises:
         kombu.exceptions.EncodeError: the serializer has no form for the body.
@@ -63,6 +66,7 @@ def content_of(app: Any, kind: str, body: Any, headers: dict[str, Any], options:
         queue=queue, rank=_rank(options.get("priority"), kind), args=args, kwargs=kwargs, embed=embed, payload=payload,
         content_type=content_type, content_encoding=encoding, headers=_json(headers), properties=_json(properties),
         expires_at=expires_at, run_at=run_at, chord=headers.get("group") if body[2].get("chord") else None,
+        options=_json(asked) if asked else None,
     )  # fmt: skip
 
 

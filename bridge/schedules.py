@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.client import connection_of, interval, require_json
+from bridge.asked import interval, require_json
+from bridge.client import connection_of
 from bridge.queries import jobs, schedules
 
 if TYPE_CHECKING:

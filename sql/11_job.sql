@@ -158,3 +158,16 @@ begin
   end if;
 end
 $$;
+
+-- What few jobs have; null for the others, where it costs a bit a row.
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.job'::regclass and a.attname = 'options') then
+    alter table bridge.job
+      add column options    jsonb,        -- by the names of bridge.enqueue's arguments
+      add column deadline   timestamptz,  -- no attempt starts later
+      add column batch      uuid,
+      add column serial_key text;
+  end if;
+end
+$$;

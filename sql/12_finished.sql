@@ -72,6 +72,14 @@ begin
 end
 $$;
 
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.finished'::regclass and a.attname = 'options') then
+    alter table bridge.finished add column options jsonb, add column deadline timestamptz, add column batch uuid, add column serial_key text;
+  end if;
+end
+$$;
+
 create or replace function bridge.make_days(p_from date default (now() at time zone 'utc')::date, p_days integer default 7)
   returns integer language plpgsql security definer set search_path = '' as $$
   -- Make the partitions that jobs will end in.

@@ -1,5 +1,30 @@
 -- Making jobs. `bridge.enqueue` is what users, triggers and other languages call; the Celery side calls `bridge.enqueue_message`.
 
+do $$
+begin
+  if to_regtype('bridge.job_request') is null then
+    -- What may be asked of a job: the arguments of bridge.enqueue, by name and in their order.
+    create type bridge.job_request as (
+      task text,
+      args jsonb,
+      kwargs jsonb,
+      queue text,
+      priority integer,
+      run_at timestamptz,
+      delay interval,
+      max_attempts integer,
+      backoff jsonb,
+      unique_key text,
+      on_conflict text,
+      depends_on uuid[],
+      timeout interval,
+      expires_at timestamptz,
+      headers jsonb
+    );
+  end if;
+end
+$$;
+
 create or replace function bridge.refuse(p_message text, p_hint text, p_code text default 'JB001') returns void language plpgsql
   set search_path = '' as $$
   -- Raise one of our errors: class JB, a message that names the object and the value, a hint that says what to do.
@@ -45,7 +70,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_job(p_task text, p_queue text, p_args json, p_kwargs json, p_size integer, p_max_attempts integer)
+create or replace function bridge.check_job(p_task text, p_queue text, p_args json, p_kwargs json, p_size integer)
   returns void language plpgsql stable set search_path = '' as $$
   -- Refuse what no worker could ever run, before anything is written.
 declare
@@ -59,8 +84,6 @@ begin
     perform bridge.refuse(format('args of task %s is %s', p_task, coalesce('a JSON ' || json_typeof(p_args), 'null')), 'give a JSON array, [] for none');
   elsif json_typeof(p_kwargs) is distinct from 'object' then
     perform bridge.refuse(format('kwargs of task %s is %s', p_task, coalesce('a JSON ' || json_typeof(p_kwargs), 'null')), 'give a JSON object, {} for none');
-  elsif p_max_attempts is not null and p_max_attempts not between 1 and 10000 then
-    perform bridge.refuse(format('max_attempts is %s', p_max_attempts), 'give 1 to 10000; 1 means no retry');
   end if;
   if p_size > 65536 then   -- the setting is read only where it can matter
     v_limit := bridge.setting('max_payload');
@@ -72,25 +95,44 @@ begin
 end
 $$;
 
-create or replace function bridge.check_options(p_priority integer, p_run_at timestamptz, p_delay interval, p_timeout interval,
-    p_expires_at timestamptz, p_on_conflict text, p_unique_key text, p_now timestamptz)
-  returns void language plpgsql immutable set search_path = '' as $$
-  -- Refuse options of bridge.enqueue that contradict each other or can never be.
+create or replace function bridge.defaults() returns bridge.job_request language plpgsql immutable set search_path = '' as $$
+  -- What is asked of a job when nothing is, in bridge.enqueue's signature and here.
+declare
+  v_asked bridge.job_request;
 begin
-  if p_priority is null or p_priority not between 0 and 9 then
-    perform bridge.refuse(format('priority is %s', coalesce(p_priority::text, 'null')), 'give 0 to 9; higher is sooner');
-  elsif p_delay < interval '0' then
-    perform bridge.refuse(format('delay is %s', justify_interval(p_delay)), 'give an interval from now that is not negative');
-  elsif p_run_at is not null and p_delay is not null then
+  v_asked.args := '[]';
+  v_asked.kwargs := '{}';
+  v_asked.queue := 'celery';
+  v_asked.priority := 0;
+  v_asked.max_attempts := 3;
+  v_asked.on_conflict := 'skip';
+  return v_asked;
+end
+$$;
+
+create or replace function bridge.check_options(p_asked bridge.job_request, p_now timestamptz) returns void language plpgsql immutable
+  set search_path = '' as $$
+  -- Refuse what is asked of a job when it contradicts itself or can never be.
+begin
+  if p_asked.priority is null or p_asked.priority not between 0 and 9 then
+    perform bridge.refuse(format('priority is %s', coalesce(p_asked.priority::text, 'null')), 'give 0 to 9; higher is sooner');
+  elsif p_asked.max_attempts not between 1 and 10000 then
+    perform bridge.refuse(format('max_attempts is %s', p_asked.max_attempts), 'give 1 to 10000; 1 means no retry');
+  elsif p_asked.delay < interval '0' then
+    perform bridge.refuse(format('delay is %s', justify_interval(p_asked.delay)), 'give an interval from now that is not negative');
+  elsif p_asked.run_at is not null and p_asked.delay is not null then
     perform bridge.refuse('both run_at and delay are given', 'give one of them');
-  elsif p_timeout <= interval '0' then
-    perform bridge.refuse(format('timeout is %s', justify_interval(p_timeout)), 'give a positive interval, or null for no limit');
-  elsif p_expires_at <= greatest(p_run_at, p_now + p_delay, p_now) then
-    perform bridge.refuse(format('expires_at is %s, before the job is due', p_expires_at), 'give a later moment');
-  elsif p_on_conflict not in ('skip', 'raise') then
-    perform bridge.refuse(format('on_conflict is %L', p_on_conflict), 'give skip or raise');
-  elsif p_unique_key = '' then
+  elsif p_asked.timeout <= interval '0' then
+    perform bridge.refuse(format('timeout is %s', justify_interval(p_asked.timeout)), 'give a positive interval, or null for no limit');
+  elsif p_asked.expires_at <= greatest(p_asked.run_at, p_now + p_asked.delay, p_now) then
+    perform bridge.refuse(format('expires_at is %s, before the job is due', p_asked.expires_at), 'give a later moment');
+  elsif p_asked.on_conflict not in ('skip', 'raise') then
+    perform bridge.refuse(format('on_conflict is %L', p_asked.on_conflict), 'give skip or raise');
+  elsif p_asked.unique_key = '' then
     perform bridge.refuse('unique_key is empty', 'give a text, or null for none');
+  end if;
+  if p_asked.backoff is not null then
+    perform bridge.check_backoff(p_asked.backoff);
   end if;
 end
 $$;
@@ -106,52 +148,6 @@ begin
     perform bridge.refuse(format('headers sets %s', (select string_agg(k, ', ') from jsonb_object_keys(p_headers) k where k = any (v_ours))),
       'these are made by the bridge: use the arguments task, run_at, expires_at and timeout');
   end if;
-end
-$$;
-
-create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
-    p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
-    p_max_attempts integer, p_backoff jsonb, p_unique_key text, p_expires_at timestamptz, p_run_at timestamptz, p_parents bigint[],
-    p_given boolean, p_now timestamptz, p_chord text default null)
-  returns boolean language plpgsql set search_path = '' as $$
-  -- Write one job and put it in its place. Every way to enqueue ends here.
-  --
-  --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job, and one that
-  --              was revoked before it came ends as cancelled
-  --   p_parents  numbers of live jobs that must succeed first; none for most
-  --
-  -- Returns  false when a live job has that id already
-declare
-  v_seq bigint;
-  v_run_at timestamptz := coalesce(p_run_at, p_now);
-begin
-  insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
-      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord)
-  values (p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
-      p_properties, p_size, p_max_attempts, p_backoff, p_unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord)
-  on conflict (id) do nothing
-  returning seq into v_seq;
-  if v_seq is null then
-    return false;
-  end if;
-  if p_given then
-    -- A statement of its own: its snapshot is later than the insert, which waited for a finish of this id that was under way.
-    delete from bridge.finished f where f.id = p_id;
-  end if;
-  if p_unique_key is not null then
-    update bridge.unique_key set seq = v_seq where key = p_unique_key;
-  end if;
-  if p_parents <> '{}' then
-    insert into bridge.dependency (parent, child) select p, v_seq from unnest(p_parents) p;
-    insert into bridge.blocked (seq, run_at) values (v_seq, v_run_at);
-  else
-    perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
-  end if;
-  if p_given and bridge.take_revoke(p_id, p_headers, p_now) then
-    perform bridge.leave_waiting(v_seq);
-    perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
-  end if;
-  return true;
 end
 $$;
 
@@ -195,48 +191,105 @@ begin
 end
 $$;
 
-create or replace function bridge.enqueue_as(p_id uuid, p_task text, p_args jsonb, p_kwargs jsonb, p_queue text, p_priority integer,
-    p_run_at timestamptz, p_delay interval, p_max_attempts integer, p_backoff jsonb, p_unique_key text, p_on_conflict text,
-    p_depends_on uuid[], p_timeout interval, p_expires_at timestamptz, p_headers jsonb)
+create or replace function bridge.holder_of(p_key text, p_on_conflict text) returns uuid language plpgsql set search_path = '' as $$
+  -- Take a unique key for a job about to be written.
+  --
+  -- Returns  null when it is ours now, else the id of the live job that has it
+  -- Errors   JB003 when that job stands in the way and on_conflict is raise
+declare
+  v_other constant bigint := bridge.take_key(p_key);
+begin
+  if v_other is not null and p_on_conflict = 'raise' then
+    perform bridge.refuse(format('unique_key %L belongs to a job that has not ended', p_key),
+      'wait for it, or use on_conflict => ''skip'' to get its id', 'JB003');
+  end if;
+  return (select j.id from bridge.job j where j.seq = v_other);
+end
+$$;
+
+create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language sql immutable set search_path = ''
+  -- What few jobs ask for, by its name, as the column options keeps it; null when nothing is.
+  return nullif(jsonb_strip_nulls(jsonb_build_object()), '{}');
+
+create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
+    p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
+    p_expires_at timestamptz, p_run_at timestamptz, p_asked bridge.job_request, p_given boolean, p_now timestamptz, p_chord text default null)
   returns uuid language plpgsql set search_path = '' as $$
+  -- Write one job and put it in its place. Every way to enqueue ends here.
+  --
+  --   p_asked    what is asked of it beyond its content: how often it may fail, its unique key, its parents …; null for most Celery calls
+  --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job, and one that
+  --              was revoked before it came ends as cancelled
+  --
+  -- Returns  the id of the job; that of another live job when it has the unique key; null when a live job has this id already
+declare
+  v_seq bigint;
+  v_run_at timestamptz := coalesce(p_run_at, p_now);
+  v_other uuid;
+  v_parents bigint[];
+begin
+  if p_asked.unique_key is not null then
+    v_other := bridge.holder_of(p_asked.unique_key, p_asked.on_conflict);
+    if v_other is not null then
+      return v_other;
+    end if;
+  end if;
+  if p_asked.depends_on <> '{}' then
+    v_parents := bridge.live_parents(p_asked.depends_on);
+  end if;
+  insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
+      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord, options)
+  values (p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
+      p_properties, p_size, coalesce(p_asked.max_attempts, 1), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
+      case when p_asked is null then null else bridge.options_of(p_asked) end)
+  on conflict (id) do nothing
+  returning seq into v_seq;
+  if v_seq is null then
+    delete from bridge.unique_key u where u.key = p_asked.unique_key and u.seq = 0;
+    return null;
+  end if;
+  if p_given then
+    -- A statement of its own: its snapshot is later than the insert, which waited for a finish of this id that was under way.
+    delete from bridge.finished f where f.id = p_id;
+  end if;
+  if p_asked.unique_key is not null then
+    update bridge.unique_key set seq = v_seq where key = p_asked.unique_key;
+  end if;
+  if v_parents <> '{}' then
+    insert into bridge.dependency (parent, child) select p, v_seq from unnest(v_parents) p;
+    insert into bridge.blocked (seq, run_at) values (v_seq, v_run_at);
+  else
+    perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
+  end if;
+  if p_given and bridge.take_revoke(p_id, p_headers, p_now) then
+    perform bridge.leave_waiting(v_seq);
+    perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
+  end if;
+  return p_id;
+end
+$$;
+
+create or replace function bridge.enqueue_as(p_id uuid, p_asked bridge.job_request) returns uuid language plpgsql set search_path = '' as $$
   -- What bridge.enqueue does, under an id that the caller has made.
   --
   -- Returns  that id; the id of another live job when that has the unique key
   -- Errors   as bridge.enqueue
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_args constant json := p_args;
-  v_kwargs constant json := p_kwargs;
+  v_args constant json := p_asked.args;
+  v_kwargs constant json := p_asked.kwargs;
   v_size constant integer := octet_length(v_args::text) + octet_length(v_kwargs::text);
-  v_run_at constant timestamptz := coalesce(p_run_at, v_now + p_delay);
-  v_headers jsonb := p_headers;
-  v_other bigint;
-  v_parents bigint[] := array[]::bigint[];
+  v_headers jsonb := p_asked.headers;
 begin
-  perform bridge.check_job(p_task, p_queue, v_args, v_kwargs, v_size, coalesce(p_max_attempts, 3));
-  perform bridge.check_options(p_priority, p_run_at, p_delay, p_timeout, p_expires_at, p_on_conflict, p_unique_key, v_now);
+  perform bridge.check_job(p_asked.task, p_asked.queue, v_args, v_kwargs, v_size);
+  perform bridge.check_options(p_asked, v_now);
   perform bridge.check_headers(v_headers);
-  if p_backoff is not null then
-    perform bridge.check_backoff(p_backoff);
+  if p_asked.timeout is not null then
+    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit', jsonb_build_array(extract(epoch from p_asked.timeout), null));
   end if;
-  if p_timeout is not null then
-    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit', jsonb_build_array(extract(epoch from p_timeout), null));
-  end if;
-  if p_unique_key is not null then
-    v_other := bridge.take_key(p_unique_key);
-    if v_other is not null and p_on_conflict = 'raise' then
-      perform bridge.refuse(format('unique_key %L belongs to a job that has not ended', p_unique_key),
-        'wait for it, or use on_conflict => ''skip'' to get its id', 'JB003');
-    elsif v_other is not null then
-      return (select j.id from bridge.job j where j.seq = v_other);
-    end if;
-  end if;
-  if p_depends_on <> '{}' then
-    v_parents := bridge.live_parents(p_depends_on);
-  end if;
-  perform bridge.add_job(p_id, null, p_task, p_queue, (9 - p_priority)::smallint, v_args, v_kwargs, null, null, null, null,
-    v_headers::json, null, v_size, coalesce(p_max_attempts, 3), p_backoff, p_unique_key, p_expires_at, v_run_at, v_parents, false, v_now);
-  return p_id;
+  p_asked.max_attempts := coalesce(p_asked.max_attempts, 3);
+  return bridge.add_job(p_id, null, p_asked.task, p_asked.queue, (9 - p_asked.priority)::smallint, v_args, v_kwargs, null, null, null, null,
+    v_headers::json, null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now);
 end
 $$;
 
@@ -264,32 +317,64 @@ create or replace function bridge.enqueue(
   -- Returns  the job's id
   -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
 begin
-  return bridge.enqueue_as(bridge.new_id(), enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
+  return bridge.enqueue_as(bridge.new_id(), row(enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
     enqueue.delay, enqueue.max_attempts, enqueue.backoff, enqueue.unique_key, enqueue.on_conflict, enqueue.depends_on, enqueue.timeout,
-    enqueue.expires_at, enqueue.headers);
+    enqueue.expires_at, enqueue.headers)::bridge.job_request);
+end
+$$;
+
+create or replace function bridge.asked_of_call(p_task text, p_options jsonb) returns bridge.job_request language plpgsql
+  set search_path = '' as $$
+  -- What a Celery call asks of its job beyond what Celery itself knows: the option bridge of the task and of the call.
+  --
+  --   p_options  an object of arguments of bridge.enqueue; null for most
+  --
+  -- Errors  JB001 an option that is none, or that Celery has a word of its own for
+declare
+  v_names text;
+  v_asked bridge.job_request;
+begin
+  if p_options is null then
+    return null;
+  end if;
+  select string_agg(k, ', ') into v_names from jsonb_object_keys(p_options) k
+  where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on');
+  if v_names is not null then
+    perform bridge.refuse(format('option bridge of task %s has %s', p_task, v_names),
+      'give arguments of bridge.enqueue that Celery has no option for; countdown, eta, expires, priority and queue are Celery''s');
+  end if;
+  v_asked := bridge.defaults();
+  v_asked.max_attempts := 1;
+  v_asked := jsonb_populate_record(v_asked, p_options);
+  perform bridge.check_options(v_asked, clock_timestamp());
+  return v_asked;
 end
 $$;
 
 create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json,
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
-    p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null)
+    p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null, p_options jsonb default null)
   returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries.
   --
   --   p_args, p_kwargs, p_embed  the three parts of a JSON body; '[]', '{}' and null when p_payload carries the body
   --   p_properties               what the message's properties must say again when it is published
   --   p_chord                    the chord whose part it is
+  --   p_options                  see bridge.asked_of_call
   --
-  -- Returns  false when a job of that id is live already: nothing was written. One whose run has replaced itself by this task becomes it.
+  -- Returns  false when a job of that id, or of its unique key, is live already: nothing was written. One whose run has replaced itself by this task becomes it.
   -- Errors   JB001, JB004 as bridge.enqueue
 declare
   v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
+  v_asked constant bridge.job_request := bridge.asked_of_call(p_task, p_options);
+  v_stands uuid;
   v_seq bigint;
 begin
-  perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size, null);
-  if bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
-      p_headers, p_properties, v_size, 1, null, null, p_expires_at, p_run_at, '{}', true, clock_timestamp(), p_chord) then
-    return true;
+  perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size);
+  v_stands := bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
+    p_headers, p_properties, v_size, p_expires_at, p_run_at, v_asked, true, clock_timestamp(), p_chord);
+  if v_stands is not null then
+    return v_stands = p_id;
   end if;
   v_seq := bridge.take_replaced(p_id);
   if v_seq is null then

@@ -1,25 +1,24 @@
 -- Making many jobs in one call: `bridge.enqueue_many` is for users, `bridge.enqueue_buffered` for what a process gathers in a transaction.
 
+create or replace function bridge.request_names() returns text[] language sql stable set search_path = ''
+  -- The names of what may be asked of a job.
+  return (select array_agg(a.attname::text order by a.attnum) from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.typrelid = a.attrelid
+    where t.oid = 'bridge.job_request'::regtype and a.attnum > 0 and not a.attisdropped);
+
 create or replace function bridge.enqueue_element(p_id uuid, p_job jsonb) returns uuid language plpgsql set search_path = '' as $$
   -- One job of bridge.enqueue_many, under an id that the caller has made.
   --
-  --   p_job  an object whose keys are the argument names of bridge.enqueue
+  --   p_job  an object whose keys are the argument names of bridge.enqueue; null has the default
   --
   -- Returns, Errors  as bridge.enqueue_as
 declare
   v_unknown text;
 begin
-  select string_agg(k, ', ') into v_unknown from jsonb_object_keys(p_job) k where k not in ('task', 'args', 'kwargs', 'queue', 'priority',
-    'run_at', 'delay', 'max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'timeout', 'expires_at', 'headers');
+  select string_agg(k, ', ') into v_unknown from jsonb_object_keys(p_job - bridge.request_names()) k;
   if v_unknown is not null then
     perform bridge.refuse(format('unknown key %s', v_unknown), 'use the argument names of bridge.enqueue');
   end if;
-  return bridge.enqueue_as(p_id, p_job->>'task', coalesce(p_job->'args', '[]'), coalesce(p_job->'kwargs', '{}'),
-    coalesce(p_job->>'queue', 'celery'), coalesce((p_job->>'priority')::integer, 0), (p_job->>'run_at')::timestamptz,
-    (p_job->>'delay')::interval, coalesce((p_job->>'max_attempts')::integer, 3), nullif(p_job->'backoff', 'null'), p_job->>'unique_key',
-    coalesce(p_job->>'on_conflict', 'skip'),
-    (select array_agg(p::uuid) from jsonb_array_elements_text(nullif(p_job->'depends_on', 'null')) p),
-    (p_job->>'timeout')::interval, (p_job->>'expires_at')::timestamptz, nullif(p_job->'headers', 'null'));
+  return bridge.enqueue_as(p_id, jsonb_populate_record(bridge.defaults(), p_job));
 end
 $$;
 
@@ -72,14 +71,15 @@ begin
   for v_job in
     select r.* from json_to_recordset(p_jobs) as r (id uuid, job json, task_id text, task text, queue text, rank smallint, args json, kwargs json,
       embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,
-      run_at timestamptz, chord text)
+      run_at timestamptz, chord text, options jsonb)
   loop
     v_id := v_job.id;
     if v_job.job is not null then
       return next bridge.enqueue_element(v_id, v_job.job::jsonb);
     else
       perform bridge.enqueue_message(v_id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs, v_job.embed,
-        v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at, v_job.chord);
+        v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at, v_job.chord,
+        v_job.options);
       return next v_id;
     end if;
   end loop;

@@ -97,11 +97,11 @@ begin
   ), kept as (
     insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
       properties, size, max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, finished_at, started_at,
-      status, result, progress, run, worker, outcome, chord)
+      status, result, progress, run, worker, outcome, chord, options, deadline, batch, serial_key)
     select g.seq, g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type, g.content_encoding, g.headers,
       g.properties, g.size, g.max_attempts, g.backoff, g.attempts + p_attempts, g.losses, case when p_status <> 'succeeded' then coalesce(p_error, g.error) end,
       g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), p_started_at, p_status, p_result, p_progress, p_run, p_worker, p_outcome,
-      g.chord
+      g.chord, g.options, g.deadline, g.batch, g.serial_key
     from gone g
   )
   select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end
@@ -205,11 +205,11 @@ begin
   ), kept as (
     insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
       properties, size, max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, finished_at, started_at,
-      status, result, progress, run, worker, outcome, chord)
+      status, result, progress, run, worker, outcome, chord, options, deadline, batch, serial_key)
     select g.seq, g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type, g.content_encoding, g.headers,
       g.properties, g.size, g.max_attempts, g.backoff, g.attempts + 1, g.losses, case when p_status <> 'succeeded' then coalesce(p_error, g.error) end,
       g.unique_key, g.expires_at, g.run_at, g.created_at, clock_timestamp(), g.started_at, p_status, p_result, g.progress, p_run, g.worker, p_outcome,
-      g.chord
+      g.chord, g.options, g.deadline, g.batch, g.serial_key
     from gone g
   )
   select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end

@@ -90,10 +90,12 @@ begin
   if found then
     delete from bridge.revoked r where r.id = retry.id;
     insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, size,
-      max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord)
+      max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord,
+      options, deadline, batch, serial_key)
     values (v_old.id, v_old.task_id, v_old.task, v_old.queue, v_old.rank, v_old.args, v_old.kwargs, v_old.embed, v_old.payload, v_old.content_type,
       v_old.content_encoding, v_old.headers, v_old.properties, v_old.size, least(v_old.attempts + v_old.max_attempts, 10000), v_old.backoff, v_old.attempts, 0,
-      v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp(), v_old.chord)
+      v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp(), v_old.chord,
+      v_old.options, v_old.deadline, v_old.batch, v_old.serial_key)
     returning seq into v_seq;
     delete from bridge.chord_part p where p.chord = v_old.chord and p.id = v_old.id;  -- its chord, if it still waits, waits for it again
     update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = v_old.id;

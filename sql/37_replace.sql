@@ -28,7 +28,7 @@ declare
   v_row bridge.inflight;
   v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
 begin
-  perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size, null);
+  perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size);
   v_row := bridge.leave(p_seq, p_run, p_token);
   if v_row.seq is null then
     return false;

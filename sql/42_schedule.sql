@@ -66,19 +66,15 @@ $$;
 
 create or replace function bridge.check_schedule(p_schedule bridge.schedule) returns void language plpgsql stable set search_path = '' as $$
   -- Refuse a schedule whose job could never be made, before it is written.
-declare
-  v_now constant timestamptz := clock_timestamp();
 begin
   if p_schedule.name is null or p_schedule.name !~ '^[^\s[:cntrl:]]([^[:cntrl:]]{0,198}[^\s[:cntrl:]])?$' then
     perform bridge.refuse(format('schedule name is %L', left(p_schedule.name, 80)), 'give 1 to 200 characters, no space at either end');
   end if;
   perform bridge.check_job(p_schedule.task, p_schedule.queue, p_schedule.args::json, p_schedule.kwargs::json,
-    octet_length(p_schedule.args::text) + octet_length(p_schedule.kwargs::text), p_schedule.max_attempts);
-  perform bridge.check_options(p_schedule.priority, null, null, p_schedule.timeout, null, 'skip', null, v_now);
+    octet_length(p_schedule.args::text) + octet_length(p_schedule.kwargs::text));
+  perform bridge.check_options(jsonb_populate_record(bridge.defaults(),
+    to_jsonb(p_schedule) - array['task', 'args', 'kwargs', 'queue', 'headers', 'expires']), clock_timestamp());
   perform bridge.check_headers(coalesce(p_schedule.headers, '{}'));
-  if p_schedule.backoff is not null then
-    perform bridge.check_backoff(p_schedule.backoff);
-  end if;
   if coalesce(p_schedule.overlap, 'null') not in ('allow', 'skip', 'queue_one', 'cancel_old') then
     perform bridge.refuse(format('overlap is %L', p_schedule.overlap), 'give allow, skip, queue_one or cancel_old');
   elsif coalesce(p_schedule.missed, 'null') not in ('skip', 'once', 'all') then

@@ -12,5 +12,6 @@ pytest_plugins = [
     "fix_tls",
     "fix_flower",
     "fix_moving",
+    "fix_pairs",
     "fix_transactions",
 ]

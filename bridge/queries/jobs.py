@@ -64,6 +64,7 @@ class Content:
     expires_at: datetime | None
     run_at: datetime | None
     chord: str | None = None
+    options: str | None = None
 
     def content(self) -> tuple[Any, ...]:
         """The parameters that ``enqueue_message`` and ``retry_run`` share, in their order."""
@@ -112,8 +113,8 @@ def enqueue_message(connection: Connection, content: Content) -> bool:
     """Call ``bridge.enqueue_message``; False when a live job has that id."""
     with translated():
         row = connection.execute(
-            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (content.id, content.task_id, *content.content(), content.chord),
+            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (content.id, content.task_id, *content.content(), content.chord, content.options),
         ).fetchone()
     return bool(row and row[0])
 

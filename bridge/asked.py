@@ -1,0 +1,97 @@
+"""What may be asked of a job: from Python's values to the JSON that ``bridge.job_request`` is filled from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from bridge.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["asked_of_call", "interval", "plain", "require_json"]
+
+_KEYS = "_key"  # how the names of those options end whose texts are templates over a call's arguments
+
+
+def interval(value: float | timedelta | None) -> timedelta | None:
+    """A duration that may be given as seconds."""
+    return timedelta(seconds=value) if isinstance(value, int | float) else value
+
+
+def plain(asked: Mapping[str, Any], durations: Sequence[str] = ("delay", "timeout")) -> dict[str, Any]:
+    """The same by JSON values that Postgres reads: moments in ISO 8601, durations in seconds, ids as texts.
+
+    Args:
+        asked: by the argument names of ``bridge.enqueue``.
+        durations: the names of those that are durations.
+    """
+    return {name: _plain(interval(value) if name in durations else value) for name, value in asked.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds()} seconds"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [str(item) if isinstance(item, UUID) else item for item in value]
+    return value
+
+
+def require_json(task: str, /, **values: Any) -> None:
+    """Refuse, by name, values that are no JSON.
+
+    Raises:
+        InvalidArgumentError: one of them is not.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(
+                f"{name} of task {task} is not JSON: {error}", "pass numbers, texts, booleans, lists and dicts"
+            ) from error
+
+
+def asked_of_call(task: str, options: Sequence[object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a Celery call asks of its job, as the option ``bridge`` of its task and of the call itself say.
+
+    Keys may name the call's arguments: ``"report-{0}"`` by position, ``"report-{year}"`` by name.
+
+    Args:
+        task: its name.
+        options: the options, the task's first; what comes later wins. Those that are no mapping ask nothing.
+        args: of the call.
+        kwargs: of the call.
+
+    Returns:
+        JSON values; None when nothing is asked, as of most calls.
+
+    Raises:
+        InvalidArgumentError: a key names an argument that the call does not have, or a value is no JSON.
+    """
+    asked = {name: value for option in options if isinstance(option, Mapping) for name, value in option.items()}
+    if not asked:
+        return None
+    found = plain({name: _filled(task, name, value, args, kwargs) for name, value in asked.items()})
+    require_json(task, **found)
+    return found
+
+
+def _filled(task: str, name: str, value: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if not (name.endswith(_KEYS) and isinstance(value, str)):
+        return value
+    try:
+        return value.format(*args, **kwargs)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise InvalidArgumentError(
+            f"{name} {value!r} of task {task} does not fit the call's arguments: {error!r}",
+            'name arguments as the call gives them, "{0}" or "{name}"',
+        ) from error
