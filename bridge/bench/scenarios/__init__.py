@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bridge.bench.scenarios.claim import Claim
 from bridge.bench.scenarios.drain import Drain
 from bridge.bench.scenarios.end_to_end import EndToEnd
 from bridge.bench.scenarios.enqueue import Enqueue
@@ -15,4 +16,4 @@ if TYPE_CHECKING:
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in (Drain, EndToEnd, Latency, Enqueue, Memory)}
+SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in (Drain, EndToEnd, Latency, Enqueue, Memory, Claim)}
