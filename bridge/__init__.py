@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bridge.client import cancel, enqueue, enqueue_many, get, progress, retry, wait
     from bridge.errors import BridgeError, PermanentError
     from bridge.job import Job, Status
+    from bridge.queues import drain, pause, resume, set_window
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
 
@@ -23,18 +24,22 @@ __all__ = [
     "Status",
     "__version__",
     "cancel",
+    "drain",
     "enqueue",
     "enqueue_many",
     "get",
     "install",
     "join_sessions",
     "next_runs",
+    "pause",
     "pause_schedule",
     "progress",
+    "resume",
     "resume_schedule",
     "retry",
     "run_schedule",
     "schedule",
+    "set_window",
     "unschedule",
     "using",
     "wait",
@@ -47,6 +52,7 @@ _HOMES = {
     **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "progress", "retry", "wait"], "bridge.client"),
     **dict.fromkeys(["BridgeError", "PermanentError"], "bridge.errors"),
     **dict.fromkeys(["Job", "Status"], "bridge.job"),
+    **dict.fromkeys(["drain", "pause", "resume", "set_window"], "bridge.queues"),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
         "bridge.schedules",

@@ -108,7 +108,6 @@ begin
 
     create table bridge.queue (
       name      text primary key,
-      paused_at timestamptz,
       "window"  integer,                     -- null: the setting "window"
       constraint queue_window_is_positive check ("window" >= 0)
     );

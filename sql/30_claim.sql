@@ -20,7 +20,7 @@ create or replace function bridge.ready_queues() returns setof text language sql
       select (select r.queue from bridge.ready r where r.queue > q.name order by r.queue limit 1) from q where q.name is not null
     )
     select q.name from q where q.name is not null
-      and not exists (select from bridge.queue p where p.name = q.name and p.paused_at is not null);
+      and not exists (select from bridge.paused p where ((p.kind = 'queue' and p.name = q.name) or p.kind = 'everything') and p.admit = 0);
   end;
 
 create or replace function bridge.silent_workers(p_queue text, p_since timestamptz) returns text[] language plpgsql stable
@@ -40,15 +40,18 @@ create or replace function bridge.room(p_queue text) returns integer language pl
   --
   -- While a worker consumes the queue that reports nothing, there is no bound: nobody knows what it has taken.
 declare
-  v_window integer := bridge.setting('window');
-  v_own integer;
-  v_paused timestamptz;
+  v_window integer;
+  v_admit integer;
+  v_since timestamptz;
 begin
-  select q."window", q.paused_at into v_own, v_paused from bridge.queue q where q.name = p_queue;
-  if v_paused is not null then
+  select min(p.admit), max(p.paused_at) into v_admit, v_since from bridge.paused p
+  where (p.kind = 'queue' and p.name = p_queue) or p.kind = 'everything';
+  if v_admit = 0 then
     return 0;
+  elsif v_admit > 0 then  -- probes of a breaker; what it let out before it opened may still run
+    return v_admit - (select count(*) from bridge.inflight i where i.queue = p_queue and i.taken_by is null and i.claimed_at >= v_since);
   end if;
-  v_window := coalesce(v_own, v_window);
+  v_window := coalesce((select q."window" from bridge.queue q where q.name = p_queue), bridge.setting('window'));
   if v_window = 0 or bridge.silent_workers(p_queue, clock_timestamp()) is not null then
     return null;
   end if;
@@ -85,9 +88,13 @@ create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment
   -- Locks    the looked-at rows only (skip locked): never waits
   -- Index    ready_pkey
 declare
-  v_limit constant integer := least(p_limit, coalesce(bridge.room(p_queue), p_limit));
+  v_limit integer;
   v_seqs bigint[];
 begin
+  if not bridge.may_claim(p_queue) then
+    return;
+  end if;
+  v_limit := least(p_limit, coalesce(bridge.room(p_queue), p_limit));  -- after the announcement: a pause that it waited for is seen
   if v_limit <= 0 then
     return;
   end if;

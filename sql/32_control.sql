@@ -149,22 +149,6 @@ begin
 end
 $$;
 
-create or replace function bridge.pause(queue text) returns void language plpgsql security definer set search_path = '' as $$
-  -- Publish nothing more of a queue until it is resumed. What is published or running goes on.
-begin
-  insert into bridge.queue as q (name, paused_at) values (pause.queue, clock_timestamp())
-  on conflict (name) do update set paused_at = coalesce(q.paused_at, excluded.paused_at);
-end
-$$;
-
-create or replace function bridge.resume(queue text) returns void language plpgsql security definer set search_path = '' as $$
-  -- End a pause, and wake the drainers.
-begin
-  update bridge.queue q set paused_at = null where q.name = resume.queue;
-  perform pg_notify('bridge_ready', resume.queue);
-end
-$$;
-
 create or replace function bridge.wait_for(p_ids uuid[]) returns void language sql security definer set search_path = ''
   -- Ask to be notified on channel bridge_done when one of these jobs ends. The caller listens first, then looks at the jobs, then waits.
   begin atomic

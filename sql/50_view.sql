@@ -61,7 +61,7 @@ select bridge.define_view('job_queue_stats', $view$
     coalesce(l.published, 0) as published, coalesce(l.running, 0) as running,
     coalesce(h.succeeded, 0) as succeeded_last_hour, coalesce(h.failed, 0) as failed_last_hour,
     coalesce(h.cancelled, 0) as cancelled_last_hour, coalesce(h.expired, 0) as expired_last_hour,
-    l.oldest_queued_at, h.average_seconds, p.paused_at
+    l.oldest_queued_at, h.average_seconds, p.paused_at, p.pause, w."window"
   from (
     select v.queue from bridge.job v union select f.queue from bridge.finished f where f.finished_at > now() - interval '1 hour'
     union select q.name from bridge.queue q
@@ -79,7 +79,12 @@ select bridge.define_view('job_queue_stats', $view$
       avg(extract(epoch from f.finished_at - f.started_at)) as average_seconds
     from bridge.finished f where f.finished_at > now() - interval '1 hour' group by f.queue
   ) h on h.queue = q.queue
-  left join bridge.queue p on p.name = q.queue
+  left join lateral (
+    select min(p.paused_at) as paused_at,
+      case when bool_and(p.breaker) then 'breaker' when bool_or(p.hard and not p.breaker) then 'hard' else 'soft' end as pause
+    from bridge.paused p where (p.kind = 'queue' and p.name = q.queue) or p.kind = 'everything' having count(*) > 0
+  ) p on true
+  left join bridge.queue w on w.name = q.queue
 $view$);
 
 -- Every attempt of every job: those that were followed by another, and the one that runs or ended it.

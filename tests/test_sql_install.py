@@ -76,7 +76,7 @@ def test_installing_again_keeps_jobs_and_what_an_operator_has_set(db: Session, d
     schema.install(dsn)
     assert db.status(identity) == "scheduled"
     assert db.one("select bridge.setting('window')") == 7
-    assert db.one("select paused_at is not null from bridge.queue")
+    assert db.rows("select kind, name, pause from bridge.pauses") == [("queue", "celery", "soft")]
 
 
 def test_install_says_what_drives_the_tick(empty_dsn: str) -> None:

@@ -17,6 +17,7 @@ _COMMANDS = {
     **dict.fromkeys(["install", "sql", "drain", "tick"], "bridge.cli.service"),
     "doctor": "bridge.cli.doctor",
     "jobs": "bridge.cli.jobs",
+    "queues": "bridge.cli.queues",
     "schedules": "bridge.cli.schedules",
     **dict.fromkeys(["up", "demo"], "bridge.cli.local"),
     "bench": "bridge.cli.bench",

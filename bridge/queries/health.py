@@ -227,8 +227,8 @@ def ready_heads(connection: Connection) -> list[ReadyHead]:
             select r.queue, r.rank, r.since from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
             order by r.queue, r.rank, r.pos limit 1) n
         )
-        select h.queue, extract(epoch from clock_timestamp() - h.since)::float8, q.paused_at is not null, bridge.room(h.queue)
-        from head h left join bridge.queue q on q.name = h.queue"""
+        select h.queue, extract(epoch from clock_timestamp() - h.since)::float8, bridge.is_paused(h.queue), bridge.room(h.queue)
+        from head h"""
     return [ReadyHead(*row) for row in _rows(connection, query)]
 
 

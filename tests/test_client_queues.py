@@ -1,0 +1,171 @@
+"""Pausing, resuming and draining queues from Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+from fix_servers import ROOT, wait_until
+
+import bridge
+from bridge.cli import main
+from bridge.client import forget_connections
+from bridge.errors import InvalidArgumentError, WaitTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fix_sql import Session
+
+PAUSES = "select kind, name, pause, reason from bridge.pauses order by 1, 2"
+
+
+@pytest.fixture(autouse=True)
+def environment(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
+    forget_connections()
+    yield
+    forget_connections()
+
+
+def command(*words: object) -> Result:
+    """What `bridge queues` prints and answers."""
+    return CliRunner().invoke(main, ["queues", *map(str, words)])
+
+
+def answer(*words: object) -> Any:
+    result = command(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_queues_are_paused_and_resumed_from_python_in_the_callers_transaction(db: Session) -> None:
+    db.enqueue()
+    db.publish()
+    with db.connection.transaction(force_rollback=True):
+        assert bridge.pause("celery", connection=db.connection) == 0
+    assert db.rows(PAUSES) == []
+    assert bridge.pause("celery", hard=True, reason="a fire") == 1
+    bridge.pause(everything=True)
+    assert db.rows(PAUSES) == [("everything", "", "soft", None), ("queue", "celery", "hard", "a fire")]
+    assert (bridge.resume("celery"), bridge.resume(everything=True), bridge.resume("celery")) == (True, True, False)
+    with pytest.raises(InvalidArgumentError, match="give one of them"):
+        bridge.pause()
+    bridge.set_window("celery", 3)
+    assert db.rows('select "window" from bridge.queue') == [(3,)]
+
+
+def test_a_drain_from_python_waits_until_nothing_is_left_and_tells_how_far_it_is(db: Session) -> None:
+    db.enqueue()
+    db.enqueue()
+    held = db.run(limit=1)
+    seen: list[int] = []
+
+    def finish(left: list[Any]) -> None:
+        seen.append(sum(load.total for load in left))
+        if len(seen) == 2:
+            db.finish(*held)
+
+    bridge.drain("celery", timeout=30, progress=finish)
+    assert seen[:2] == [1, 1]
+    assert seen[-1] == 0
+    assert db.rows(PAUSES) == [("queue", "celery", "soft", "drained")]
+
+
+def test_a_drain_that_takes_too_long_says_what_is_left_and_leaves_the_pause(db: Session) -> None:
+    db.enqueue()
+    db.run()
+    with pytest.raises(WaitTimeoutError, match=r"celery \(0 published, 1 running\): they stay paused"):
+        bridge.drain(everything=True, timeout=0.1)
+    assert db.rows(PAUSES) == [("everything", "", "soft", "drained")]
+    with pytest.raises(InvalidArgumentError, match="name queues, or say everything"):
+        bridge.drain()
+
+
+def test_the_command_line_pauses_lists_and_resumes(db: Session) -> None:
+    db.enqueue()
+    db.publish()
+    assert command("pause", "celery", "mail", "--hard", "--reason", "a fire").stdout == (
+        "queue celery paused taken_back=1\nqueue mail paused taken_back=0\n"
+    )
+    assert answer("pauses")[0] | {"paused_at": "", "paused_by": ""} == {
+        "kind": "queue", "name": "celery", "pause": "hard", "paused_at": "", "paused_by": "", "reason": "a fire",
+    }  # fmt: skip
+    header, celery, *_ = command("list").stdout.splitlines()
+    assert dict(zip(header.split("\t"), celery.split("\t"), strict=True)) | {"oldest_queued_at": ""} == {
+        "queue": "celery", "pause": "hard", "window": "", "blocked": "0", "scheduled": "0", "queued": "1", "published": "0",
+        "running": "0", "succeeded_last_hour": "0", "failed_last_hour": "0", "oldest_queued_at": "",
+    }  # fmt: skip
+    assert [row["outcome"] for row in answer("resume", "celery", "reports")] == ["resumed", "was not paused"]
+    assert answer("window", "celery", 7)[0]["window"] == 7
+    assert [row["window"] for row in answer("list") if row["queue"] == "celery"] == [7]
+    assert command("window", "celery", "default").exit_code == 0
+    assert [row["window"] for row in answer("list") if row["queue"] == "celery"] == [None]
+
+
+@pytest.mark.parametrize("words", [("pause",), ("pause", "mail", "--all"), ("resume", "--all", "--task", "t"), ("window", "mail", "-1")])
+def test_wrong_use_ends_with_two_and_changes_nothing(db: Session, words: tuple[str, ...]) -> None:
+    assert command(*words).exit_code == 2
+    assert db.rows(PAUSES) == []
+
+
+def test_the_command_line_drains_and_answers_by_its_exit_code(db: Session) -> None:
+    db.enqueue()
+    db.enqueue()
+    held = db.run(limit=1)
+    db.publish()
+    late = command("drain", "celery", "--timeout", "0.1")
+    assert late.exit_code == 1
+    assert "not drained, the time is over: celery: 1 published, 1 running" in late.stdout
+    assert "the pause stays; bridge queues resume celery ends it" in late.stderr
+    ended = threading.Timer(0.5, lambda: db.finish(*held))
+    ended.start()
+    done = command("drain", "celery", "--hard", "--timeout", "30")
+    ended.join()
+    assert (done.exit_code, done.stdout[:10]) == (0, "drained in"), done.output
+    assert [line for line in done.stderr.splitlines() if line.startswith("draining")] == [
+        line for line in done.stderr.splitlines() if line
+    ], "a line for each change"
+    assert db.rows(PAUSES) == [("queue", "celery", "hard", "drained")]
+    assert answer("drain", "celery", "--resume") == [{"kind": "queue", "name": "celery", "outcome": "resumed"}]
+    assert answer("drain", "--all")["drained"]
+    assert db.rows(PAUSES) == [("everything", "", "soft", "drained")]
+
+
+def test_a_drain_that_is_interrupted_leaves_the_pause_and_says_so(db: Session, start: Callable[..., subprocess.Popen[str]]) -> None:
+    db.enqueue()
+    db.run()
+    process = start("drain", "--all", "--json")
+    wait_until(lambda: db.rows(PAUSES), 30, "the pause")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("draining, celery: 0 published, 1 running (the oldest for ")
+    process.send_signal(signal.SIGINT)
+    said, complaint = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert json.loads(said)["drained"] is False
+    assert complaint == "the pause stays; bridge queues resume --all ends it\n"
+    assert db.rows(PAUSES) == [("everything", "", "soft", "drained")]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `bridge queues` as a process."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "bridge", "queues", *words]
+        process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
