@@ -80,6 +80,30 @@ begin
 end
 $$;
 
+-- Dead letters are failed jobs that nobody has discarded. What people did to ended jobs is noted: it is part of their history.
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.finished'::regclass and a.attname = 'discarded_at') then
+    alter table bridge.finished add column discarded_at timestamptz;
+    -- dead_jobs, redrive_jobs, discard_jobs, cleanup: the dead letters, oldest or newest first
+    create index finished_dead on bridge.finished (finished_at) where status = 'failed' and discarded_at is null;
+  end if;
+  if to_regclass('bridge.job_note') is null then
+    create table bridge.job_note (
+      id       uuid not null,
+      at       timestamptz not null,
+      action   text not null,                -- retried, redriven, discarded …
+      by       text not null,
+      note     text,
+      attempts smallint not null,            -- that had ended by then
+      before   jsonb                         -- what this changed, as it was: {"args": …, "queue": …}
+    );
+    -- the history of one job; how many attempts it had when it was last run again
+    create index job_note_id on bridge.job_note (id, at);
+  end if;
+end
+$$;
+
 create or replace function bridge.make_days(p_from date default (now() at time zone 'utc')::date, p_days integer default 7)
   returns integer language plpgsql security definer set search_path = '' as $$
   -- Make the partitions that jobs will end in.

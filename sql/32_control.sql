@@ -77,8 +77,85 @@ begin
 end
 $$;
 
-create or replace function bridge.retry(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+create or replace function bridge.cancel_jobs(filter jsonb, dry_run boolean default false, terminate boolean default true, signal text default 'TERM')
+  returns jsonb language plpgsql security definer set search_path = '' set jit = off as $$
+  -- Cancel the jobs that a filter chooses, of those that have not ended: as bridge.cancel does, the first made first, at most max_jobs.
+  --
+  --   filter   see bridge.select_jobs
+  --   dry_run  count, change nothing
+  --
+  -- Returns  {"matched", "changed", "skipped", "more"}, see bridge.bulk_report; changed counts those that were asked to stop as well
+  -- Errors   JB001 when the filter or the signal is none
+declare
+  v_id uuid;
+  v_matched integer := 0;
+  v_changed integer := 0;
+begin
+  perform bridge.check_signal(cancel_jobs.signal);
+  perform bridge.require_filter(cancel_jobs.filter);
+  for v_id in select bridge.select_jobs(cancel_jobs.filter, bridge.live_statuses()) loop
+    v_matched := v_matched + 1;
+    if not dry_run and bridge.cancel_job(v_id, cancel_jobs.terminate, cancel_jobs.signal) in ('cancelled', 'running') then
+      v_changed := v_changed + 1;
+    end if;
+  end loop;
+  return bridge.bulk_report(cancel_jobs.filter, v_matched, v_changed, cancel_jobs.dry_run);
+end
+$$;
+
+create or replace function bridge.note_job(p_id uuid, p_action text, p_by text, p_note text, p_attempts integer, p_before jsonb default null)
+  returns void language sql set search_path = ''
+  -- Note in a job's history what a person did to it. Who is not named is the role of the session.
+  begin atomic
+    insert into bridge.job_note (id, at, action, by, note, attempts, before)
+    values (p_id, clock_timestamp(), p_action, coalesce(p_by, session_user), p_note, p_attempts, p_before);
+  end;
+
+create or replace function bridge.reopen(p_old bridge.finished, p_action text, p_by text, p_note text, p_before jsonb default null,
+    p_more integer default null)
+  returns bigint language plpgsql set search_path = '' as $$
+  -- Let an ended job live again, under its id, with all its attempts before it. Its caller has taken it out of `finished`, and may have
+  -- changed its content.
+  --
+  --   p_action, p_by, p_note, p_before  see bridge.job_note
+  --   p_more                            how many further attempts; null: as many as it had when it was enqueued
+  --
+  -- Returns  its new number
+declare
+  v_seq bigint;
+  v_before integer;
+begin
+  select n.attempts into v_before from bridge.job_note n where n.id = p_old.id and n.action in ('retried', 'redriven') order by n.at desc limit 1;
+  delete from bridge.revoked r where r.id = p_old.id;
+  insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, size,
+    max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord,
+    options, deadline, batch, serial_key)
+  values (p_old.id, p_old.task_id, p_old.task, p_old.queue, p_old.rank, p_old.args, p_old.kwargs, p_old.embed, p_old.payload, p_old.content_type,
+    p_old.content_encoding, p_old.headers, p_old.properties, p_old.size,
+    least(p_old.attempts + coalesce(p_more, p_old.max_attempts - coalesce(v_before, 0)), 10000), p_old.backoff, p_old.attempts, 0,
+    p_old.error, null, null, p_old.run_at, p_old.created_at, clock_timestamp(), p_old.chord,
+    p_old.options, p_old.deadline, p_old.batch, p_old.serial_key)
+  returning seq into v_seq;
+  delete from bridge.chord_part p where p.chord = p_old.chord and p.id = p_old.id;  -- its chord, if it still waits, waits for it again
+  update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = p_old.id;
+  perform bridge.release_children(p_old.seq, p_old.status);  -- those that the sweep was still to release: the number is history now
+  if p_old.run is not null then
+    insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result)
+    values (p_old.id, v_seq, p_old.attempts, p_old.run, p_old.worker, p_old.started_at, p_old.finished_at,
+      case when p_old.status = 'failed' then 'failed' else 'superseded' end, p_old.error, p_old.result);
+  end if;
+  perform bridge.note_job(p_old.id, p_action, p_by, p_note, p_old.attempts, p_before);
+  perform bridge.place(v_seq, p_old.queue, p_old.rank, p_old.size, p_old.run_at);
+  return v_seq;
+end
+$$;
+
+create or replace function bridge.retry(id uuid, by text default null, note text default null) returns text language plpgsql security definer
+  set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Run an ended job again, under the same id, with all its attempts before it; or a scheduled one at once.
+  --
+  --   by    who does it, for the history; the role of the session where nobody is named
+  --   note  why, for the history
   --
   -- Returns  the new status: queued
   -- Errors   JB002 when there is no such job, JB006 when it is not ended and not scheduled
@@ -88,24 +165,8 @@ declare
 begin
   delete from bridge.finished f where f.id = retry.id returning f.* into v_old;
   if found then
-    delete from bridge.revoked r where r.id = retry.id;
-    insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, size,
-      max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord,
-      options, deadline, batch, serial_key)
-    values (v_old.id, v_old.task_id, v_old.task, v_old.queue, v_old.rank, v_old.args, v_old.kwargs, v_old.embed, v_old.payload, v_old.content_type,
-      v_old.content_encoding, v_old.headers, v_old.properties, v_old.size, least(v_old.attempts + v_old.max_attempts, 10000), v_old.backoff, v_old.attempts, 0,
-      v_old.error, null, null, clock_timestamp(), v_old.created_at, clock_timestamp(), v_old.chord,
-      v_old.options, v_old.deadline, v_old.batch, v_old.serial_key)
-    returning seq into v_seq;
-    delete from bridge.chord_part p where p.chord = v_old.chord and p.id = v_old.id;  -- its chord, if it still waits, waits for it again
-    update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = v_old.id;
-    perform bridge.release_children(v_old.seq, v_old.status);  -- those that the sweep was still to release: the number is history now
-    if v_old.run is not null then
-      insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result)
-      values (v_old.id, v_seq, v_old.attempts, v_old.run, v_old.worker, v_old.started_at, v_old.finished_at,
-        case when v_old.status = 'failed' then 'failed' else 'superseded' end, v_old.error, v_old.result);
-    end if;
-    perform bridge.place(v_seq, v_old.queue, v_old.rank, v_old.size, clock_timestamp());
+    v_old.run_at := clock_timestamp();
+    perform bridge.reopen(v_old, 'retried', retry.by, retry.note);
     return 'queued';
   end if;
   select j.seq into v_seq from bridge.job j where j.id = retry.id;
@@ -120,32 +181,6 @@ begin
   update bridge.job j set run_at = clock_timestamp(), updated_at = clock_timestamp() where j.seq = v_seq;
   perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = v_seq;
   return 'queued';
-end
-$$;
-
-create or replace function bridge.retry_failed(task text default null, queue text default null, since interval default null, max_jobs integer default 1000,
-    dry_run boolean default false)
-  returns integer language plpgsql security definer set search_path = '' as $$
-  -- Retry failed jobs, oldest first.
-  --
-  --   task, queue  only of these; null for all
-  --   since        only those that failed in this last while
-  --   dry_run      count, change nothing
-  --
-  -- Returns  how many jobs
-declare
-  v_ids uuid[];
-begin
-  select coalesce(array_agg(p.id), '{}') into v_ids from (
-    select f.id from bridge.finished f
-    where f.status = 'failed' and (retry_failed.task is null or f.task = retry_failed.task)
-      and (retry_failed.queue is null or f.queue = retry_failed.queue)
-      and (retry_failed.since is null or f.finished_at > clock_timestamp() - retry_failed.since)
-    order by f.finished_at limit retry_failed.max_jobs) p;
-  if not dry_run then
-    perform bridge.retry(p) from unnest(v_ids) p;
-  end if;
-  return cardinality(v_ids);
 end
 $$;
 

@@ -1,6 +1,6 @@
 -- What people read. A view is replaced only when its text changes (see bridge.define_view).
 
-select bridge.define_view('jobs', $view$
+select bridge.define_view('live_jobs', $view$
   select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue,
     case when i.state = 'claimed' then 'queued' when i.seq is not null then i.state when r.seq is not null then 'queued'
       when s.seq is not null then 'scheduled' else 'blocked' end as status,
@@ -8,29 +8,40 @@ select bridge.define_view('jobs', $view$
     j.attempts + (i.run is not null)::integer as attempts, j.max_attempts::integer as max_attempts, w.name as worker, j.created_at,
     greatest(j.updated_at, i.published_at, i.started_at) as updated_at, j.run_at, i.started_at, null::timestamptz as finished_at,
     j.losses::integer as losses, j.seq, i.pid, j.expires_at, j.unique_key, null::jsonb as outcome, j.headers, j.content_type is not null as opaque,
-    i.cancelled_at
+    i.cancelled_at, j.batch, null::timestamptz as discarded_at
   from bridge.job j
   left join bridge.inflight i on i.seq = j.seq
   left join bridge.ready r on r.seq = j.seq
   left join bridge.scheduled s on s.seq = j.seq
   left join bridge.worker w on w.id = i.worker
+$view$);
+
+select bridge.define_view('jobs', $view$
+  select l.id, l.task_id, l.task, l.queue, l.status, l.args, l.kwargs, l.result, l.error, l.progress, l.priority, l.attempts, l.max_attempts,
+    l.worker, l.created_at, l.updated_at, l.run_at, l.started_at, l.finished_at, l.losses, l.seq, l.pid, l.expires_at, l.unique_key, l.outcome,
+    l.headers, l.opaque, l.cancelled_at, l.batch, l.discarded_at
+  from bridge.live_jobs l
   union all
   select f.id, coalesce(f.task_id, f.id::text), f.task, f.queue, f.status, f.args, f.kwargs, f.result, f.error, f.progress, 9 - f.rank,
     f.attempts::integer, f.max_attempts::integer, w.name, f.created_at, f.finished_at, f.run_at, f.started_at, f.finished_at, f.losses::integer, f.seq,
-    null::integer, f.expires_at, f.unique_key, f.outcome, f.headers, f.content_type is not null, null::timestamptz
+    null::integer, f.expires_at, f.unique_key, f.outcome, f.headers, f.content_type is not null, null::timestamptz,
+    f.batch, f.discarded_at
   from bridge.finished f
   left join bridge.worker w on w.id = f.worker
 $view$);
 
 select bridge.define_view('failed_jobs', $view$
   select f.id, coalesce(f.task_id, f.id::text) as task_id, f.task, f.queue, f.args, f.kwargs, f.error, f.attempts::integer as attempts,
-    f.max_attempts::integer as max_attempts, f.created_at, f.started_at, f.finished_at
+    f.max_attempts::integer as max_attempts, f.created_at, f.started_at, f.finished_at, f.discarded_at
   from bridge.finished f where f.status = 'failed'
 $view$);
 
--- Every failed job is kept for redrive until its day is dropped.
+-- Failed jobs that are kept for redrive: all that nobody has discarded.
 select bridge.define_view('dead_jobs', $view$
-  select * from bridge.failed_jobs
+  select f.id, coalesce(f.task_id, f.id::text) as task_id, f.task, f.queue, f.args, f.kwargs, f.error, f.attempts::integer as attempts,
+    f.max_attempts::integer as max_attempts, f.created_at, f.started_at, f.finished_at, w.name as worker, f.batch
+  from bridge.finished f left join bridge.worker w on w.id = f.worker
+  where f.status = 'failed' and f.discarded_at is null
 $view$);
 
 select bridge.define_view('stuck_jobs', $view$
@@ -71,7 +82,7 @@ select bridge.define_view('job_queue_stats', $view$
       count(*) filter (where v.status = 'queued') as queued, count(*) filter (where v.status = 'published') as published,
       count(*) filter (where v.status = 'running') as running,
       (select min(r.since) from bridge.ready r where r.queue = v.queue) as oldest_queued_at
-    from bridge.jobs v where v.finished_at is null group by v.queue
+    from bridge.live_jobs v group by v.queue
   ) l on l.queue = q.queue
   left join (
     select f.queue, count(*) filter (where f.status = 'succeeded') as succeeded, count(*) filter (where f.status = 'failed') as failed,

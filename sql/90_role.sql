@@ -34,8 +34,9 @@ declare
       "revoke", "revoke_stamped", "heed_revoke", "purge"],
     "bridge_operator": ["schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
       "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
-      "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported"],
-    "bridge_viewer": ["next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues", "is_paused", "drain_state"]}'::jsonb;
+      "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
+      "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs"],
+    "bridge_viewer": ["next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;
@@ -54,7 +55,8 @@ begin
       execute format('grant select on bridge.jobs, bridge.failed_jobs, bridge.dead_jobs, bridge.stuck_jobs, bridge.job_queue_stats, bridge.attempts, '
         'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
-        'bridge.unreported_jobs, bridge.paused, bridge.pauses to %I', v_role);
+        'bridge.unreported_jobs, bridge.paused, bridge.pauses, '
+        'bridge.live_jobs, bridge.job_note to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then
       execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ENQUEUE = ["bridge.enqueue('t')", "bridge.enqueue_many('[]')"]
 READ = ["(select count(*) from bridge.jobs)", "(select count(*) from bridge.job_queue_stats)", "(select count(*) from bridge.failed_jobs)"]
-READ += [f"(select count(*) from bridge.{view})" for view in ("schedules", "schedule_runs", "schedule_stats")]
+READ += [f"(select count(*) from bridge.{view})" for view in ("schedules", "schedule_runs", "schedule_stats", "live_jobs", "job_note")]
 PREVIEW = ["bridge.next_runs('@daily')"]
 WORK = [
     "bridge.start(1, gen_random_uuid(), gen_random_uuid(), 1)",
@@ -28,17 +28,19 @@ WORK = [
     "bridge.make_days()",
 ]
 SCHEDULE = ["bridge.schedule('s', '@daily', 't')", "bridge.unschedule('s')"]
-OPERATE = [*SCHEDULE, "bridge.retry_failed()", "bridge.pause('q')", "bridge.resume('q')", "bridge.cleanup()"]
+CHOOSE = ["bridge.select_jobs()"]
+MANY = [f"""bridge.{name}_jobs('{{"queue": "q"}}')""" for name in ("cancel", "redrive", "discard")]
+OPERATE = [*SCHEDULE, *MANY, "bridge.retry_failed()", "bridge.pause('q')", "bridge.resume('q')", "bridge.cleanup()"]
 LOOK = ["(select count(*) from bridge.job)", "(select count(*) from bridge.inflight)"]  # for the doctor
 TABLES = ["(select count(*) from bridge.finished)", "(select count(*) from bridge.attempt)", "(select count(*) from bridge.waiter)"]
 TABLES += ["(select count(*) from bridge.schedule_run)"]
-ALL = {*ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
+ALL = {*ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
 
 MAY = {
     "bridge_producer": {*ENQUEUE, *PREVIEW},
     "bridge_worker": {*ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK},
-    "bridge_operator": {*ENQUEUE, *PREVIEW, *READ, *LOOK, *OPERATE},
-    "bridge_viewer": {*PREVIEW, *READ, *LOOK},
+    "bridge_operator": {*ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *OPERATE},
+    "bridge_viewer": {*PREVIEW, *CHOOSE, *READ, *LOOK},
     "nobody": set(),
 }
 

@@ -227,3 +227,38 @@ def test_the_last_hour_is_read_without_the_days_before(full: Session) -> None:
     text, rows = plan(full, "select status, count(*) from bridge.finished where finished_at > now() - interval '1 hour' group by status")
     assert rows < ROWS // 2
     assert "Subplans Removed" in text
+
+
+ENDED = {
+    "a task": ({"task": "task.3", "max_jobs": 50}, ["failed"], "task_status_finished_at_idx"),
+    "many tasks": ({"task": "task.1*", "max_jobs": 20}, ["failed", "succeeded"], "task_status_finished_at_idx"),
+    "any task": ({"max_jobs": 20}, ["succeeded", "failed", "cancelled", "expired"], "task_status_finished_at_idx"),
+    "dead letters": ({"queue": "queue0", "max_jobs": 50}, ["failed"], "finished_at_idx"),
+    "unsuccessful": ({"max_jobs": 50}, ["failed", "cancelled"], "finished_at_idx"),
+    "ids": ({"ids": ["0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11"]}, ["failed"], "_id_idx"),
+}
+
+
+@pytest.mark.parametrize("newest", [True, False])
+@pytest.mark.parametrize("case", ENDED)
+def test_a_filter_reads_of_the_ended_jobs_little_more_than_it_chooses(full: Session, case: str, *, newest: bool) -> None:
+    wanted, statuses, index = ENDED[case]
+    query = full.one("select bridge.ended_query(%s, %s, %s, %s)", json.dumps(wanted), statuses, newest, case == "dead letters")
+    text, rows = plan(full, query.replace("%", "%%"))
+    assert index in text, text
+    assert rows < 3000, text  # of 50,000
+
+
+def test_the_names_of_tasks_are_found_by_hops(full: Session) -> None:
+    full.do("load 'auto_explain'")
+    assert len(full.one("select bridge.ended_tasks(null)")) == 20
+    assert full.one("select bridge.ended_tasks('{task.1%%}')") == ["task.1", *(f"task.1{n}" for n in range(10))]
+    text, rows = plan(full, "select f.task from bridge.finished f where f.task > 'task.1' order by f.task limit 1")
+    assert "task_status_finished_at_idx" in text
+    assert rows < 50
+
+
+def test_a_filter_by_queue_reads_live_jobs_without_the_ended_ones(full: Session) -> None:
+    query = full.one("select bridge.live_query(%s, bridge.live_statuses(), false)", json.dumps({"queue": "queue1", "max_jobs": 100}))
+    text, _ = plan(full, query)
+    assert "finished" not in text
