@@ -10,26 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.application import install
-    from bridge.client import cancel, enqueue, enqueue_many, get, progress, retry, wait
+    from bridge.client import cancel, enqueue, enqueue_many, get, retry, wait
     from bridge.errors import BridgeError, PermanentError
-    from bridge.job import Job, Status
+    from bridge.job import Job, LogLine, Status
+    from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
     from bridge.queues import drain, pause, resume, set_window
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
+    from bridge.worker.log_handler import LogHandler
 
 __all__ = [
     "BridgeError",
     "Job",
+    "LogHandler",
+    "LogLine",
     "PermanentError",
     "Status",
     "__version__",
     "cancel",
+    "checkpoint",
     "drain",
     "enqueue",
     "enqueue_many",
     "get",
     "install",
     "join_sessions",
+    "log",
+    "logs",
     "next_runs",
     "pause",
     "pause_schedule",
@@ -38,6 +45,7 @@ __all__ = [
     "resume_schedule",
     "retry",
     "run_schedule",
+    "save_checkpoint",
     "schedule",
     "set_window",
     "unschedule",
@@ -49,14 +57,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "install": "bridge.application",
-    **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "progress", "retry", "wait"], "bridge.client"),
+    **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "retry", "wait"], "bridge.client"),
     **dict.fromkeys(["BridgeError", "PermanentError"], "bridge.errors"),
-    **dict.fromkeys(["Job", "Status"], "bridge.job"),
+    **dict.fromkeys(["Job", "LogLine", "Status"], "bridge.job"),
+    **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),
     **dict.fromkeys(["drain", "pause", "resume", "set_window"], "bridge.queues"),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
         "bridge.schedules",
     ),
+    "LogHandler": "bridge.worker.log_handler",
     **dict.fromkeys(["join_sessions", "using"], "bridge.transaction.current"),
 }
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bridge.settings import Settings
     from bridge.transaction.target import Target
     from bridge.worker.channel import Channels
+    from bridge.worker.notes import Teller
 
 __all__ = ["Membership", "install", "membership"]
 
@@ -38,6 +39,7 @@ class Membership:
     patterns: Patterns = field(default_factory=Patterns)
     worker_id: uuid.UUID = field(default_factory=uuid.uuid4)
     _channels: tuple[int, Channels] | None = None
+    _teller: tuple[int, Teller] | None = None
 
     @cached_property
     def settings(self) -> Settings:
@@ -64,6 +66,15 @@ class Membership:
 
             self._channels = (os.getpid(), Channels(self.settings))
         return self._channels[1]
+
+    @property
+    def teller(self) -> Teller:
+        """Writes what the runs of this process tell while they run; a forked child makes its own."""
+        if self._teller is None or self._teller[0] != os.getpid():
+            from bridge.worker.notes import Teller  # noqa: PLC0415 - producers run nothing
+
+            self._teller = (os.getpid(), Teller(self))
+        return self._teller[1]
 
     def renew(self) -> None:
         """Forget what was read from the environment, and this thread's connection: for tests, which change where the database is."""

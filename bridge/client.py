@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge import settings as environment
 from bridge.asked import interval, plain, require_json
-from bridge.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
+from bridge.errors import NotFoundError, WaitTimeoutError
 from bridge.job import Job, Status, job_id
 from bridge.queries import buffered, jobs
 from bridge.queries.connection import Connections, connect
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
     from bridge.transaction.target import Target
 
-__all__ = ["cancel", "enqueue", "enqueue_many", "get", "progress", "retry", "wait"]
+__all__ = ["cancel", "enqueue", "enqueue_many", "get", "retry", "wait"]
 
 
 @cache
@@ -52,7 +52,7 @@ def _target(given: Any) -> Target | None:
     return named(given) if given is not None else current(_connections(), automatic=_joins())
 
 
-def _connection(given: Any, identity: UUID) -> Connection:
+def connection_for(given: Any, identity: UUID) -> Connection:
     """Where to look for a job: its own transaction sees it before everybody else."""
     target = named(given) if given is not None else made().target(identity)
     return _connections().get() if target is None else target.connection()
@@ -174,7 +174,7 @@ def get(identity: UUID | str, *, connection: Any = None) -> Job:
     Raises:
         NotFoundError: there is no such job.
     """
-    job = jobs.get(_connection(connection, job_id(identity)), job_id(identity))
+    job = jobs.get(connection_for(connection, job_id(identity)), job_id(identity))
     if job is None:
         raise NotFoundError(f"job {identity} does not exist", "bridge jobs list shows those that do")
     return job
@@ -217,7 +217,7 @@ def cancel(identity: UUID | str, *, connection: Any = None) -> Status:
     Raises:
         NotFoundError: there is no such job.
     """
-    return jobs.cancel(_connection(connection, job_id(identity)), job_id(identity))
+    return jobs.cancel(connection_for(connection, job_id(identity)), job_id(identity))
 
 
 def retry(identity: UUID | str, *, connection: Any = None) -> Status:
@@ -227,21 +227,4 @@ def retry(identity: UUID | str, *, connection: Any = None) -> Status:
         NotFoundError: there is no such job.
         WrongStateError: it has not ended and is not scheduled.
     """
-    return jobs.retry(_connection(connection, job_id(identity)), job_id(identity))
-
-
-def progress(fraction: float, message: str = "") -> None:
-    """Say in a running task how far it has come; outside of one, or in a task called directly, this does nothing.
-
-    Args:
-        fraction: 0.0 to 1.0.
-        message: one line for people.
-
-    Raises:
-        InvalidArgumentError: the fraction is out of bounds.
-    """
-    from bridge.worker import current  # noqa: PLC0415 - producers need no Celery worker
-
-    if not 0.0 <= fraction <= 1.0:
-        raise InvalidArgumentError(f"progress is {fraction}", "give a fraction from 0.0 to 1.0")
-    current.progress({"fraction": fraction, "message": message})
+    return jobs.retry(connection_for(connection, job_id(identity)), job_id(identity))

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["Job", "Status", "job_id"]
+__all__ = ["LEVELS", "Job", "LogLine", "Status", "job_id"]
+
+LEVELS = ("debug", "info", "warning", "error", "critical")  # of a line of a log
 
 # Celery ids that are no uuid become one in this namespace; changing it would orphan such jobs.
 _TASK_ID_NAMESPACE = uuid.UUID("6f1c1d3e-5b7a-5d0e-9c55-0a1b9f3a7c11")
@@ -66,6 +68,29 @@ class Job:
         if self.started_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.started_at).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of the log of a job.
+
+    Attributes:
+        attempt: number of the attempt that told it.
+        at: when.
+        level: debug, info, warning, error or critical.
+        message: what.
+        number: of the line in its run, from 1.
+        left_out: how many lines of the same run were left out just before it, because there were too many.
+        run: which run; two runs have one attempt number where the first died with its worker.
+    """
+
+    attempt: int
+    at: datetime
+    level: str
+    message: str
+    number: int
+    left_out: int
+    run: uuid.UUID
 
 
 def job_id(task_id: str | uuid.UUID) -> uuid.UUID:

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     )
     timeout: float = Field(default=10.0, gt=0, description="seconds any one database or broker call may take")
     start_patience: float = Field(default=5.0, ge=0, description="seconds a worker waits for Postgres before it hands a message back")
+    job_logs: Literal["off", "debug", "info", "warning", "error"] = Field(
+        default="off", description="what a task logs by Python's logging, from this level on, goes to the log of its job; off: nothing"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much the log says")
     home: str = Field(default="", description="where `bridge up` and `bridge demo` keep their servers; empty: a folder of the user's own")
 

@@ -106,7 +106,7 @@ $$;
 
 create or replace function bridge.make_days(p_from date default (now() at time zone 'utc')::date, p_days integer default 7)
   returns integer language plpgsql security definer set search_path = '' as $$
-  -- Make the partitions that jobs will end in.
+  -- Make the partitions of the coming days: of every table here that has a partition a day.
   --
   --   p_from  first day, UTC
   --   p_days  how many days
@@ -120,7 +120,9 @@ declare
   v_day date;
 begin
   perform pg_advisory_xact_lock(hashtextextended('bridge.make_days', 0));
-  foreach v_parent in array array['finished', 'attempt'] loop
+  for v_parent in
+    select c.relname from pg_catalog.pg_class c where c.relnamespace = 'bridge'::regnamespace and c.relkind = 'p' order by c.relname
+  loop
     for v_day in select p_from + g from generate_series(0, p_days - 1) g loop
       v_name := format('%s_%s', v_parent, to_char(v_day, 'YYYYMMDD'));
       continue when to_regclass('bridge.' || v_name) is not null;

@@ -1,4 +1,4 @@
--- What a worker does: start, progress, and one of finish, fail, retry or lose. Every one names the run, so that whatever has been
+-- What a worker does: start, and one of finish, fail, retry or lose. Every one names the run, so that whatever has been
 -- superseded writes nothing on the row.
 
 create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uuid, p_pid integer) returns uuid language plpgsql
@@ -48,21 +48,14 @@ begin
 end
 $$;
 
-create or replace function bridge.progress(p_seq bigint, p_run uuid, p_progress json) returns boolean language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Note how far a run has come. Returns false when the run has been superseded.
-begin
-  update bridge.inflight i set progress = p_progress where i.seq = p_seq and i.run = p_run;
-  return found;
-end
-$$;
-
 create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text, p_chord text, p_index integer) returns void
   language plpgsql set search_path = '' as $$
-  -- A job has just ended: free its unique key, count it in its chord, release its children, tell those who wait for it.
+  -- A job has just ended: free its unique key, count it in its chord, release its children, tell those who wait for it, forget its
+  -- checkpoint when it succeeded.
 declare
   v_has_children boolean;
   v_is_awaited boolean;
+  v_has_checkpoint boolean;
 begin
   if p_key is not null then
     delete from bridge.unique_key u where u.key = p_key and u.seq = p_seq;
@@ -71,13 +64,17 @@ begin
     perform bridge.end_part(p_chord, p_id, p_index);
   end if;
   -- A statement of its own: its snapshot sees who has registered since the end began.
-  select exists (select from bridge.dependency d where d.parent = p_seq), exists (select from bridge.waiter w where w.id = p_id)
-  into v_has_children, v_is_awaited;
+  select exists (select from bridge.dependency d where d.parent = p_seq), exists (select from bridge.waiter w where w.id = p_id),
+    p_status = 'succeeded' and exists (select from bridge.checkpoint c where c.id = p_id)
+  into v_has_children, v_is_awaited, v_has_checkpoint;
   if v_has_children then
     perform bridge.release_children(p_seq, p_status);
   end if;
   if v_is_awaited then
     perform pg_notify('bridge_done', p_id::text);
+  end if;
+  if v_has_checkpoint then
+    delete from bridge.checkpoint c where c.id = p_id;
   end if;
 end
 $$;

@@ -259,7 +259,8 @@ declare
 begin
   for v_part in
     select c.relname, greatest(c.reltuples, 0)::bigint as tuples from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-    where i.inhparent in ('bridge.finished'::regclass, 'bridge.attempt'::regclass) and right(c.relname, 8) < to_char(p_before, 'YYYYMMDD')
+    where i.inhparent in (select t.oid from pg_catalog.pg_class t where t.relnamespace = 'bridge'::regnamespace and t.relkind = 'p')
+      and right(c.relname, 8) < to_char(p_before, 'YYYYMMDD')
     order by c.relname
   loop
     if not p_dry_run then
@@ -279,16 +280,17 @@ $$;
 
 create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
   language plpgsql security definer set search_path = '' as $$
-  -- Drop the days of history that are older than the retention, and forget processes and runs of schedules as old, waiters of a day ago
-  -- and a week of pg_cron's log of our entries.
+  -- Drop the days of history that are older than the retention, and forget processes, checkpoints and runs of schedules as old, waiters of
+  -- a day ago and a week of pg_cron's log of our entries.
   --
   --   dry_run  say what would go, change nothing
   --
-  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n, "runs": n, "cron_log": n}
+  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n, "runs": n, "checkpoints": n, "cron_log": n}
 declare
   v_before constant timestamptz := p_now - bridge.seconds('retention');
   v_days constant jsonb := bridge.drop_days((v_before at time zone 'utc')::date, cleanup.dry_run);
   v_log constant integer := bridge.clean_cron_log(p_now - interval '7 days', cleanup.dry_run);
+  v_checkpoints constant integer := bridge.clean_checkpoints(v_before, cleanup.dry_run);
   v_processes integer;
   v_waiters integer;
   v_runs integer;
@@ -307,6 +309,6 @@ begin
     delete from bridge.revoked r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
     delete from bridge.revoked_stamp r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
   end if;
-  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'cron_log', v_log);
+  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'checkpoints', v_checkpoints, 'cron_log', v_log);
 end
 $$;

@@ -26,6 +26,7 @@ WORK = [
     "bridge.stop_worker(gen_random_uuid())",
     "bridge.tick_if_late('drainer')",
     "bridge.make_days()",
+    "bridge.note(1, gen_random_uuid())",
 ]
 SCHEDULE = ["bridge.schedule('s', '@daily', 't')", "bridge.unschedule('s')"]
 CHOOSE = ["bridge.select_jobs()"]
@@ -34,13 +35,16 @@ OPERATE = [*SCHEDULE, *MANY, "bridge.retry_failed()", "bridge.pause('q')", "brid
 LOOK = ["(select count(*) from bridge.job)", "(select count(*) from bridge.inflight)"]  # for the doctor
 TABLES = ["(select count(*) from bridge.finished)", "(select count(*) from bridge.attempt)", "(select count(*) from bridge.waiter)"]
 TABLES += ["(select count(*) from bridge.schedule_run)"]
-ALL = {*ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
+TELL = ["bridge.save_checkpoint(gen_random_uuid(), '1', gen_random_uuid())"]
+READ_LOGS = ["bridge.checkpoint(gen_random_uuid())"]
+TABLES += ["(select count(*) from bridge.log_line)", "(select count(*) from bridge.checkpoint)"]
+ALL = {*TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
 
 MAY = {
     "bridge_producer": {*ENQUEUE, *PREVIEW},
-    "bridge_worker": {*ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK},
-    "bridge_operator": {*ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *OPERATE},
-    "bridge_viewer": {*PREVIEW, *CHOOSE, *READ, *LOOK},
+    "bridge_worker": {*TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK},
+    "bridge_operator": {*TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *OPERATE},
+    "bridge_viewer": {*READ_LOGS, *PREVIEW, *CHOOSE, *READ, *LOOK},
     "nobody": set(),
 }
 

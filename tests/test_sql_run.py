@@ -67,7 +67,7 @@ def test_a_second_finish_of_the_same_run_counts_for_nothing(db: Session) -> None
 def test_progress_shows_and_stays_on_the_row(db: Session) -> None:
     identity = db.enqueue()
     claim, run = db.run()
-    assert db.one("select bridge.progress(%s, %s, '{\"fraction\": 0.5}')", claim.seq, run) is True
+    assert db.one("select bridge.note(%s, %s, '{\"fraction\": 0.5}')", claim.seq, run) is True
     assert db.field(identity, "progress") == {"fraction": 0.5}
     db.finish(claim, run)
     assert db.field(identity, "progress") == {"fraction": 0.5}
@@ -76,7 +76,7 @@ def test_progress_shows_and_stays_on_the_row(db: Session) -> None:
 def test_progress_of_a_superseded_run_is_refused(db: Session) -> None:
     db.enqueue()
     claim, _ = db.run()
-    assert db.one("select bridge.progress(%s, %s, '{}')", claim.seq, uuid.uuid4()) is False
+    assert db.one("select bridge.note(%s, %s, '{}')", claim.seq, uuid.uuid4()) is False
 
 
 def test_between_attempts_a_failing_job_is_scheduled(db: Session) -> None:

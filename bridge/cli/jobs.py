@@ -1,4 +1,4 @@
-"""jobs: list, show, wait, retry, cancel."""
+"""jobs: list, show, wait, retry, cancel; what they tell while they run is in job_notes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli import job_text
+from bridge.cli import job_notes, job_text
 from bridge.cli.database import open_database
 from bridge.cli.selection import LIVE, Selection, by_ids, select
 from bridge.cli.tables import print_json, span, status_text
@@ -228,3 +228,7 @@ def _report(done: list[dict[str, Any]], verb: str, *, as_json: bool, limit: int 
     more = f"; stopped at --limit {limit}, run it again for more" if limit == len(done) else ""
     click.echo(f"{verb}: {len(done) - len(refused)} jobs, {len(refused)} refused{more}", err=True)
     sys.exit(1 if refused else 0)
+
+
+for _command in job_notes.COMMANDS:
+    jobs_command.add_command(_command)

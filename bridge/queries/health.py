@@ -287,7 +287,7 @@ def connections(connection: Connection) -> tuple[int, int]:
 def missing_days(connection: Connection, ahead: int) -> tuple[list[tuple[str, date]], list[tuple[str, str]]]:
     """Days (UTC) from today on without a partition, as table and day; and partitions left half detached, as parent and child."""
     days = """
-        select t.name, d.day from unnest(array['finished', 'attempt']) t (name), generate_series(0, %(ahead)s::integer) g,
+        select t.name, d.day from unnest(array['finished', 'attempt', 'log_line']) t (name), generate_series(0, %(ahead)s::integer) g,
           lateral (select (clock_timestamp() at time zone 'utc')::date + g) d (day)
         where not exists (select from pg_catalog.pg_inherits i
           where i.inhparent = ('bridge.' || t.name)::regclass and not i.inhdetachpending
@@ -295,7 +295,7 @@ def missing_days(connection: Connection, ahead: int) -> tuple[list[tuple[str, da
         order by d.day, t.name"""
     pending = """
         select i.inhparent::regclass::text, i.inhrelid::regclass::text from pg_catalog.pg_inherits i
-        where i.inhdetachpending and i.inhparent in ('bridge.finished'::regclass, 'bridge.attempt'::regclass)"""
+        where i.inhdetachpending and i.inhparent = any (array['bridge.finished', 'bridge.attempt', 'bridge.log_line']::regclass[])"""
     return [(name, day) for name, day in _rows(connection, days, {"ahead": ahead})], [
         (parent, child) for parent, child in _rows(connection, pending)
     ]

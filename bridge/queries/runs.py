@@ -32,7 +32,6 @@ __all__ = [
     "mark_replaced",
     "never_ran",
     "prepare",
-    "progress",
     "release",
     "report_worker",
     "start",
@@ -216,13 +215,6 @@ def never_ran(connection: Connection, job: NeverRan) -> bool:
     """Write the row of a task that will never run; False when there is one of that id already."""
     values = (job.id, job.task_id, job.task, job.queue, job.args, job.kwargs, job.error)
     return bool(call_that_ends(connection, "select bridge.never_ran(%s, %s, %s, %s, %s, %s, %s)", values))
-
-
-def progress(connection: Connection, seq: int, run: UUID, value: str) -> bool:
-    """Note how far a run has come; False when it has been superseded."""
-    with translated():
-        row = connection.execute("select bridge.progress(%s, %s, %s)", (seq, run, value)).fetchone()
-    return bool(row and row[0])
 
 
 def make_days(connection: Connection) -> int:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
     from bridge.queries.jobs import Content
+    from bridge.worker.notes import Notes
 
 __all__ = ["Refusal", "Run", "TaskMemoryError", "fence", "fenced"]
 
@@ -68,6 +69,7 @@ class Run:
     next: Content | None = None  # the attempt that the run has asked for
     reason: dict[str, Any] | None = None  # why it did
     replaced: bool = False  # it has enqueued the first of several tasks that replace it
+    notes: Notes | None = None  # what it has told; None of most
 
     def asks_for(self, content: Content) -> None:
         """Note the run's next attempt, which takes its place when all of this one is over: its state is stored, its handlers have run."""
@@ -200,6 +202,7 @@ def _settle(joined: Membership, task: Any, request: Any, info: Any) -> None:
     state = getattr(info, "state", None)
     if state == REJECTED and info.retval.requeue:
         # With early acknowledgement nothing would come back: handing back means publishing again, with a new token.
+        outcome.tell_the_rest(joined, run)
         run.settled = True
         outcome.lost(joined, run.delivery, "the task rejected its message with requeue=True")
     elif state == REJECTED:

@@ -13,6 +13,7 @@ from bridge.job import Status
 from bridge.message import HEADER, Delivery
 from bridge.queries import jobs, runs
 from bridge.results.text import json_text
+from bridge.worker import notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,7 @@ __all__ = [
     "run_of",
     "stepped_aside",
     "succeeded",
+    "tell_the_rest",
 ]
 
 Written = TypeVar("Written")
@@ -80,6 +82,7 @@ def is_final(exc: Any) -> bool:
 
 def succeeded(joined: Membership, run: Run, value: Value) -> None:
     """The run returned; its job ends when Postgres has taken the result, which is on its way when this returns."""
+    tell_the_rest(joined, run)
     run.settled = True
     finish = runs.Finish(run.delivery.seq, run.id, run.delivery.token, "succeeded", value.result, outcome=value.outcome)
     joined.channels.get().finish(finish)
@@ -93,6 +96,7 @@ def go_on(joined: Membership, run: Run) -> None:
     """
     if run.next is None:
         return
+    tell_the_rest(joined, run)
     content, delivery, reason = run.next, run.delivery, None if run.reason is None else json_text(run.reason)
     patiently(lambda: jobs.retry_run(joined.connections.get(), delivery.seq, run.id, delivery.token, content, reason))
 
@@ -105,12 +109,14 @@ def about_to_be_replaced(joined: Membership, run: Run) -> None:
 
 def stepped_aside(joined: Membership, run: Run) -> None:
     """The run is over, and the last of the tasks that replace it will go on with its job."""
+    tell_the_rest(joined, run)
     run.settled = True
     patiently(lambda: runs.step_aside(joined.connections.get(), run.delivery.seq, run.id, run.delivery.token))
 
 
 def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, beyond: str | None = None) -> Status | None:
     """The run raised; the job's new status. ``beyond`` is the column ``outcome``."""
+    tell_the_rest(joined, run)
     run.settled = True
     text = json_text(error)
     return _status(
@@ -141,9 +147,15 @@ def never_ran(joined: Membership, job: NeverRan) -> bool:
     return patiently(lambda: runs.never_ran(joined.connections.get(), job))
 
 
-def progressed(joined: Membership, run: Run, value: dict[str, Any]) -> bool:
-    """Note progress; False when the run has been superseded."""
-    return runs.progress(joined.connections.get(), run.delivery.seq, run.id, json_text(value))
+def progressed(joined: Membership, run: Run, value: dict[str, Any]) -> None:
+    """Note how far the run has come; at most two a second are written, the last one always."""
+    notes.set_progress(joined, run, json_text(value))
+
+
+def tell_the_rest(joined: Membership, run: Run) -> None:
+    """Write what the run has told and nobody has written yet: its outcome comes next, after which nothing of it is taken any more."""
+    if run.notes is not None:
+        patiently(lambda: notes.settle(joined, run))
 
 
 def _status(value: str | None) -> Status | None:

@@ -13,6 +13,7 @@ from celery.exceptions import NotRegistered
 from kombu.common import ignore_errors
 
 from bridge import schema
+from bridge import settings as environment
 from bridge.application import Membership, membership
 from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.job import Status
@@ -25,6 +26,7 @@ from bridge.worker.answers import name_the_plugin
 from bridge.worker.commands import heed_commands
 from bridge.worker.fence import fence
 from bridge.worker.heartbeat import Heartbeat, forget_dropped
+from bridge.worker.log_handler import LogHandler
 from bridge.worker.request import compose_requests
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ def register(app: Any) -> None:
     app.steps["consumer"].add(FenceStep)
     app.steps["worker"].add(LeaveStep)
     chord.register(app)
+    signals.after_setup_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)
+    signals.after_setup_task_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)
     signals.worker_init.connect(_on_init, dispatch_uid=_UID, weak=False)
     signals.worker_process_init.connect(_on_process_init, dispatch_uid=_UID, weak=False)
     signals.worker_ready.connect(_on_ready, dispatch_uid=_UID, weak=False)
@@ -92,6 +96,13 @@ def register(app: Any) -> None:
     signals.task_rejected.connect(_on_refused_message, dispatch_uid=_UID, weak=False)
     signals.worker_process_shutdown.connect(_on_process_shutdown, dispatch_uid=_UID, weak=False)
     signals.worker_shutdown.connect(_on_shutdown, dispatch_uid=_UID, weak=False)
+
+
+def _on_logger(logger: Any = None, **_: Any) -> None:
+    """Celery has prepared a logger: what tasks log there goes to the logs of their jobs, where that is wanted."""
+    level = environment.load().job_logs
+    if level != "off" and not any(isinstance(handler, LogHandler) for handler in logger.handlers):
+        logger.addHandler(LogHandler(level.upper()))
 
 
 def _on_init(sender: Any = None, **_: Any) -> None:
