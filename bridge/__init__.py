@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.application import install
-    from bridge.client import cancel, enqueue, enqueue_many, get, retry, wait
-    from bridge.errors import BridgeError, PermanentError
-    from bridge.job import Job, LogLine, Status
+    from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
+    from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
+    from bridge.job import Event, Job, LogLine, Status
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
+    from bridge.policies import remove_retry, retry_policies, set_retry
     from bridge.queues import drain, pause, resume, set_window
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BridgeError",
+    "DeadlineExceeded",
+    "Event",
     "Job",
     "LogHandler",
     "LogLine",
@@ -33,6 +36,7 @@ __all__ = [
     "enqueue",
     "enqueue_many",
     "get",
+    "history",
     "install",
     "join_sessions",
     "log",
@@ -41,12 +45,15 @@ __all__ = [
     "pause",
     "pause_schedule",
     "progress",
+    "remove_retry",
     "resume",
     "resume_schedule",
     "retry",
+    "retry_policies",
     "run_schedule",
     "save_checkpoint",
     "schedule",
+    "set_retry",
     "set_window",
     "unschedule",
     "using",
@@ -57,10 +64,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "install": "bridge.application",
-    **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "retry", "wait"], "bridge.client"),
-    **dict.fromkeys(["BridgeError", "PermanentError"], "bridge.errors"),
-    **dict.fromkeys(["Job", "LogLine", "Status"], "bridge.job"),
+    **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "history", "retry", "wait"], "bridge.client"),
+    **dict.fromkeys(["BridgeError", "DeadlineExceeded", "PermanentError"], "bridge.errors"),
+    **dict.fromkeys(["Event", "Job", "LogLine", "Status"], "bridge.job"),
     **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),
+    **dict.fromkeys(["remove_retry", "retry_policies", "set_retry"], "bridge.policies"),
     **dict.fromkeys(["drain", "pause", "resume", "set_window"], "bridge.queues"),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],

@@ -13,8 +13,9 @@ from bridge.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["asked_of_call", "interval", "plain", "require_json"]
+__all__ = ["asked_of_call", "classes", "interval", "plain", "require_json"]
 
+_CLASSES = {"retry_on", "never_on"}
 _KEYS = "_key"  # how the names of those options end whose texts are templates over a call's arguments
 
 
@@ -23,7 +24,7 @@ def interval(value: float | timedelta | None) -> timedelta | None:
     return timedelta(seconds=value) if isinstance(value, int | float) else value
 
 
-def plain(asked: Mapping[str, Any], durations: Sequence[str] = ("delay", "timeout")) -> dict[str, Any]:
+def plain(asked: Mapping[str, Any], durations: Sequence[str] = ("delay", "timeout", "soft_timeout", "deadline")) -> dict[str, Any]:
     """The same by JSON values that Postgres reads: moments in ISO 8601, durations in seconds, ids as texts.
 
     Args:
@@ -40,9 +41,23 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, list | tuple):
-        return [str(item) if isinstance(item, UUID) else item for item in value]
+        return [_plain(item) for item in value]
     return value
+
+
+def classes(name: str, given: Sequence[str | type[BaseException]] | None) -> list[str] | None:
+    """Classes of errors by their names.
+
+    Raises:
+        InvalidArgumentError: one text instead of several, or something that is neither a name nor a class.
+    """
+    named = None if given is None else given if isinstance(given, str | bytes) or not hasattr(given, "__iter__") else _plain(list(given))
+    if named is not None and not (isinstance(named, list) and all(isinstance(item, str) for item in named)):
+        raise InvalidArgumentError(f"{name} is {given!r}", "give a list of classes or of their names, [TimeoutError]")
+    return named
 
 
 def require_json(task: str, /, **values: Any) -> None:
@@ -80,6 +95,8 @@ def asked_of_call(task: str, options: Sequence[object], args: Sequence[Any], kwa
     asked = {name: value for option in options if isinstance(option, Mapping) for name, value in option.items()}
     if not asked:
         return None
+    for name in _CLASSES & asked.keys():
+        asked[name] = classes(f"{name} of task {task}", asked[name])
     found = plain({name: _filled(task, name, value, args, kwargs) for name, value in asked.items()})
     require_json(task, **found)
     return found

@@ -6,9 +6,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bridge import settings as environment
-from bridge.asked import interval, plain, require_json
+from bridge.asked import classes, interval, plain, require_json
 from bridge.errors import NotFoundError, WaitTimeoutError
-from bridge.job import Job, Status, job_id
+from bridge.job import Event, Job, Status, job_id
 from bridge.queries import buffered, jobs
 from bridge.queries.connection import Connections, connect
 from bridge.transaction import waiting
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
     from bridge.transaction.target import Target
 
-__all__ = ["cancel", "enqueue", "enqueue_many", "get", "retry", "wait"]
+__all__ = ["cancel", "enqueue", "enqueue_many", "get", "history", "retry", "wait"]
 
 
 @cache
@@ -64,7 +64,7 @@ def connection_of(given: Any) -> Connection:
     return _connections().get() if target is None else target.connection()
 
 
-def enqueue(
+def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     task: str,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -74,7 +74,7 @@ def enqueue(
     priority: int = 0,
     run_at: datetime | None = None,
     delay: float | timedelta | None = None,
-    max_attempts: int = 3,
+    max_attempts: int | None = None,
     backoff: float | Sequence[float] | Mapping[str, float] | None = None,
     unique_key: str | None = None,
     on_conflict: str = "skip",
@@ -82,6 +82,10 @@ def enqueue(
     timeout: float | timedelta | None = None,
     expires_at: datetime | None = None,
     headers: Mapping[str, Any] | None = None,
+    retry_on: Sequence[str | type[BaseException]] | None = None,
+    never_on: Sequence[str | type[BaseException]] | None = None,
+    soft_timeout: float | timedelta | None = None,
+    deadline: float | timedelta | None = None,
 ) -> UUID:
     """Enqueue one job.
 
@@ -100,7 +104,7 @@ def enqueue(
         priority: 0 to 9, higher is sooner.
         run_at: when it is due, with a time zone; not together with delay.
         delay: seconds, or a timedelta, from now.
-        max_attempts: how often it may fail before it is failed; 1 = no retry.
+        max_attempts: how often it may fail before it is failed; 1 = no retry; None: as its retry policy says, else 3.
         backoff: wait between attempts: seconds, a list of seconds, or a mapping of base, factor, cap and jitter.
         unique_key: at most one live job has it.
         on_conflict: when another live job has that key: "skip" returns its id, "raise" raises.
@@ -108,6 +112,10 @@ def enqueue(
         timeout: seconds, or a timedelta: hard limit of one attempt.
         expires_at: a job not started by then ends as expired.
         headers: further headers of the message.
+        retry_on: classes of errors, or their names: further attempts only after these, or what derives from them.
+        never_on: no further attempt after these.
+        soft_timeout: seconds, or a timedelta: soft limit of one attempt, at which the task gets SoftTimeLimitExceeded.
+        deadline: seconds, or a timedelta, from when it is due: no attempt starts later, and one that still runs is stopped.
 
     Returns:
         The job's id.
@@ -130,6 +138,10 @@ def enqueue(
         "expires_at": expires_at,
         "backoff": None if backoff is None else jobs.jsonb(backoff),
         "headers": jobs.jsonb(dict(headers)) if headers else None,
+        "retry_on": classes("retry_on", retry_on),
+        "never_on": classes("never_on", never_on),
+        "soft_timeout": interval(soft_timeout),
+        "deadline": interval(deadline),
     }
     target = _target(connection)
     if target is None:
@@ -178,6 +190,15 @@ def get(identity: UUID | str, *, connection: Any = None) -> Job:
     if job is None:
         raise NotFoundError(f"job {identity} does not exist", "bridge jobs list shows those that do")
     return job
+
+
+def history(identity: UUID | str, *, connection: Any = None) -> list[Event]:
+    """The whole life of a job so far, oldest first.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    return jobs.history(connection_for(connection, job_id(identity)), job_id(identity))
 
 
 def wait(*identities: UUID | str, timeout: float | None = None) -> list[Job]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BridgeError",
     "ConflictError",
+    "DeadlineExceeded",
     "InvalidArgumentError",
     "JobFailedError",
     "NotFoundError",
@@ -105,6 +106,10 @@ class JobFailedError(BridgeError):
 
 class PermanentError(Exception):
     """Raise this (or a subclass) in a task to say that no further attempt can help: the job fails at once."""
+
+
+class DeadlineExceeded(Exception):  # noqa: N818 - as Celery calls its time limits
+    """A job's deadline has passed: the error of a job that this has ended, raised by ``AsyncResult.get``."""
 
 
 _BY_SQLSTATE: dict[str, type[BridgeError]] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["LEVELS", "Job", "LogLine", "Status", "job_id"]
+__all__ = ["LEVELS", "Event", "Job", "LogLine", "Status", "job_id"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")  # of a line of a log
 
@@ -91,6 +91,28 @@ class LogLine:
     number: int
     left_out: int
     run: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened to a job: one row of ``bridge.history``.
+
+    Attributes:
+        event: ``enqueued``; of an attempt ``failed``, ``retried``, ``lost``, ``released`` or ``superseded``; ``redriven`` or
+            ``discarded``; a final status; last, the status that a job has which has not ended.
+        reason: why, in words.
+        run: which run it was; None where it was no attempt.
+    """
+
+    at: datetime
+    event: str
+    attempt: int | None
+    worker: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    error: dict[str, Any] | None
+    reason: str | None
+    run: uuid.UUID | None
 
 
 def job_id(task_id: str | uuid.UUID) -> uuid.UUID:

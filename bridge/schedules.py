@@ -27,7 +27,7 @@ def schedule(
     timezone: str = "UTC",
     queue: str = "celery",
     priority: int = 0,
-    max_attempts: int = 3,
+    max_attempts: int | None = None,
     jitter: float | timedelta = 0.0,
     starts_at: datetime | None = None,
     ends_at: datetime | None = None,
@@ -48,7 +48,7 @@ def schedule(
         timezone: whose clock cron is read by, ``Europe/Berlin``.
         queue: the Celery queue of its jobs.
         priority: 0 to 9, higher is sooner.
-        max_attempts: how often a job may fail before it is failed.
+        max_attempts: how often a job may fail before it is failed; None as for ``enqueue``.
         jitter: seconds; each job is due up to so much later than its slot, by chance.
         starts_at: no slot before; intervals are counted from it.
         ends_at: no slot after.

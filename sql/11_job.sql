@@ -170,3 +170,12 @@ begin
   end if;
 end
 $$;
+
+do $$
+begin
+  if to_regclass('bridge.job_deadline') is null then
+    -- tick: whose deadline has passed
+    create index job_deadline on bridge.job (deadline) where deadline is not null;
+  end if;
+end
+$$;

@@ -64,7 +64,8 @@ begin
       outcome    text not null,
       error      json,
       result     json,
-      constraint attempt_outcome_is_known check (outcome in ('failed', 'retried', 'lost', 'released', 'superseded'))
+      constraint attempt_outcome_is_known check (outcome in ('failed', 'retried', 'lost', 'released', 'superseded', 'succeeded', 'cancelled',
+        'expired'))
     ) partition by range (ended_at);
     -- the history of one job
     create index attempt_id on bridge.attempt (id);
@@ -74,6 +75,9 @@ $$;
 
 do $$
 begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.attempt'::regclass and a.attname = 'reason') then
+    alter table bridge.attempt add column reason text;  -- in words: why it was followed by another, or did not count
+  end if;
   if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.finished'::regclass and a.attname = 'options') then
     alter table bridge.finished add column options jsonb, add column deadline timestamptz, add column batch uuid, add column serial_key text;
   end if;

@@ -19,7 +19,11 @@ begin
       depends_on uuid[],
       timeout interval,
       expires_at timestamptz,
-      headers jsonb
+      headers jsonb,
+      retry_on text[],
+      never_on text[],
+      soft_timeout interval,
+      deadline interval
     );
   end if;
 end
@@ -44,29 +48,6 @@ begin
     insert into bridge.ready (queue, rank, seq, size) values (p_queue, p_rank, p_seq, p_size);
     perform pg_notify('bridge_ready', p_queue);
   end if;
-end
-$$;
-
-create or replace function bridge.check_backoff(p_backoff jsonb) returns void language plpgsql immutable set search_path = '' as $$
-  -- Refuse a retry policy that is none of: a list of seconds, a number of seconds, or an object with base, factor, cap and jitter.
-begin
-  case jsonb_typeof(p_backoff)
-    when 'number' then
-      if p_backoff::numeric >= 0 then return; end if;
-    when 'array' then
-      if jsonb_array_length(p_backoff) > 0
-        and not exists (select from jsonb_array_elements(p_backoff) e where jsonb_typeof(e) <> 'number' or e::text::numeric < 0) then
-        return;
-      end if;
-    when 'object' then
-      if not exists (select from jsonb_each(p_backoff) e
-          where e.key not in ('base', 'factor', 'cap', 'jitter') or jsonb_typeof(e.value) <> 'number' or e.value::numeric < 0) then
-        return;
-      end if;
-    else null;
-  end case;
-  perform bridge.refuse(format('backoff is %s', p_backoff),
-    'give seconds (30), a list of seconds ([60, 300, 900]) or {"base": 10, "factor": 2, "cap": 3600, "jitter": 0.1}');
 end
 $$;
 
@@ -104,7 +85,6 @@ begin
   v_asked.kwargs := '{}';
   v_asked.queue := 'celery';
   v_asked.priority := 0;
-  v_asked.max_attempts := 3;
   v_asked.on_conflict := 'skip';
   return v_asked;
 end
@@ -131,8 +111,8 @@ begin
   elsif p_asked.unique_key = '' then
     perform bridge.refuse('unique_key is empty', 'give a text, or null for none');
   end if;
-  if p_asked.backoff is not null then
-    perform bridge.check_backoff(p_asked.backoff);
+  if num_nonnulls(p_asked.backoff, p_asked.retry_on, p_asked.never_on, p_asked.soft_timeout, p_asked.deadline) > 0 then
+    perform bridge.check_retry(p_asked);
   end if;
 end
 $$;
@@ -207,9 +187,13 @@ begin
 end
 $$;
 
-create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language sql immutable set search_path = ''
+create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language sql stable set search_path = ''
   -- What few jobs ask for, by its name, as the column options keeps it; null when nothing is.
-  return nullif(jsonb_strip_nulls(jsonb_build_object()), '{}');
+  return nullif(jsonb_strip_nulls(jsonb_build_object(
+    'max_attempts', p_asked.max_attempts,
+    'retry_on', p_asked.retry_on,
+    'never_on', p_asked.never_on
+  )), '{}');
 
 create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
@@ -238,10 +222,10 @@ begin
     v_parents := bridge.live_parents(p_asked.depends_on);
   end if;
   insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
-      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord, options)
+      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord, options, deadline)
   values (p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
-      p_properties, p_size, coalesce(p_asked.max_attempts, 1), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
-      case when p_asked is null then null else bridge.options_of(p_asked) end)
+      p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
+      case when p_asked is null then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline)
   on conflict (id) do nothing
   returning seq into v_seq;
   if v_seq is null then
@@ -284,10 +268,10 @@ begin
   perform bridge.check_job(p_asked.task, p_asked.queue, v_args, v_kwargs, v_size);
   perform bridge.check_options(p_asked, v_now);
   perform bridge.check_headers(v_headers);
-  if p_asked.timeout is not null then
-    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit', jsonb_build_array(extract(epoch from p_asked.timeout), null));
+  if num_nonnulls(p_asked.timeout, p_asked.soft_timeout) > 0 then
+    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit',
+      jsonb_build_array(extract(epoch from p_asked.timeout), extract(epoch from p_asked.soft_timeout)));
   end if;
-  p_asked.max_attempts := coalesce(p_asked.max_attempts, 3);
   return bridge.add_job(p_id, null, p_asked.task, p_asked.queue, (9 - p_asked.priority)::smallint, v_args, v_kwargs, null, null, null, null,
     v_headers::json, null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now);
 end
@@ -295,9 +279,10 @@ $$;
 
 create or replace function bridge.enqueue(
     task text, args jsonb default '[]', kwargs jsonb default '{}', queue text default 'celery', priority integer default 0,
-    run_at timestamptz default null, delay interval default null, max_attempts integer default 3, backoff jsonb default null,
+    run_at timestamptz default null, delay interval default null, max_attempts integer default null, backoff jsonb default null,
     unique_key text default null, on_conflict text default 'skip', depends_on uuid[] default null, timeout interval default null,
-    expires_at timestamptz default null, headers jsonb default null)
+    expires_at timestamptz default null, headers jsonb default null, retry_on text[] default null, never_on text[] default null,
+    soft_timeout interval default null, deadline interval default null)
   returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
   --
@@ -306,20 +291,23 @@ create or replace function bridge.enqueue(
   --   queue         the Celery queue that workers consume
   --   priority      0 to 9, higher is sooner
   --   run_at, delay when it is due: a moment, or an interval from now; not both
-  --   max_attempts  how often it may fail before it is failed, 1 = no retry
+  --   max_attempts  how often it may fail before it is failed, 1 = no retry; null: as its retry policy says, else 3
   --   backoff       wait between attempts: seconds, a list of seconds, or {"base", "factor", "cap", "jitter"}
   --   unique_key    at most one live job has it; on_conflict: skip (return the id of that job) or raise (JB003)
   --   depends_on    ids of jobs that must succeed first
   --   timeout       hard limit of one attempt
   --   expires_at    a job not started by then ends as expired
   --   headers       further headers of the Celery message, a JSON object
+  --   retry_on      further attempts only after errors of these classes, never_on: none after these; by full name or its last part
+  --   soft_timeout  soft limit of one attempt: the task gets SoftTimeLimitExceeded
+  --   deadline      limit of all attempts, from when it is due: none starts later, one that runs is stopped
   --
   -- Returns  the job's id
   -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
 begin
   return bridge.enqueue_as(bridge.new_id(), row(enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
     enqueue.delay, enqueue.max_attempts, enqueue.backoff, enqueue.unique_key, enqueue.on_conflict, enqueue.depends_on, enqueue.timeout,
-    enqueue.expires_at, enqueue.headers)::bridge.job_request);
+    enqueue.expires_at, enqueue.headers, enqueue.retry_on, enqueue.never_on, enqueue.soft_timeout, enqueue.deadline)::bridge.job_request);
 end
 $$;
 
@@ -338,13 +326,12 @@ begin
     return null;
   end if;
   select string_agg(k, ', ') into v_names from jsonb_object_keys(p_options) k
-  where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on');
+  where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'retry_on', 'never_on', 'deadline');
   if v_names is not null then
     perform bridge.refuse(format('option bridge of task %s has %s', p_task, v_names),
       'give arguments of bridge.enqueue that Celery has no option for; countdown, eta, expires, priority and queue are Celery''s');
   end if;
   v_asked := bridge.defaults();
-  v_asked.max_attempts := 1;
   v_asked := jsonb_populate_record(v_asked, p_options);
   perform bridge.check_options(v_asked, clock_timestamp());
   return v_asked;
@@ -355,7 +342,8 @@ create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_t
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
     p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null, p_options jsonb default null)
   returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries.
+  -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries, where
+  -- neither an option nor a policy says otherwise.
   --
   --   p_args, p_kwargs, p_embed  the three parts of a JSON body; '[]', '{}' and null when p_payload carries the body
   --   p_properties               what the message's properties must say again when it is published

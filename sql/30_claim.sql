@@ -63,10 +63,13 @@ $$;
 create or replace function bridge.deliveries(p_seqs bigint[]) returns setof bridge.claimed_job language plpgsql stable
   set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- What the messages of jobs in flight are made of, in the order of the numbers given.
+declare
+  v_limits constant boolean := exists (select from bridge.retry_policy p where p.timeout is not null or p.soft_timeout is not null);
 begin
   return query
   select i.seq, i.token::text, j.id::text, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
-    j.content_encoding, j.headers::text, j.properties::text, j.expires_at, j.attempts
+    j.content_encoding, case when v_limits or j.deadline is not null then bridge.delivered_headers(j) else j.headers end::text, j.properties::text,
+    least(j.expires_at, j.deadline), j.attempts
   from unnest(p_seqs) with ordinality u (seq, place)
   join bridge.inflight i on i.seq = u.seq join bridge.job j on j.seq = u.seq
   order by u.place;
@@ -111,6 +114,7 @@ begin
     select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp() from taken t
   )
   select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
+  perform bridge.stamp_deadlines(v_seqs);
   return query select * from bridge.deliveries(v_seqs);
 end
 $$;

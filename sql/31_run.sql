@@ -165,8 +165,9 @@ create or replace function bridge.keep_late(p_seq bigint, p_run uuid, p_result j
   set search_path = '' as $$
   -- A run ended after something had superseded it: its outcome is kept in the history of attempts, never on the row.
 begin
-  insert into bridge.attempt (id, seq, attempt, run, ended_at, outcome, error, result)
-  select coalesce(j.id, f.id), p_seq, coalesce(j.attempts, f.attempts), p_run, clock_timestamp(), 'superseded', p_error, p_result
+  insert into bridge.attempt (id, seq, attempt, run, ended_at, outcome, error, result, reason)
+  select coalesce(j.id, f.id), p_seq, coalesce(j.attempts, f.attempts), p_run, clock_timestamp(), 'superseded', p_error, p_result,
+    bridge.why_superseded(coalesce(j.id, f.id), p_run, f.status)
   from (select p_seq as seq) s left join bridge.job j on j.seq = s.seq left join bridge.finished f on f.seq = s.seq
   where coalesce(j.id, f.id) is not null and f.run is distinct from p_run
   limit 1;
@@ -220,31 +221,13 @@ begin
 end
 $$;
 
-create or replace function bridge.backoff_delay(p_backoff jsonb, p_failures integer) returns interval language plpgsql volatile
-  set search_path = '' as $$
-  -- How long to wait after the p_failures-th failure. Without a policy: 10 s doubling up to an hour, a tenth of it random.
-declare
-  v_policy constant jsonb := coalesce(p_backoff, '{}');
-  v_seconds double precision;
-begin
-  case jsonb_typeof(v_policy)
-    when 'number' then
-      v_seconds := v_policy::numeric;
-    when 'array' then
-      v_seconds := (v_policy->>(least(p_failures, jsonb_array_length(v_policy)) - 1))::numeric;
-    else
-      v_seconds := least(coalesce((v_policy->>'base')::numeric, 10) * power(coalesce((v_policy->>'factor')::numeric, 2), least(p_failures, 60) - 1),
-        coalesce((v_policy->>'cap')::numeric, 3600));
-      v_seconds := v_seconds * (1 + coalesce((v_policy->>'jitter')::double precision, 0.1) * (random() - 0.5));
-  end case;
-  return make_interval(secs => v_seconds);
-end
-$$;
-
-create or replace function bridge.note_attempt(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns bridge.job
-  language plpgsql set search_path = '' as $$
+create or replace function bridge.note_attempt(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz,
+    p_reason text default null)
+  returns bridge.job language plpgsql set search_path = '' as $$
   -- A run is over and its job is not: note the attempt. The old token dies with the row. A run that was lost, or released by a worker that
   -- stops, is no attempt that counts. Returns the job, whose place is to be found.
+  --
+  --   p_reason  why, in words; null for what is always so
 declare
   v_job bridge.job;
   v_counts constant boolean := p_outcome not in ('lost', 'released');
@@ -252,8 +235,9 @@ begin
   update bridge.job j set updated_at = clock_timestamp(), error = coalesce(p_error, j.error), run_at = p_run_at,
     attempts = j.attempts + v_counts::integer, losses = j.losses + (p_outcome = 'lost')::integer
   where j.seq = p_row.seq returning j.* into v_job;
-  insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error)
-  values (v_job.id, v_job.seq, v_job.attempts + (not v_counts)::integer, p_row.run, p_row.worker, p_row.started_at, clock_timestamp(), p_outcome, p_error);
+  insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, reason)
+  values (v_job.id, v_job.seq, v_job.attempts + (not v_counts)::integer, p_row.run, p_row.worker, p_row.started_at, clock_timestamp(), p_outcome,
+    p_error, coalesce(p_reason, bridge.why_again(p_outcome, v_job, p_error)));
   return v_job;
 end
 $$;
@@ -265,25 +249,6 @@ declare
   v_job constant bridge.job := bridge.note_attempt(p_row, p_outcome, p_error, p_run_at);
 begin
   perform bridge.place(v_job.seq, v_job.queue, v_job.rank, v_job.size, p_run_at);
-end
-$$;
-
-create or replace function bridge.settle_failure(p_row bridge.inflight, p_error json, p_final boolean, p_outcome jsonb) returns text
-  language plpgsql set search_path = '' as $$
-  -- A delivery that has left its place failed: try again as its job's policy says, or end it. Returns the new status.
-declare
-  v_job bridge.job;
-  v_status constant text := case when p_row.cancelled_at is null then 'failed' else 'cancelled' end;
-  v_run_at timestamptz;
-begin
-  select j.* into v_job from bridge.job j where j.seq = p_row.seq;
-  if p_final or v_job.attempts + 1 >= v_job.max_attempts or v_status = 'cancelled' then
-    perform bridge.end_job(p_row.seq, v_status, null, p_error, p_outcome, 1, p_row.started_at, p_row.run, p_row.worker, p_row.progress);
-    return v_status;
-  end if;
-  v_run_at := clock_timestamp() + bridge.backoff_delay(v_job.backoff, v_job.attempts + 1);
-  perform bridge.again(p_row, 'failed', p_error, v_run_at);
-  return case when v_run_at > clock_timestamp() then 'scheduled' else 'queued' end;
 end
 $$;
 
@@ -327,6 +292,10 @@ begin
   end if;
   if p_status = 'failed' then
     return bridge.settle_failure(v_row, p_error, p_final, p_outcome);
+  elsif v_row.cancelled_at is null and v_row.run is not null and v_row.stop_signal is not null then
+    return bridge.end_late(v_row, p_outcome);
+  elsif p_status = 'expired' and v_row.run is null and exists (select from bridge.job j where j.seq = p_seq and j.deadline <= coalesce(j.expires_at, 'infinity')) then
+    return bridge.end_unstarted_late(p_seq);
   end if;
   perform bridge.end_job(p_seq, p_status, null, p_error, p_outcome, (v_row.run is not null)::integer, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
   return p_status;
@@ -342,6 +311,7 @@ create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text
 declare
   v_row bridge.inflight;
   v_losses integer;
+  v_is_late boolean;
   v_error constant json := json_build_object('type', 'WorkerLostError', 'message', p_reason, 'traceback', null);
 begin
   delete from bridge.inflight i where i.seq = p_seq and i.token = p_token returning i.* into v_row;
@@ -356,9 +326,11 @@ begin
     perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = p_seq;
     return 'queued';
   end if;
-  select j.losses into v_losses from bridge.job j where j.seq = p_seq;
-  if v_losses + 1 > bridge.setting('max_losses') then
-    perform bridge.end_job(p_seq, 'failed', null, v_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+  select j.losses, j.deadline <= clock_timestamp() into v_losses, v_is_late from bridge.job j where j.seq = p_seq;
+  if v_is_late then
+    return bridge.end_late(v_row);
+  elsif v_losses + 1 > bridge.setting('max_losses') then
+    perform bridge.end_job(p_seq, 'failed', null, v_error, jsonb_build_object('reason', format('it lost its worker more than %s times', v_losses)), 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
     return 'failed';
   end if;
   perform bridge.again(v_row, 'lost', v_error, clock_timestamp());

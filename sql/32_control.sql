@@ -114,8 +114,8 @@ create or replace function bridge.note_job(p_id uuid, p_action text, p_by text, 
 create or replace function bridge.reopen(p_old bridge.finished, p_action text, p_by text, p_note text, p_before jsonb default null,
     p_more integer default null)
   returns bigint language plpgsql set search_path = '' as $$
-  -- Let an ended job live again, under its id, with all its attempts before it. Its caller has taken it out of `finished`, and may have
-  -- changed its content.
+  -- Let an ended job live again, under its id, with all its attempts before it and without a deadline. Its caller has taken it out of
+  -- `finished`, and may have changed its content.
   --
   --   p_action, p_by, p_note, p_before  see bridge.job_note
   --   p_more                            how many further attempts; null: as many as it had when it was enqueued
@@ -134,16 +134,12 @@ begin
     p_old.content_encoding, p_old.headers, p_old.properties, p_old.size,
     least(p_old.attempts + coalesce(p_more, p_old.max_attempts - coalesce(v_before, 0)), 10000), p_old.backoff, p_old.attempts, 0,
     p_old.error, null, null, p_old.run_at, p_old.created_at, clock_timestamp(), p_old.chord,
-    p_old.options, p_old.deadline, p_old.batch, p_old.serial_key)
+    coalesce(p_old.options, '{}') || jsonb_build_object('max_attempts', p_old.max_attempts), null, p_old.batch, p_old.serial_key)
   returning seq into v_seq;
   delete from bridge.chord_part p where p.chord = p_old.chord and p.id = p_old.id;  -- its chord, if it still waits, waits for it again
   update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = p_old.id;
   perform bridge.release_children(p_old.seq, p_old.status);  -- those that the sweep was still to release: the number is history now
-  if p_old.run is not null then
-    insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result)
-    values (p_old.id, v_seq, p_old.attempts, p_old.run, p_old.worker, p_old.started_at, p_old.finished_at,
-      case when p_old.status = 'failed' then 'failed' else 'superseded' end, p_old.error, p_old.result);
-  end if;
+  perform bridge.note_end(p_old, v_seq);
   perform bridge.note_job(p_old.id, p_action, p_by, p_note, p_old.attempts, p_before);
   perform bridge.place(v_seq, p_old.queue, p_old.rank, p_old.size, p_old.run_at);
   return v_seq;

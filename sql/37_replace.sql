@@ -5,12 +5,14 @@ create or replace function bridge.renew(p_seq bigint, p_task text, p_queue text,
     p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer, p_expires_at timestamptz)
   returns void language sql set search_path = ''
   -- Give a live job, which its caller has taken out of its place, the content of its next attempt. A job made in SQL has its rank from
-  -- there, and its message no word of it: only a priority that changed moves it.
+  -- there, and its message no word of it: only a priority that changed moves it. A deadline went out as the message's expiry, which
+  -- a next attempt gives back as its own.
   begin atomic
     update bridge.job j set task = p_task, queue = p_queue, rank = case when coalesce(j.properties->>'priority', '0') =
         coalesce(p_properties->>'priority', '0') then j.rank else p_rank end, args = p_args, kwargs = p_kwargs, embed = p_embed,
       payload = p_payload, content_type = p_content_type, content_encoding = p_content_encoding, headers = p_headers,
-      properties = p_properties, size = p_size, expires_at = p_expires_at, updated_at = clock_timestamp()
+      properties = p_properties, size = p_size, expires_at = case when p_expires_at = j.deadline then j.expires_at else p_expires_at end,
+      updated_at = clock_timestamp()
     where j.seq = p_seq;
   end;
 
@@ -21,7 +23,7 @@ create or replace function bridge.retry_run(p_seq bigint, p_run uuid, p_task tex
   -- A run asks for its own next attempt (Celery's self.retry and replace): new content, same id, attempt n becomes n + 1 in one step.
   -- It must not be called inside the user's transaction, which the Retry exception would roll back.
   --
-  -- A job that was cancelled while it ran, without being stopped, gets no further attempt.
+  -- A job that was cancelled while it ran, without being stopped, gets no further attempt; nor does one whose deadline comes before.
   --
   -- Returns  false when the run has been superseded: the caller writes nothing else
 declare
@@ -35,6 +37,11 @@ begin
   end if;
   if v_row.cancelled_at is not null then
     perform bridge.end_job(p_seq, 'cancelled', null, p_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+    return true;
+  elsif exists (select from bridge.job j where j.seq = p_seq and coalesce(p_run_at, clock_timestamp()) >= j.deadline) then
+    perform bridge.end_job(p_seq, 'failed', null, coalesce(p_error, (select bridge.late_error(j) from bridge.job j where j.seq = p_seq)),
+      '{"reason": "the next attempt, which it asked for, would be due after the deadline"}', 1, v_row.started_at, v_row.run, v_row.worker,
+      v_row.progress);
     return true;
   end if;
   perform bridge.renew(p_seq, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
@@ -68,7 +75,7 @@ begin
     perform bridge.end_job(p_seq, 'cancelled', null, null, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
     return true;
   end if;
-  perform bridge.note_attempt(v_row, 'retried', null, clock_timestamp());
+  perform bridge.note_attempt(v_row, 'retried', null, clock_timestamp(), 'it replaced itself by other tasks');
   update bridge.job j set expires_at = null where j.seq = p_seq;  -- it has begun in time; the task that comes has an expiry of its own
   insert into bridge.blocked (seq, run_at) values (p_seq, clock_timestamp());
   return true;
@@ -96,7 +103,7 @@ begin
       perform bridge.end_job(v_seq, 'cancelled', null, null, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
       return null;
     elsif found then
-      perform bridge.note_attempt(v_row, 'retried', null, clock_timestamp());
+      perform bridge.note_attempt(v_row, 'retried', null, clock_timestamp(), 'it replaced itself by other tasks');
     else
       delete from bridge.blocked b where b.seq = v_seq;
     end if;

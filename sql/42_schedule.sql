@@ -12,7 +12,7 @@ begin
       kwargs        jsonb not null default '{}',
       queue         text not null default 'celery',
       priority      integer not null default 0,
-      max_attempts  integer not null default 3,
+      max_attempts  integer,                 -- null: as in bridge.enqueue
       backoff       jsonb,
       timeout       interval,                -- hard limit of one attempt
       expires       interval,                -- a job not started so long after it was due ends as expired
@@ -141,7 +141,7 @@ $$;
 
 create or replace function bridge.schedule(
     name text, cron text, task text, args jsonb default '[]', kwargs jsonb default '{}', timezone text default 'UTC', queue text default 'celery',
-    priority integer default 0, max_attempts integer default 3, backoff jsonb default null, timeout interval default null,
+    priority integer default 0, max_attempts integer default null, backoff jsonb default null, timeout interval default null,
     expires interval default null, headers jsonb default null, jitter interval default '0', starts_at timestamptz default null,
     ends_at timestamptz default null, overlap text default 'allow', missed text default 'once', missed_within interval default '7 days',
     enabled boolean default null)

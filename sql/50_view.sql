@@ -5,7 +5,9 @@ select bridge.define_view('live_jobs', $view$
     case when i.state = 'claimed' then 'queued' when i.seq is not null then i.state when r.seq is not null then 'queued'
       when s.seq is not null then 'scheduled' else 'blocked' end as status,
     j.args, j.kwargs, null::json as result, j.error, i.progress, 9 - j.rank as priority,
-    j.attempts + (i.run is not null)::integer as attempts, j.max_attempts::integer as max_attempts, w.name as worker, j.created_at,
+    j.attempts + (i.run is not null)::integer as attempts,
+    coalesce(case when j.options ? 'max_attempts' then j.max_attempts end, t.max_attempts, q.max_attempts, j.max_attempts)::integer as max_attempts,
+    w.name as worker, j.created_at,
     greatest(j.updated_at, i.published_at, i.started_at) as updated_at, j.run_at, i.started_at, null::timestamptz as finished_at,
     j.losses::integer as losses, j.seq, i.pid, j.expires_at, j.unique_key, null::jsonb as outcome, j.headers, j.content_type is not null as opaque,
     i.cancelled_at, j.batch, null::timestamptz as discarded_at
@@ -14,6 +16,8 @@ select bridge.define_view('live_jobs', $view$
   left join bridge.ready r on r.seq = j.seq
   left join bridge.scheduled s on s.seq = j.seq
   left join bridge.worker w on w.id = i.worker
+  left join bridge.retry_policy t on t.scope = 'task' and t.name = j.task
+  left join bridge.retry_policy q on q.scope = 'queue' and q.name = j.queue
 $view$);
 
 select bridge.define_view('jobs', $view$
@@ -100,13 +104,16 @@ $view$);
 
 -- Every attempt of every job: those that were followed by another, and the one that runs or ended it.
 select bridge.define_view('attempts', $view$
-  select a.id, a.attempt::integer as attempt, a.outcome, w.name as worker, a.started_at, a.ended_at, a.error, a.result, a.run
-  from bridge.attempt a left join bridge.worker w on w.id = a.worker
+  select a.id, a.attempt::integer as attempt, a.outcome, w.name as worker, a.started_at, a.ended_at, a.error, a.result, a.run,
+    a.reason
+  from bridge.attempt a left join bridge.worker w on w.id = a.worker where a.run is not null
   union all
-  select f.id, f.attempts::integer, f.status, w.name, f.started_at, f.finished_at, f.error, f.result, f.run
+  select f.id, f.attempts::integer, f.status, w.name, f.started_at, f.finished_at, f.error, f.result, f.run,
+    bridge.why_ended(f.status, f.attempts, f.max_attempts, f.outcome)
   from bridge.finished f left join bridge.worker w on w.id = f.worker where f.run is not null
   union all
-  select j.id, j.attempts + 1, 'running', w.name, i.started_at, null, null, null, i.run
+  select j.id, j.attempts + 1, 'running', w.name, i.started_at, null, null, null, i.run,
+    case when i.cancelled_at is not null then 'somebody has cancelled it' when i.stop_signal is not null then 'its deadline has passed: it is being stopped' end
   from bridge.inflight i join bridge.job j on j.seq = i.seq left join bridge.worker w on w.id = i.worker where i.run is not null
 $view$);
 

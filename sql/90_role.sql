@@ -27,7 +27,7 @@ declare
     "bridge_producer": ["next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
       "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
     "bridge_worker": ["note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
-      "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
+      "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
@@ -37,9 +37,10 @@ declare
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
       "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
-      "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs"],
+      "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
+      "set_retry", "remove_retry", "history"],
     "bridge_viewer": ["logs", "checkpoint",
-      "next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs"]}'::jsonb;
+      "next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;
@@ -59,7 +60,7 @@ begin
         'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
         'bridge.unreported_jobs, bridge.paused, bridge.pauses, '
-        'bridge.live_jobs, bridge.job_note to %I', v_role);
+        'bridge.live_jobs, bridge.job_note, bridge.retry_policies to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then
       execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);

@@ -19,6 +19,7 @@ _COMMANDS = {
     "jobs": "bridge.cli.jobs",
     "queues": "bridge.cli.queues",
     "schedules": "bridge.cli.schedules",
+    "retries": "bridge.cli.retries",
     **dict.fromkeys(["up", "demo"], "bridge.cli.local"),
     "bench": "bridge.cli.bench",
 }

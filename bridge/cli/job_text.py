@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from bridge.job import Job
+    from bridge.job import Event, Job
 
-__all__ = ["note", "print_job", "print_jobs", "print_steered"]
+__all__ = ["note", "print_events", "print_job", "print_jobs", "print_steered"]
 
 _WIDE = ("id", "task", "queue", "status", "attempts", "changed", "took", "note")
 _NARROW = ("id", "task", "status", "changed", "note")
@@ -97,6 +97,26 @@ def _print_history(history: Sequence[dict[str, Any]]) -> None:
         for attempt in history
     ]  # fmt: skip
     print_table(("attempt", "outcome", "worker", "started", "took", "error"), rows, keep=("attempt", "outcome"))
+
+
+def print_events(events: Sequence[Event], *, as_json: bool = False) -> None:
+    """Print what happened to a job, a row each."""
+    if as_json:
+        print_json(events)
+        return
+    rows = [
+        (
+            f"{event.at:%Y-%m-%d %H:%M:%S}", status_text(event.event), str(event.attempt or ""),
+            event.worker or "", span(_length(event.started_at, event.ended_at)), one_line(_reason(event.error)),
+            one_line(event.reason or ""),
+        )
+        for event in events
+    ]  # fmt: skip
+    print_table(("at", "event", "attempt", "worker", "took", "error", "reason"), rows, keep=("at", "event", "attempt"))
+
+
+def _length(start: datetime | None, end: datetime | None) -> float | None:
+    return None if start is None or end is None else (end - start).total_seconds()
 
 
 def _reason(error: dict[str, Any] | None) -> str:

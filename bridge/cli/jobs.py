@@ -1,4 +1,4 @@
-"""jobs: list, show, wait, retry, cancel; what they tell while they run is in job_notes."""
+"""jobs: list, show, history, wait, retry, cancel; what they tell while they run is in job_notes."""
 
 from __future__ import annotations
 
@@ -107,6 +107,23 @@ def show_command(*, identity: str, as_json: bool) -> None:
         (job,) = by_ids(connection, [identity])
         history = jobs.attempts(connection, job.id)
     job_text.print_job(job, history, as_json=as_json)
+
+
+@jobs_command.command("history")
+@click.argument("identity", metavar="ID")
+@_json
+def history_command(*, identity: str, as_json: bool) -> None:
+    """Tell the whole life of one job: when it was enqueued, each attempt and why there was another, and where it is now.
+
+    \b
+    Examples:
+      bridge jobs history 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
+      bridge jobs history my-own-task-id --json | jq '.[] | select(.event == "lost") | .reason'
+    """
+    with open_database("bridge jobs history") as connection:
+        (job,) = by_ids(connection, [identity])
+        events = jobs.history(connection, job.id)
+    job_text.print_events(events, as_json=as_json)
 
 
 @jobs_command.command("wait")

@@ -120,7 +120,7 @@ def show_command(*, name: str, runs: int, as_json: bool) -> None:
 @click.option("--timezone", default="UTC", show_default=True, help="Whose clock CRON is read by.")
 @click.option("--queue", "-Q", default="celery", show_default=True, help="The queue of its jobs.")
 @click.option("--priority", type=int, default=0, show_default=True, help="0 to 9, higher is sooner.")
-@click.option("--max-attempts", type=int, default=3, show_default=True, help="How often a job may fail; 1 = no retry.")
+@click.option("--max-attempts", type=int, help="How often a job may fail; 1 = no retry.  [default: by retry policy, else 3]")
 @click.option("--timeout", type=duration, help="Hard limit of one attempt: 90, 15m, 2h.")
 @click.option("--expires", type=duration, help="A job not started so long after it was due ends as expired.")
 @click.option("--jitter", type=duration, default="0", help="Each job is due up to so much later, by chance.")

@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from psycopg.rows import class_row
 from psycopg.types.json import Jsonb, JsonbLoader
 
-from bridge.job import Job, Status
+from bridge.job import Event, Job, Status
 from bridge.queries.connection import translated
 from bridge.queries.runs import call_that_ends
 from bridge.queries.waiting import registered
@@ -33,6 +34,7 @@ __all__ = [
     "enqueue_message",
     "find",
     "get",
+    "history",
     "jsonb",
     "retry",
     "retry_run",
@@ -98,7 +100,8 @@ _CASTS = {
     **dict.fromkeys(["task", "queue", "unique_key", "on_conflict"], "::text"),
     **dict.fromkeys(["priority", "max_attempts"], "::integer"),
     **dict.fromkeys(["run_at", "expires_at"], "::timestamptz"),
-    **dict.fromkeys(["delay", "timeout"], "::interval"),
+    **dict.fromkeys(["delay", "timeout", "soft_timeout", "deadline"], "::interval"),
+    **dict.fromkeys(["retry_on", "never_on"], "::text[]"),
     "depends_on": "::uuid[]",
 }
 
@@ -170,6 +173,12 @@ def attempts(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
         cursor = connection.execute(query, (identity,))
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def history(connection: Connection, identity: UUID) -> list[Event]:
+    """Call ``bridge.history``."""
+    with translated(), connection.cursor(row_factory=class_row(Event)) as cursor:
+        return cursor.execute("select * from bridge.history(%(id)s)", {"id": identity}).fetchall()
 
 
 def cancel(connection: Connection, identity: UUID) -> Status:

@@ -35,7 +35,9 @@ def original(exc: Any) -> Any:
 
 
 def error_of(exc: Any, traceback: Any, serializer: str = "json") -> dict[str, Any]:
-    """The error of a row: type, message, the end of the traceback, and what rebuilding the exception needs.
+    """The error of a row: type, message, the end of the traceback, what rebuilding the exception needs, and what rules of retrying ask.
+
+    The latter are the names of its class and of all that it derives from.
 
     Args:
         exc: what was raised.
@@ -50,6 +52,8 @@ def error_of(exc: Any, traceback: Any, serializer: str = "json") -> dict[str, An
         "type": kept["exc_type"].rpartition(".")[2], "module": kept["exc_module"], "message": _message(exc),
         "traceback": text[-_TRACEBACK_SIZE:].replace("\x00", "\ufffd") if text else None, "exception": kept,
     }  # fmt: skip
+    if isinstance(exc, BaseException):
+        error["bases"] = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(exc).__mro__[:-2]]
     if serializer in _PICKLING:
         error["packed"] = _packed(exc, serializer)
     return error

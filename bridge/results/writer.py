@@ -12,7 +12,7 @@ from kombu.utils.imports import symbol_by_name
 
 from bridge.application import Membership, membership
 from bridge.choice import OPTION
-from bridge.errors import PermanentError
+from bridge.errors import DeadlineExceeded, PermanentError
 from bridge.job import Status, job_id
 from bridge.queries.results import Value
 from bridge.queries.runs import NeverRan
@@ -123,12 +123,15 @@ class RowWriter(Waiting):
     def mark_as_revoked(
         self, task_id: str, reason: str = "", request: Any = None, store_result: bool = True, state: str = states.REVOKED
     ) -> None:
-        """Celery's hook in the main process: revoked, terminated or expired."""
+        """Celery's hook in the main process: revoked, terminated or expired. The row knows whether that was its deadline: a failure."""
         delivery = outcome.delivery_in_hand(request)
         if delivery is not None:
             status = Status.EXPIRED if reason == "expired" else Status.CANCELLED
             error = {"type": "TaskRevokedError", "message": reason, "traceback": None}
-            outcome.ended_outside(self._bridge, delivery, status, error, final=True)
+            if outcome.ended_outside(self._bridge, delivery, status, error, final=True) is Status.FAILED:
+                late = DeadlineExceeded("its deadline has passed")
+                super().mark_as_failure(task_id, late, request=request, store_result=store_result)
+                return
         super().mark_as_revoked(task_id, reason, request=request, store_result=store_result, state=state)
 
     def mark_as_retry(self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
