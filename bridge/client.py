@@ -86,6 +86,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     never_on: Sequence[str | type[BaseException]] | None = None,
     soft_timeout: float | timedelta | None = None,
     deadline: float | timedelta | None = None,
+    serial_key: str | None = None,
 ) -> UUID:
     """Enqueue one job.
 
@@ -116,6 +117,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         never_on: no further attempt after these.
         soft_timeout: seconds, or a timedelta: soft limit of one attempt, at which the task gets SoftTimeLimitExceeded.
         deadline: seconds, or a timedelta, from when it is due: no attempt starts later, and one that still runs is stopped.
+        serial_key: jobs that have the same run one at a time, in the order in which they became due; a retry comes before the next.
 
     Returns:
         The job's id.
@@ -142,6 +144,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         "never_on": classes("never_on", never_on),
         "soft_timeout": interval(soft_timeout),
         "deadline": interval(deadline),
+        "serial_key": serial_key,
     }
     target = _target(connection)
     if target is None:

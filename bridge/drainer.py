@@ -265,7 +265,7 @@ class Drainer:
         """Sleep until a NOTIFY, the next duty or the poll interval; shorter while full windows hold ready jobs back."""
         held_back = bool(self._serve(dispatch.ready_queues(self._postgres())))
         self._pause = max(self._pause / 2, _SHORTEST_PAUSE) if published >= _FAIR_SHIPMENT else min(self._pause * 2, _LONGEST_WINDOW_PAUSE)
-        wanted = self._pause if held_back else self._settings.poll
+        wanted = self._pause if held_back else min(self._settings.poll, dispatch.next_look(self._postgres()))
         pause = min(wanted, max(0.01, min(self._clock.tick, self._clock.report) - time.monotonic()))
         if is_pooled(self._postgres()):  # nobody wakes it there
             self._stop.wait(pause)

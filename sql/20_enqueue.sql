@@ -23,7 +23,8 @@ begin
       retry_on text[],
       never_on text[],
       soft_timeout interval,
-      deadline interval
+      deadline interval,
+      serial_key text
     );
   end if;
 end
@@ -40,13 +41,12 @@ $$;
 create or replace function bridge.place(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_run_at timestamptz,
     p_now timestamptz default clock_timestamp())
   returns void language plpgsql set search_path = '' as $$
-  -- Put a job where it waits: `ready` when it is due, else `scheduled`. One NOTIFY a transaction and queue wakes a drainer.
+  -- Put a job where it waits: where claims find it when it is due, else `scheduled`.
 begin
   if p_run_at > p_now then
     insert into bridge.scheduled (seq, run_at) values (p_seq, p_run_at);
   else
-    insert into bridge.ready (queue, rank, seq, size) values (p_queue, p_rank, p_seq, p_size);
-    perform pg_notify('bridge_ready', p_queue);
+    perform bridge.make_ready(p_seq, p_queue, p_rank, p_size);
   end if;
 end
 $$;
@@ -110,6 +110,8 @@ begin
     perform bridge.refuse(format('on_conflict is %L', p_asked.on_conflict), 'give skip or raise');
   elsif p_asked.unique_key = '' then
     perform bridge.refuse('unique_key is empty', 'give a text, or null for none');
+  elsif p_asked.serial_key = '' or length(p_asked.serial_key) > 500 then
+    perform bridge.refuse(format('serial_key has %s characters', length(p_asked.serial_key)), 'give a text of 1 to 500 characters, or null for none');
   end if;
   if num_nonnulls(p_asked.backoff, p_asked.retry_on, p_asked.never_on, p_asked.soft_timeout, p_asked.deadline) > 0 then
     perform bridge.check_retry(p_asked);
@@ -222,10 +224,12 @@ begin
     v_parents := bridge.live_parents(p_asked.depends_on);
   end if;
   insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
-      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord, options, deadline)
+      size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord, options, deadline,
+      serial_key)
   values (p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
       p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
-      case when p_asked is null then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline)
+      case when p_asked is null then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline,
+      p_asked.serial_key)
   on conflict (id) do nothing
   returning seq into v_seq;
   if v_seq is null then
@@ -282,7 +286,8 @@ create or replace function bridge.enqueue(
     run_at timestamptz default null, delay interval default null, max_attempts integer default null, backoff jsonb default null,
     unique_key text default null, on_conflict text default 'skip', depends_on uuid[] default null, timeout interval default null,
     expires_at timestamptz default null, headers jsonb default null, retry_on text[] default null, never_on text[] default null,
-    soft_timeout interval default null, deadline interval default null)
+    soft_timeout interval default null, deadline interval default null,
+    serial_key text default null)
   returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
   --
@@ -301,13 +306,15 @@ create or replace function bridge.enqueue(
   --   retry_on      further attempts only after errors of these classes, never_on: none after these; by full name or its last part
   --   soft_timeout  soft limit of one attempt: the task gets SoftTimeLimitExceeded
   --   deadline      limit of all attempts, from when it is due: none starts later, one that runs is stopped
+  --   serial_key    jobs that have the same run one at a time, in the order in which they became due; a retry comes before the next
   --
   -- Returns  the job's id
   -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
 begin
   return bridge.enqueue_as(bridge.new_id(), row(enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
     enqueue.delay, enqueue.max_attempts, enqueue.backoff, enqueue.unique_key, enqueue.on_conflict, enqueue.depends_on, enqueue.timeout,
-    enqueue.expires_at, enqueue.headers, enqueue.retry_on, enqueue.never_on, enqueue.soft_timeout, enqueue.deadline)::bridge.job_request);
+    enqueue.expires_at, enqueue.headers, enqueue.retry_on, enqueue.never_on, enqueue.soft_timeout, enqueue.deadline,
+    enqueue.serial_key)::bridge.job_request);
 end
 $$;
 
@@ -326,7 +333,8 @@ begin
     return null;
   end if;
   select string_agg(k, ', ') into v_names from jsonb_object_keys(p_options) k
-  where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'retry_on', 'never_on', 'deadline');
+  where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'retry_on', 'never_on', 'deadline',
+    'serial_key');
   if v_names is not null then
     perform bridge.refuse(format('option bridge of task %s has %s', p_task, v_names),
       'give arguments of bridge.enqueue that Celery has no option for; countdown, eta, expires, priority and queue are Celery''s');

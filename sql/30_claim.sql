@@ -12,15 +12,25 @@ end
 $$;
 
 create or replace function bridge.ready_queues() returns setof text language sql stable set search_path = '' set enable_seqscan = off set jit = off
-  -- The queues that have ready jobs and are not paused, by one index probe a queue.
+  -- The queues that have ready jobs, or held ones that a claim may let through now, and are not paused, by one index probe a queue.
   begin atomic
     with recursive q (name) as (
       (select r.queue from bridge.ready r order by r.queue limit 1)
       union all
       select (select r.queue from bridge.ready r where r.queue > q.name order by r.queue limit 1) from q where q.name is not null
+    ), o (name) as (
+      (select l.queue from bridge.lane l where l.blocked_by is null order by l.queue limit 1)
+      union all
+      select (select l.queue from bridge.lane l where l.blocked_by is null and l.queue > o.name order by l.queue limit 1) from o
+      where o.name is not null
+    ), b (id) as (
+      select p.bucket from bridge.permit p where p.freed union select b.id from bridge.bucket b where b.due_at <= now()
     )
-    select q.name from q where q.name is not null
-      and not exists (select from bridge.paused p where ((p.kind = 'queue' and p.name = q.name) or p.kind = 'everything') and p.admit = 0);
+    select a.name from (
+      select q.name from q union select o.name from o
+      union select (select l.queue from bridge.lane l where l.blocked_by = b.id order by l.queue limit 1) from b
+    ) a where a.name is not null and not exists (
+      select from bridge.paused p where ((p.kind = 'queue' and p.name = a.name) or p.kind = 'everything') and p.admit = 0);
   end;
 
 create or replace function bridge.silent_workers(p_queue text, p_since timestamptz) returns text[] language plpgsql stable
@@ -79,7 +89,7 @@ $$;
 create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment uuid, p_limit integer default 500, p_bytes bigint default 4194304)
   returns setof bridge.claimed_job language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
-  -- Take the ready jobs of one queue, most urgent first, for one drainer to publish.
+  -- Take the ready jobs of one queue, and those that the gate lets through, most urgent first, for one drainer to publish.
   --
   --   p_drainer   who asks
   --   p_queue     the queue; a paused one gives no rows, nor does one whose window is full
@@ -89,9 +99,11 @@ create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment
   --
   -- Returns  the claimed jobs, each with the token of its delivery; no rows when nothing may be published
   -- Locks    the looked-at rows only (skip locked): never waits
-  -- Index    ready_pkey
+  -- Index    ready_pkey, lane_open
 declare
   v_limit integer;
+  v_gate record;
+  v_held record;
   v_seqs bigint[];
 begin
   if not bridge.may_claim(p_queue) then
@@ -101,19 +113,25 @@ begin
   if v_limit <= 0 then
     return;
   end if;
+  select g.* into v_gate from bridge.pass_gate(p_queue, v_limit) g;
+  select h.* into v_held from bridge.claim_held(p_queue, v_limit, p_bytes, p_drainer, p_shipment) h;
   with looked_at as materialized (
-    select r.ctid as place, r.rank, r.pos, r.size from bridge.ready r where r.queue = p_queue
-    order by r.rank, r.pos limit v_limit for update skip locked
+    select r.ctid as place, r.rank, r.pos, r.size from bridge.ready r
+    where r.queue = p_queue and (v_gate.version is null or r.gate = v_gate.version or r.seq = any (v_gate.passed))
+    order by r.rank, r.pos limit v_limit - cardinality(v_held.seqs) for update skip locked
   ), bounded as (
     select l.place, sum(l.size) over (order by l.rank, l.pos) - l.size as before from looked_at l
   ), taken as (
-    delete from bridge.ready r where r.ctid = any (array (select b.place from bounded b where b.before < p_bytes))
+    delete from bridge.ready r where r.ctid = any (array (select b.place from bounded b where b.before < p_bytes - v_held.bytes))
     returning r.seq, r.token, r.rank, r.pos
   ), sent as (
     insert into bridge.inflight (seq, queue, token, copied, shipment, drainer, claimed_at)
     select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp() from taken t
   )
   select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
+  if v_held.seqs <> '{}' then
+    v_seqs := bridge.in_order(v_held.seqs, v_seqs);
+  end if;
   perform bridge.stamp_deadlines(v_seqs);
   return query select * from bridge.deliveries(v_seqs);
 end
@@ -142,20 +160,17 @@ create or replace function bridge.unclaim(p_seqs bigint[], p_shipment uuid defau
   --
   --   p_shipment  only jobs of this shipment, when given
 declare
-  v_queue text;
   v_count integer;
 begin
   with freed as (
     delete from bridge.inflight i
     where i.seq = any (p_seqs) and i.state = 'claimed' and (p_shipment is null or i.shipment = p_shipment)
     returning i.seq, i.token
+  ), back as (
+    select bridge.make_ready(o.seq, o.queue, o.rank, o.size, o.token) from (
+      select j.seq, j.queue, j.rank, j.size, f.token from freed f join bridge.job j on j.seq = f.seq order by j.rank, j.seq) o
   )
-  insert into bridge.ready (queue, rank, seq, size, token)
-  select j.queue, j.rank, j.seq, j.size, f.token from freed f join bridge.job j on j.seq = f.seq order by j.rank, j.seq;
-  get diagnostics v_count = row_count;
-  for v_queue in select distinct j.queue from bridge.job j where v_count > 0 and j.seq = any (p_seqs) loop
-    perform pg_notify('bridge_ready', v_queue);
-  end loop;
+  select count(*) into v_count from back;
   return v_count;
 end
 $$;

@@ -12,6 +12,9 @@ begin
     delete from bridge.ready r where r.seq = p_seq;
   end if;
   if not found then
+    delete from bridge.held h where h.seq = p_seq;
+  end if;
+  if not found then
     delete from bridge.inflight f where f.seq = p_seq and f.state <> 'running';
   end if;
   return found;

@@ -99,6 +99,8 @@ begin
   for v_row in
     select r.seq, false as sent from bridge.ready r where r.queue = purge.queue
     union all
+    select h.seq, false from bridge.lane l join bridge.held h on h.lane = l.id where l.queue = purge.queue
+    union all
     select i.seq, i.state = 'published' from bridge.inflight i where i.queue = purge.queue and i.state <> 'running'
     union all
     select s.seq, false from bridge.scheduled s join bridge.job j on j.seq = s.seq where j.queue = purge.queue

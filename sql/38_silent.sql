@@ -38,7 +38,9 @@ begin
     update bridge.inflight i set taken_by = bridge.silent_workers(i.queue, i.published_at)
     where i.token = any (p_tokens) and i.state = 'published' and i.missing_since is not null and i.taken_by is null
       and bridge.silent_workers(i.queue, i.published_at) is not null
-    returning i.queue
+    returning i.queue, i.seq, i.permits
+  ), freed as (
+    update bridge.permit p set freed = true from taken t where p.bucket = any (t.permits) and p.seq = t.seq
   )
   select t.queue, count(*) from taken t group by t.queue;
 end

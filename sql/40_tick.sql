@@ -4,24 +4,18 @@ create or replace function bridge.move_due(p_limit integer, p_now timestamptz) r
   set search_path = '' as $$
   -- Make scheduled jobs ready whose time has come, earliest first.
 declare
-  v_count integer;
-  v_queue text;
-  v_queues text[];
+  v_seqs bigint[];
 begin
   with due as (
     select s.seq from bridge.scheduled s where s.run_at <= p_now order by s.run_at limit p_limit for update skip locked
   ), gone as (
     delete from bridge.scheduled s using due where s.seq = due.seq returning s.seq, s.run_at
-  ), moved as (
-    insert into bridge.ready (queue, rank, seq, size)
-    select j.queue, j.rank, j.seq, j.size from gone g join bridge.job j on j.seq = g.seq order by g.run_at
-    returning queue
   )
-  select count(*), array_agg(distinct m.queue) into v_count, v_queues from moved m;
-  foreach v_queue in array coalesce(v_queues, '{}') loop
-    perform pg_notify('bridge_ready', v_queue);
-  end loop;
-  return v_count;
+  select array_agg(g.seq order by g.run_at) into v_seqs from gone g;
+  if v_seqs is not null then
+    perform bridge.make_many_ready(v_seqs);
+  end if;
+  return coalesce(cardinality(v_seqs), 0);
 end
 $$;
 
@@ -41,6 +35,7 @@ begin
     delete from bridge.blocked b where b.seq = v_seq;
     if not found then delete from bridge.scheduled s where s.seq = v_seq; end if;
     if not found then delete from bridge.ready r where r.seq = v_seq; end if;
+    if not found then delete from bridge.held h where h.seq = v_seq; end if;
     if not found then delete from bridge.inflight f where f.seq = v_seq and f.state = 'published' and f.taken_by is null; end if;
     continue when not found;
     perform bridge.end_job(v_seq, 'expired', null, null, null, 0, null, null, null, null);
@@ -154,7 +149,8 @@ declare
 begin
   select t.steady_since into v_steady from bridge.tick_state t;
   return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit),
-    'unblocked', bridge.unblock_late(p_limit), 'joins', bridge.sweep_chords(least(p_limit, 200), p_now));
+    'unblocked', bridge.unblock_late(p_limit), 'joins', bridge.sweep_chords(least(p_limit, 200), p_now),
+    'counted', bridge.count_recent(p_now));
 end
 $$;
 

@@ -2,7 +2,7 @@
 
 select bridge.define_view('live_jobs', $view$
   select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue,
-    case when i.state = 'claimed' then 'queued' when i.seq is not null then i.state when r.seq is not null then 'queued'
+    case when i.state = 'claimed' then 'queued' when i.seq is not null then i.state when r.seq is not null or h.seq is not null then 'queued'
       when s.seq is not null then 'scheduled' else 'blocked' end as status,
     j.args, j.kwargs, null::json as result, j.error, i.progress, 9 - j.rank as priority,
     j.attempts + (i.run is not null)::integer as attempts,
@@ -14,6 +14,7 @@ select bridge.define_view('live_jobs', $view$
   from bridge.job j
   left join bridge.inflight i on i.seq = j.seq
   left join bridge.ready r on r.seq = j.seq
+  left join bridge.held h on h.seq = j.seq
   left join bridge.scheduled s on s.seq = j.seq
   left join bridge.worker w on w.id = i.worker
   left join bridge.retry_policy t on t.scope = 'task' and t.name = j.task
@@ -49,15 +50,18 @@ select bridge.define_view('dead_jobs', $view$
 $view$);
 
 select bridge.define_view('stuck_jobs', $view$
-  select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue, p.status, j.attempts + (p.status = 'running')::integer as attempts,
+  select j.id, coalesce(j.task_id, j.id::text) as task_id, j.task, j.queue, case p.status when 'held' then 'queued' else p.status end as status, j.attempts + (p.status = 'running')::integer as attempts,
     w.name as worker, j.created_at, j.run_at, p.since, clock_timestamp() - p.since as age,
     case p.status when 'queued' then 'due and not published: is a drainer alive, is the queue paused or its window full?'
       when 'published' then case when p.taken_by is null then 'with the broker and not started: is a worker consuming this queue?'
         else 'taken by a worker that reports nothing: see unreported_jobs' end
+      when 'held' then 'held back by a limit, or by others of its serial key: see bridge.limits'
       when 'blocked' then 'it has replaced itself by tasks of which the last has not come: has one of them been cancelled?'
       else 'running for long: is its worker busy with it?' end as reason
   from (
     select r.seq, 'queued' as status, r.since, null::uuid as worker, null::text[] as taken_by from bridge.ready r
+    union all
+    select h.seq, 'held', h.since, null, null from bridge.held h
     union all
     select i.seq, case i.state when 'claimed' then 'queued' else i.state end, coalesce(i.started_at, i.published_at, i.claimed_at), i.worker,
       i.taken_by
@@ -85,7 +89,8 @@ select bridge.define_view('job_queue_stats', $view$
     select v.queue, count(*) filter (where v.status = 'blocked') as blocked, count(*) filter (where v.status = 'scheduled') as scheduled,
       count(*) filter (where v.status = 'queued') as queued, count(*) filter (where v.status = 'published') as published,
       count(*) filter (where v.status = 'running') as running,
-      (select min(r.since) from bridge.ready r where r.queue = v.queue) as oldest_queued_at
+      least((select min(r.since) from bridge.ready r where r.queue = v.queue),
+        (select min(h.since) from bridge.lane o join bridge.held h on h.lane = o.id where o.queue = v.queue)) as oldest_queued_at
     from bridge.live_jobs v group by v.queue
   ) l on l.queue = q.queue
   left join (

@@ -28,7 +28,7 @@ declare
       "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
     "bridge_worker": ["note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
-      "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
+      "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "next_look", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
       "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_silent", "set_aside",
@@ -38,6 +38,7 @@ declare
       "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
+      "set_limit", "remove_limit",
       "set_retry", "remove_retry", "history"],
     "bridge_viewer": ["logs", "checkpoint",
       "next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;

@@ -9,12 +9,14 @@ RULES = {
     "a live job is in exactly one place": """
         select j.seq, count(p.place), array_agg(p.place) from bridge.job j
         left join (select seq, 'blocked' from bridge.blocked union all select seq, 'scheduled' from bridge.scheduled
-          union all select seq, 'ready' from bridge.ready union all select seq, 'inflight' from bridge.inflight) p (seq, place)
+          union all select seq, 'ready' from bridge.ready union all select seq, 'held' from bridge.held
+          union all select seq, 'inflight' from bridge.inflight) p (seq, place)
           on p.seq = j.seq
         group by j.seq having count(p.place) <> 1""",
     "a place holds live jobs only": """
         select p.* from (select seq, 'blocked' from bridge.blocked union all select seq, 'scheduled' from bridge.scheduled
-          union all select seq, 'ready' from bridge.ready union all select seq, 'inflight' from bridge.inflight) p (seq, place)
+          union all select seq, 'ready' from bridge.ready union all select seq, 'held' from bridge.held
+          union all select seq, 'inflight' from bridge.inflight) p (seq, place)
         where not exists (select from bridge.job j where j.seq = p.seq)""",
     "a job is live or finished, never both": "select j.id from bridge.job j join bridge.finished f using (id)",
     "a job finishes once": "select id, count(*) from bridge.finished group by id having count(*) > 1",
@@ -22,6 +24,16 @@ RULES = {
     "a ready job waits where its content says": """
         select r.seq from bridge.ready r join bridge.job j using (seq)
         where (r.queue, r.rank, r.size) is distinct from (j.queue, j.rank, j.size)""",
+    "a held job waits in a lane of its own queue and rank": """
+        select h.seq from bridge.held h join bridge.job j using (seq) left join bridge.lane l on l.id = h.lane
+        where (l.queue, l.rank, h.size) is distinct from (j.queue, j.rank, j.size)""",
+    "a permit in use belongs to a job in flight, a turn to a live job": """
+        select p.* from bridge.permit p join bridge.bucket b on b.id = p.bucket where not p.freed and case when b.job_limit = 0
+          then not exists (select from bridge.job j where j.seq = p.seq)
+          else not exists (select from bridge.inflight i where i.seq = p.seq and p.bucket = any (i.permits)) end""",
+    "one job at a time has the turn of a serial key": """
+        select b.key, count(*) from bridge.bucket b join bridge.permit p on p.bucket = b.id
+        where b.job_limit = 0 and not p.freed group by b.key having count(*) > 1""",
     "a job in flight is counted for its own queue": """
         select i.seq from bridge.inflight i join bridge.job j using (seq) where i.queue <> j.queue""",
     "a unique key belongs to one live job, and a live job has its key": """

@@ -136,9 +136,9 @@ def plans_of(db: Session, query: str, *params: Any) -> str:
 
 def big_scans(text: str) -> list[str]:
     """Sequential scans of tables that grow."""
-    big = ("job", "ready", "scheduled", "inflight", "finished", "attempt", "schedule", "schedule_run")
+    big = ("job", "ready", "held", "lane", "permit", "scheduled", "inflight", "finished", "attempt", "schedule", "schedule_run")
     lines = [line.strip() for line in text.splitlines() if "Seq Scan on" in line]
-    return [line for line in lines if any(f"Seq Scan on {name}" in line for name in big)]
+    return [line for line in lines if any(f"Seq Scan on {name} " in line for name in big)]
 
 
 CALLS = {

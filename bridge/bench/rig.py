@@ -36,6 +36,7 @@ _PAGE = 2000  # messages or keys of Redis read at once
 _MESSAGE_ID = re.compile(rb'"id": "([0-9a-f-]{36})"')
 _SHORTEST = 0.01  # seconds between two counts, at least
 _TABLES = "job, ready, scheduled, inflight, blocked, dependency, unique_key, waiter, finished, attempt, worker, drainer"
+_TABLES += ", held, lane, bucket, permit"
 # Without the tick's lock, a tick and the truncate could wait for each other.
 _CLEAR = f"""
   select pg_advisory_xact_lock(hashtextextended('bridge.tick', 0));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ __all__ = [
     "claim",
     "mark_missing",
     "mark_published",
+    "next_look",
     "ready_queues",
     "report_drainer",
     "republish",
@@ -69,6 +71,12 @@ class Suspect:
 def ready_queues(connection: Connection) -> list[str]:
     """Queues with ready jobs that are not paused."""
     return [row[0] for row in connection.execute("select bridge.ready_queues()")]
+
+
+def next_look(connection: Connection) -> float:
+    """Seconds until a limit may let through a job that waits for the next token of its rate; infinite when none does."""
+    row = connection.execute("select bridge.next_look()").fetchone()
+    return math.inf if row is None or row[0] is None else float(row[0])
 
 
 def claim(connection: Connection, drainer: UUID, queue: str, shipment: UUID, *, limit: int, size: int) -> list[Claimed]:

@@ -97,7 +97,7 @@ def enqueue(connection: Connection, task: str, args: Sequence[Any], kwargs: dict
 
 
 _CASTS = {
-    **dict.fromkeys(["task", "queue", "unique_key", "on_conflict"], "::text"),
+    **dict.fromkeys(["task", "queue", "unique_key", "on_conflict", "serial_key"], "::text"),
     **dict.fromkeys(["priority", "max_attempts"], "::integer"),
     **dict.fromkeys(["run_at", "expires_at"], "::timestamptz"),
     **dict.fromkeys(["delay", "timeout", "soft_timeout", "deadline"], "::interval"),
