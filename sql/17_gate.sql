@@ -1,5 +1,5 @@
 -- The gate: where jobs wait that a limit or a serial key holds back. Every combination of limits and keys has a *lane*; a claim takes from
--- the lanes that are open, in turn, as far as each of their *buckets* has room. See 27_gate.sql and 29_lane.sql.
+-- the lanes that are open, in turn, as far as each of their *buckets* has room. See 26_gate.sql and 29_lane.sql.
 --
 -- Who makes jobs only adds rows here. Lanes and buckets are changed by claims alone, which skip what another claim has in hand; who ends
 -- a run marks its own permit. So nobody waits for anybody.
