@@ -9,6 +9,7 @@ from celery._state import get_current_task
 from kombu.exceptions import OperationalError
 
 from bridge import message as wire
+from bridge import unique
 from bridge.application import membership
 from bridge.asked import asked_of_call
 from bridge.choice import OPTION
@@ -21,6 +22,7 @@ from bridge.worker.follow import sent_by_tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from uuid import UUID
 
     from bridge.application import Membership
     from bridge.queries.jobs import Content
@@ -51,6 +53,8 @@ class RowSender:
                 raise InvalidArgumentError(f"task {name} is sent with task_protocol 1", "set task_protocol = 2, Celery's default since 4.0")
             # The event task-sent belongs to the moment when a drainer publishes.
             asked = _asked(joined, name, message.body, call)
+            if _own_request(message.headers.get("id")) is None:
+                unique.refuse_awaited(joined, name, message, asked)
             return publish(RowProducer(joined, asked), name, message._replace(sent_event=None), **undelayed(self.app, options))
 
         return send
@@ -131,20 +135,21 @@ class RowProducer:
             run.asks_for(content)
             return
         try:
-            self._enqueue(content, again=bool(options.get("retry")))
+            stands = self._enqueue(content, again=bool(options.get("retry")))
         except (ServerError, psycopg.OperationalError) as error:
             raise OperationalError(str(error)) from error
+        if stands != content.id:
+            unique.tell(headers, stands)
 
-    def _enqueue(self, content: Content, *, again: bool) -> None:
-        """Write the row in the caller's transaction, or by itself."""
+    def _enqueue(self, content: Content, *, again: bool) -> UUID:
+        """Write the row in the caller's transaction, or by itself; the id of the job that stands for it."""
         # What follows a task is not its function's: that has returned, and a session that it left open is nobody's transaction any more.
         target = None if sent_by_tracer() else self._joined.target()
         if target is not None:
-            target.enqueue(message_row(content))
-        else:
-            self._commit(content, again=again)
+            return target.enqueue(message_row(content), answer=unique.has_key(self._asked))
+        return self._commit(content, again=again)
 
-    def _commit(self, content: Content, *, again: bool) -> None:
+    def _commit(self, content: Content, *, again: bool) -> UUID:
         """Write the row by itself; once more when the connection had broken unnoticed, as after a restart of Postgres.
 
         That is all there is of ``task_publish_retry``: a caller is not kept waiting for a database that is down. Repeating does no
@@ -152,6 +157,5 @@ class RowProducer:
         """
         connections = self._joined.connections
         if again:
-            connections.ask(lambda connection: jobs.enqueue_message(connection, content))
-        else:
-            jobs.enqueue_message(connections.get(), content)
+            return connections.ask(lambda connection: jobs.enqueue_message(connection, content))
+        return jobs.enqueue_message(connections.get(), content)

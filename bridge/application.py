@@ -143,10 +143,11 @@ def install(app: Any, *, only: Iterable[str] | None = None, exclude: Iterable[st
         return
     app.bridge = Membership(app, Patterns.given(only, exclude))
     join_sessions()
-    from bridge import amqp, control  # noqa: PLC0415 - they need this module
+    from bridge import amqp, control, unique  # noqa: PLC0415 - they need this module
 
     _mix_in(app, "amqp", "BridgeAMQP", amqp.RowSender, control.ConnectionMaker)
     _mix_in(app, "control", "BridgeControl", control.RowControl)
+    app.send_task = unique.telling(app.send_task)
     app.backend_cls = "bridge.backend:make_backend"
     from bridge.worker import plugin  # noqa: PLC0415 - a producer that never starts a worker still registers it: workers are the same app
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["asked_of_call", "classes", "interval", "plain", "require_json"]
 
 _CLASSES = {"retry_on", "never_on"}
+_DURATIONS = ("delay", "timeout", "soft_timeout", "deadline", "unique_for")
 _KEYS = "_key"  # how the names of those options end whose texts are templates over a call's arguments
 
 
@@ -24,7 +25,7 @@ def interval(value: float | timedelta | None) -> timedelta | None:
     return timedelta(seconds=value) if isinstance(value, int | float) else value
 
 
-def plain(asked: Mapping[str, Any], durations: Sequence[str] = ("delay", "timeout", "soft_timeout", "deadline")) -> dict[str, Any]:
+def plain(asked: Mapping[str, Any], durations: Sequence[str] = _DURATIONS) -> dict[str, Any]:
     """The same by JSON values that Postgres reads: moments in ISO 8601, durations in seconds, ids as texts.
 
     Args:

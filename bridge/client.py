@@ -87,6 +87,8 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     soft_timeout: float | timedelta | None = None,
     deadline: float | timedelta | None = None,
     serial_key: str | None = None,
+    unique_until: str | None = None,
+    unique_for: float | timedelta | None = None,
 ) -> UUID:
     """Enqueue one job.
 
@@ -107,8 +109,9 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         delay: seconds, or a timedelta, from now.
         max_attempts: how often it may fail before it is failed; 1 = no retry; None: as its retry policy says, else 3.
         backoff: wait between attempts: seconds, a list of seconds, or a mapping of base, factor, cap and jitter.
-        unique_key: at most one live job has it.
-        on_conflict: when another live job has that key: "skip" returns its id, "raise" raises.
+        unique_key: at most one job has it, until that job ends.
+        on_conflict: when another job has that key: "skip" returns its id, "raise" raises; of one that has not begun, "replace" exchanges
+            the content, "move" the time when it is due, "debounce" both, and its id is returned.
         depends_on: ids of jobs that must succeed first.
         timeout: seconds, or a timedelta: hard limit of one attempt.
         expires_at: a job not started by then ends as expired.
@@ -118,13 +121,16 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         soft_timeout: seconds, or a timedelta: soft limit of one attempt, at which the task gets SoftTimeLimitExceeded.
         deadline: seconds, or a timedelta, from when it is due: no attempt starts later, and one that still runs is stopped.
         serial_key: jobs that have the same run one at a time, in the order in which they became due; a retry comes before the next.
+        unique_until: when the key is free again: "started", or "finished", the default; with "replace", "move" and "debounce" the
+            default is "started", because what runs cannot be changed.
+        unique_for: seconds, or a timedelta, from this call: how long the key is taken instead, whatever becomes of the job.
 
     Returns:
-        The job's id.
+        The job's id; that of the other job when it has the unique key.
 
     Raises:
         InvalidArgumentError: an argument can never work; nothing was written.
-        ConflictError: the unique key is taken and on_conflict is "raise".
+        ConflictError: the unique key is taken and on_conflict is "raise", or the job that has it has begun and cannot be changed.
     """
     require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}))
     options = {
@@ -145,6 +151,8 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         "soft_timeout": interval(soft_timeout),
         "deadline": interval(deadline),
         "serial_key": serial_key,
+        "unique_until": unique_until,
+        "unique_for": interval(unique_for),
     }
     target = _target(connection)
     if target is None:

@@ -179,3 +179,21 @@ begin
   end if;
 end
 $$;
+
+-- Unique keys that are given back otherwise than by the end of their job.
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.unique_key'::regclass and a.attname = 'kept_until') then
+    alter table bridge.unique_key
+      add column id          uuid,                           -- of the job, which may have ended
+      add column until_start boolean not null default false, -- its start gives the key back
+      add column kept_until  timestamptz;                    -- time gives the key back, and nothing else
+    update bridge.unique_key u set id = j.id from bridge.job j where j.seq = u.seq;
+    -- claim and start: does this job give its key back when it starts
+    create index unique_key_until_start on bridge.unique_key (seq) where until_start;
+    -- tick: whose time is over
+    create index unique_key_kept_until on bridge.unique_key (kept_until) where kept_until is not null;
+    alter table bridge.inflight add column frees_key boolean;  -- the start gives the job's unique key back
+  end if;
+end
+$$;

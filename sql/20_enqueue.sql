@@ -24,7 +24,9 @@ begin
       never_on text[],
       soft_timeout interval,
       deadline interval,
-      serial_key text
+      serial_key text,
+      unique_until text,
+      unique_for interval
     );
   end if;
 end
@@ -106,13 +108,10 @@ begin
     perform bridge.refuse(format('timeout is %s', justify_interval(p_asked.timeout)), 'give a positive interval, or null for no limit');
   elsif p_asked.expires_at <= greatest(p_asked.run_at, p_now + p_asked.delay, p_now) then
     perform bridge.refuse(format('expires_at is %s, before the job is due', p_asked.expires_at), 'give a later moment');
-  elsif p_asked.on_conflict not in ('skip', 'raise') then
-    perform bridge.refuse(format('on_conflict is %L', p_asked.on_conflict), 'give skip or raise');
-  elsif p_asked.unique_key = '' then
-    perform bridge.refuse('unique_key is empty', 'give a text, or null for none');
   elsif p_asked.serial_key = '' or length(p_asked.serial_key) > 500 then
     perform bridge.refuse(format('serial_key has %s characters', length(p_asked.serial_key)), 'give a text of 1 to 500 characters, or null for none');
   end if;
+  perform bridge.check_unique(p_asked);
   if num_nonnulls(p_asked.backoff, p_asked.retry_on, p_asked.never_on, p_asked.soft_timeout, p_asked.deadline) > 0 then
     perform bridge.check_retry(p_asked);
   end if;
@@ -130,26 +129,6 @@ begin
     perform bridge.refuse(format('headers sets %s', (select string_agg(k, ', ') from jsonb_object_keys(p_headers) k where k = any (v_ours))),
       'these are made by the bridge: use the arguments task, run_at, expires_at and timeout');
   end if;
-end
-$$;
-
-create or replace function bridge.take_key(p_key text) returns bigint language plpgsql set search_path = '' as $$
-  -- Claim a unique key for a job about to be written in this transaction.
-  --
-  -- Returns  null when the key is ours now, else the number of the live job that has it
-  -- Locks    waits for a transaction that is taking the same key
-declare
-  v_seq bigint;
-begin
-  loop
-    insert into bridge.unique_key (key, seq) values (p_key, 0) on conflict (key) do nothing;
-    if found then
-      return null;
-    end if;
-    select u.seq into v_seq from bridge.unique_key u where u.key = p_key;
-    exit when found;
-  end loop;
-  return v_seq;
 end
 $$;
 
@@ -173,28 +152,19 @@ begin
 end
 $$;
 
-create or replace function bridge.holder_of(p_key text, p_on_conflict text) returns uuid language plpgsql set search_path = '' as $$
-  -- Take a unique key for a job about to be written.
-  --
-  -- Returns  null when it is ours now, else the id of the live job that has it
-  -- Errors   JB003 when that job stands in the way and on_conflict is raise
-declare
-  v_other constant bigint := bridge.take_key(p_key);
-begin
-  if v_other is not null and p_on_conflict = 'raise' then
-    perform bridge.refuse(format('unique_key %L belongs to a job that has not ended', p_key),
-      'wait for it, or use on_conflict => ''skip'' to get its id', 'JB003');
-  end if;
-  return (select j.id from bridge.job j where j.seq = v_other);
-end
-$$;
+create or replace function bridge.is_free_at_start(p_asked bridge.job_request) returns boolean language sql immutable set search_path = ''
+  -- Whether the start of a job gives its key back. What changes a waiting job cannot change a running one, so there it is the default.
+  return p_asked.unique_for is null
+    and coalesce(p_asked.unique_until, case when p_asked.on_conflict in ('replace', 'move', 'debounce') then 'started' end, 'finished') = 'started';
 
 create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language sql stable set search_path = ''
   -- What few jobs ask for, by its name, as the column options keeps it; null when nothing is.
   return nullif(jsonb_strip_nulls(jsonb_build_object(
     'max_attempts', p_asked.max_attempts,
     'retry_on', p_asked.retry_on,
-    'never_on', p_asked.never_on
+    'never_on', p_asked.never_on,
+    'unique_until', case when p_asked.unique_key is not null and bridge.is_free_at_start(p_asked) then 'started' end,
+    'unique_for', p_asked.unique_for
   )), '{}');
 
 create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
@@ -207,41 +177,41 @@ create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text
   --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job, and one that
   --              was revoked before it came ends as cancelled
   --
-  -- Returns  the id of the job; that of another live job when it has the unique key; null when a live job has this id already
+  -- Returns  the id of the job; that of another when it has the unique key; null when a live job has this id already
 declare
-  v_seq bigint;
+  v_seq constant bigint := nextval('bridge.job_seq_seq');
   v_run_at timestamptz := coalesce(p_run_at, p_now);
-  v_other uuid;
+  v_held bridge.unique_key;
   v_parents bigint[];
 begin
   if p_asked.unique_key is not null then
-    v_other := bridge.holder_of(p_asked.unique_key, p_asked.on_conflict);
-    if v_other is not null then
-      return v_other;
+    v_held := bridge.take_key(v_seq, p_id, p_asked, p_now);
+    if v_held.id = p_id or p_asked.on_conflict = 'skip' and v_held.id is not null then
+      return nullif(v_held.id, p_id);
     end if;
   end if;
   if p_asked.depends_on <> '{}' then
     v_parents := bridge.live_parents(p_asked.depends_on);
   end if;
-  insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
+  insert into bridge.job (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
       size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord, options, deadline,
       serial_key)
-  values (p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
+  overriding system value
+  values (v_seq, p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
       p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
       case when p_asked is null then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline,
       p_asked.serial_key)
-  on conflict (id) do nothing
-  returning seq into v_seq;
-  if v_seq is null then
-    delete from bridge.unique_key u where u.key = p_asked.unique_key and u.seq = 0;
+  on conflict (id) do nothing;
+  if not found then
+    perform bridge.give_key_back(p_asked.unique_key, v_seq, v_held.seq);
     return null;
+  elsif v_held.id is not null then
+    perform bridge.change_waiting(v_held.seq, v_seq, p_asked.on_conflict, p_now);
+    return v_held.id;
   end if;
   if p_given then
     -- A statement of its own: its snapshot is later than the insert, which waited for a finish of this id that was under way.
     delete from bridge.finished f where f.id = p_id;
-  end if;
-  if p_asked.unique_key is not null then
-    update bridge.unique_key set seq = v_seq where key = p_asked.unique_key;
   end if;
   if v_parents <> '{}' then
     insert into bridge.dependency (parent, child) select p, v_seq from unnest(v_parents) p;
@@ -276,8 +246,8 @@ begin
     v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit',
       jsonb_build_array(extract(epoch from p_asked.timeout), extract(epoch from p_asked.soft_timeout)));
   end if;
-  return bridge.add_job(p_id, null, p_asked.task, p_asked.queue, (9 - p_asked.priority)::smallint, v_args, v_kwargs, null, null, null, null,
-    v_headers::json, null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now);
+  return coalesce(bridge.add_job(p_id, null, p_asked.task, p_asked.queue, (9 - p_asked.priority)::smallint, v_args, v_kwargs, null, null, null, null,
+    v_headers::json, null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now), p_id);
 end
 $$;
 
@@ -287,7 +257,8 @@ create or replace function bridge.enqueue(
     unique_key text default null, on_conflict text default 'skip', depends_on uuid[] default null, timeout interval default null,
     expires_at timestamptz default null, headers jsonb default null, retry_on text[] default null, never_on text[] default null,
     soft_timeout interval default null, deadline interval default null,
-    serial_key text default null)
+    serial_key text default null,
+    unique_until text default null, unique_for interval default null)
   returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
   --
@@ -298,7 +269,9 @@ create or replace function bridge.enqueue(
   --   run_at, delay when it is due: a moment, or an interval from now; not both
   --   max_attempts  how often it may fail before it is failed, 1 = no retry; null: as its retry policy says, else 3
   --   backoff       wait between attempts: seconds, a list of seconds, or {"base", "factor", "cap", "jitter"}
-  --   unique_key    at most one live job has it; on_conflict: skip (return the id of that job) or raise (JB003)
+  --   unique_key    at most one job has it
+  --   on_conflict   when another has it: skip returns the id of that job, raise is JB003, and of one that has not begun, replace exchanges
+  --                 the content, move the time when it is due, debounce both
   --   depends_on    ids of jobs that must succeed first
   --   timeout       hard limit of one attempt
   --   expires_at    a job not started by then ends as expired
@@ -307,14 +280,18 @@ create or replace function bridge.enqueue(
   --   soft_timeout  soft limit of one attempt: the task gets SoftTimeLimitExceeded
   --   deadline      limit of all attempts, from when it is due: none starts later, one that runs is stopped
   --   serial_key    jobs that have the same run one at a time, in the order in which they became due; a retry comes before the next
+  --   unique_until  when the key is free again: started or finished, the default; with replace, move and debounce that is started
+  --   unique_for    instead: the key is free when so much time has passed since this call, whatever becomes of the job
   --
-  -- Returns  the job's id
+  -- Returns  the job's id; that of the other job when it has the unique key
   -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
 begin
   return bridge.enqueue_as(bridge.new_id(), row(enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
     enqueue.delay, enqueue.max_attempts, enqueue.backoff, enqueue.unique_key, enqueue.on_conflict, enqueue.depends_on, enqueue.timeout,
     enqueue.expires_at, enqueue.headers, enqueue.retry_on, enqueue.never_on, enqueue.soft_timeout, enqueue.deadline,
-    enqueue.serial_key)::bridge.job_request);
+    enqueue.serial_key,
+    enqueue.unique_until,
+    enqueue.unique_for)::bridge.job_request);
 end
 $$;
 
@@ -334,7 +311,8 @@ begin
   end if;
   select string_agg(k, ', ') into v_names from jsonb_object_keys(p_options) k
   where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'retry_on', 'never_on', 'deadline',
-    'serial_key');
+    'serial_key',
+    'unique_until', 'unique_for');
   if v_names is not null then
     perform bridge.refuse(format('option bridge of task %s has %s', p_task, v_names),
       'give arguments of bridge.enqueue that Celery has no option for; countdown, eta, expires, priority and queue are Celery''s');
@@ -349,7 +327,7 @@ $$;
 create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json,
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
     p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null, p_options jsonb default null)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries, where
   -- neither an option nor a policy says otherwise.
   --
@@ -358,7 +336,8 @@ create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_t
   --   p_chord                    the chord whose part it is
   --   p_options                  see bridge.asked_of_call
   --
-  -- Returns  false when a job of that id, or of its unique key, is live already: nothing was written. One whose run has replaced itself by this task becomes it.
+  -- Returns  its id; that of another job when it has the unique key; null when a job of that id is live already: nothing was written. One
+  --          whose run has replaced itself by this task becomes it
   -- Errors   JB001, JB004 as bridge.enqueue
 declare
   v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
@@ -370,15 +349,15 @@ begin
   v_stands := bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
     p_headers, p_properties, v_size, p_expires_at, p_run_at, v_asked, true, clock_timestamp(), p_chord);
   if v_stands is not null then
-    return v_stands = p_id;
+    return v_stands;
   end if;
   v_seq := bridge.take_replaced(p_id);
   if v_seq is null then
-    return false;
+    return null;
   end if;
   perform bridge.renew(v_seq, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
     p_properties, v_size, p_expires_at);
   perform bridge.place(v_seq, p_queue, (select j.rank from bridge.job j where j.seq = v_seq), v_size, coalesce(p_run_at, clock_timestamp()));
-  return true;
+  return p_id;
 end
 $$;

@@ -77,10 +77,9 @@ begin
     if v_job.job is not null then
       return next bridge.enqueue_element(v_id, v_job.job::jsonb);
     else
-      perform bridge.enqueue_message(v_id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs, v_job.embed,
+      return next coalesce(bridge.enqueue_message(v_id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs, v_job.embed,
         v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at, v_job.chord,
-        v_job.options);
-      return next v_id;
+        v_job.options), v_id);
     end if;
   end loop;
 exception when others then

@@ -133,6 +133,9 @@ begin
     v_seqs := bridge.in_order(v_held.seqs, v_seqs);
   end if;
   perform bridge.stamp_deadlines(v_seqs);
+  if exists (select from bridge.unique_key u where u.until_start) then
+    perform bridge.note_keys(v_seqs);
+  end if;
   return query select * from bridge.deliveries(v_seqs);
 end
 $$;

@@ -16,13 +16,17 @@ create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uui
 declare
   v_run constant uuid := gen_random_uuid();
   v_forced boolean;
+  v_frees_key boolean;
 begin
   update bridge.inflight i set state = 'running', run = v_run, worker = p_worker, pid = p_pid, started_at = clock_timestamp(), missing_since = null,
     taken_by = null
   where i.seq = p_seq and i.token = p_token and i.state in ('claimed', 'published')
-  returning i.copied or i.published_at is null into v_forced;
+  returning i.copied or i.published_at is null, i.frees_key into v_forced, v_frees_key;
   if not found then
     return null;
+  end if;
+  if v_frees_key then
+    perform bridge.free_key(p_seq);
   end if;
   if not v_forced then
     perform set_config('synchronous_commit', 'off', true);
@@ -58,7 +62,7 @@ declare
   v_has_checkpoint boolean;
 begin
   if p_key is not null then
-    delete from bridge.unique_key u where u.key = p_key and u.seq = p_seq;
+    delete from bridge.unique_key u where u.key = p_key and u.seq = p_seq and u.kept_until is null;
   end if;
   if p_chord is not null then
     perform bridge.end_part(p_chord, p_id, p_index);

@@ -175,7 +175,8 @@ begin
     steady_since = case when v_state.ticked_at < p_now - greatest(interval '10 seconds', 3 * bridge.seconds('tick_interval')) then p_now else v_state.steady_since end,
     upkeep_at = case when v_state.upkeep_at < p_now - interval '1 hour' then p_now else v_state.upkeep_at end;
   v_counts := jsonb_build_object('slots', bridge.run_schedules(p_limit, p_now), 'due', bridge.move_due(p_limit, p_now),
-      'expired', bridge.expire_due(p_limit, p_now), 'overdue', bridge.end_overdue(p_limit, p_now))
+      'expired', bridge.expire_due(p_limit, p_now), 'overdue', bridge.end_overdue(p_limit, p_now),
+      'keys', bridge.clean_keys(p_limit, p_now))
     || bridge.sweep(p_limit, p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
     v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now) + bridge.clean_chords(p_now));

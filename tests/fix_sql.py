@@ -18,6 +18,7 @@ CASTS = {
     "args": "jsonb", "kwargs": "jsonb", "backoff": "jsonb", "headers": "jsonb", "delay": "interval", "timeout": "interval",
     "run_at": "timestamptz", "expires_at": "timestamptz", "depends_on": "uuid[]", "priority": "integer", "max_attempts": "integer",
     "soft_timeout": "interval", "deadline": "interval", "retry_on": "text[]", "never_on": "text[]",
+    "unique_for": "interval",
 }  # fmt: skip
 
 

@@ -36,9 +36,15 @@ RULES = {
         where b.job_limit = 0 and not p.freed group by b.key having count(*) > 1""",
     "a job in flight is counted for its own queue": """
         select i.seq from bridge.inflight i join bridge.job j using (seq) where i.queue <> j.queue""",
-    "a unique key belongs to one live job, and a live job has its key": """
-        select k.key, j.seq from bridge.unique_key k full join bridge.job j on j.seq = k.seq
-        where (k.key is not null or j.unique_key is not null) and k.key is distinct from j.unique_key""",
+    "a unique key belongs to the live job that has it, or is kept for a time": """
+        select k.key, k.seq from bridge.unique_key k left join bridge.job j on j.seq = k.seq
+        where j.unique_key is distinct from k.key and (j.seq is not null or k.kept_until is null)""",
+    "a live job has its unique key, until its start or its time where it asked for that": """
+        select j.seq, j.unique_key from bridge.job j left join bridge.inflight i using (seq)
+        where j.unique_key is not null and j.options->'unique_for' is null
+          and (j.options->'unique_until' is null or (j.attempts = 0 and j.losses = 0 and i.state is distinct from 'running'))
+          and not exists (select from bridge.unique_key k where k.key = j.unique_key and k.seq = j.seq and k.id = j.id)
+          and not exists (select from bridge.attempt a where a.id = j.id)""",
     "a live job that waits for a parent is blocked": """
         select d.* from bridge.dependency d join bridge.job j on j.seq = d.child
         where not exists (select from bridge.blocked b where b.seq = d.child)""",

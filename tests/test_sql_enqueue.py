@@ -46,7 +46,7 @@ REFUSED = {
     "expiry before it is due": (
         "'t', delay => '1 hour', expires_at => now() + interval '1 minute'", "JB001", "before the job is due", "later moment"
     ),
-    "unknown on_conflict": ("'t', on_conflict => 'replace'", "JB001", "on_conflict is 'replace'", "skip or raise"),
+    "unknown on_conflict": ("'t', on_conflict => 'ignore'", "JB001", "on_conflict is 'ignore'", "replace, move or debounce"),
     "empty unique key": ("'t', unique_key => ''", "JB001", "unique_key is empty", "null for none"),
     "headers that are no object": ("'t', headers => '[1]'", "JB001", "headers is a JSON array", "JSON object"),
     "headers of our own": ("""'t', headers => '{"id": 1, "mine": 2}'""", "JB001", "headers sets id", "run_at, expires_at and timeout"),

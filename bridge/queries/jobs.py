@@ -97,10 +97,10 @@ def enqueue(connection: Connection, task: str, args: Sequence[Any], kwargs: dict
 
 
 _CASTS = {
-    **dict.fromkeys(["task", "queue", "unique_key", "on_conflict", "serial_key"], "::text"),
+    **dict.fromkeys(["task", "queue", "unique_key", "on_conflict", "serial_key", "unique_until"], "::text"),
     **dict.fromkeys(["priority", "max_attempts"], "::integer"),
     **dict.fromkeys(["run_at", "expires_at"], "::timestamptz"),
-    **dict.fromkeys(["delay", "timeout", "soft_timeout", "deadline"], "::interval"),
+    **dict.fromkeys(["delay", "timeout", "soft_timeout", "deadline", "unique_for"], "::interval"),
     **dict.fromkeys(["retry_on", "never_on"], "::text[]"),
     "depends_on": "::uuid[]",
 }
@@ -112,14 +112,14 @@ def enqueue_many(connection: Connection, jobs: Sequence[dict[str, Any]]) -> list
         return [row[0] for row in connection.execute("select bridge.enqueue_many(%s)", (Jsonb(jobs),))]
 
 
-def enqueue_message(connection: Connection, content: Content) -> bool:
-    """Call ``bridge.enqueue_message``; False when a live job has that id."""
+def enqueue_message(connection: Connection, content: Content) -> UUID:
+    """Call ``bridge.enqueue_message``; the id of the job that stands for the call: another's when that has its unique key."""
     with translated():
         row = connection.execute(
             "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             (content.id, content.task_id, *content.content(), content.chord, content.options),
         ).fetchone()
-    return bool(row and row[0])
+    return content.id if row is None or row[0] is None else row[0]
 
 
 def retry_run(connection: Connection, seq: int, run: UUID, token: str, content: Content, error: str | None) -> bool:
