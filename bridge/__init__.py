@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.application import install
+    from bridge.bulk import Counts, Filter, cancel_jobs, select_jobs
     from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
+    from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
     from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
     from bridge.job import Event, Job, LogLine, Status
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BridgeError",
+    "Counts",
     "DeadlineExceeded",
     "Event",
+    "Filter",
     "Job",
     "LogHandler",
     "LogLine",
@@ -31,7 +35,10 @@ __all__ = [
     "Status",
     "__version__",
     "cancel",
+    "cancel_jobs",
     "checkpoint",
+    "discard",
+    "discard_jobs",
     "drain",
     "enqueue",
     "enqueue_many",
@@ -45,6 +52,8 @@ __all__ = [
     "pause",
     "pause_schedule",
     "progress",
+    "redrive",
+    "redrive_jobs",
     "remove_retry",
     "resume",
     "resume_schedule",
@@ -53,6 +62,7 @@ __all__ = [
     "run_schedule",
     "save_checkpoint",
     "schedule",
+    "select_jobs",
     "set_retry",
     "set_window",
     "unschedule",
@@ -64,7 +74,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "install": "bridge.application",
+    **dict.fromkeys(["Counts", "Filter", "cancel_jobs", "select_jobs"], "bridge.bulk"),
     **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "history", "retry", "wait"], "bridge.client"),
+    **dict.fromkeys(["discard", "discard_jobs", "redrive", "redrive_jobs"], "bridge.dead"),
     **dict.fromkeys(["BridgeError", "DeadlineExceeded", "PermanentError"], "bridge.errors"),
     **dict.fromkeys(["Event", "Job", "LogLine", "Status"], "bridge.job"),
     **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),

@@ -13,7 +13,7 @@ from bridge.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["asked_of_call", "classes", "interval", "plain", "require_json"]
+__all__ = ["asked_of_call", "classes", "interval", "plain", "require_json", "require_json_of"]
 
 _CLASSES = {"retry_on", "never_on"}
 _DURATIONS = ("delay", "timeout", "soft_timeout", "deadline", "unique_for")
@@ -62,6 +62,15 @@ def classes(name: str, given: Sequence[str | type[BaseException]] | None) -> lis
 
 
 def require_json(task: str, /, **values: Any) -> None:
+    """Refuse, by name, values of a task that are no JSON.
+
+    Raises:
+        InvalidArgumentError: one of them is not.
+    """
+    require_json_of(f"task {task}", values)
+
+
+def require_json_of(whose: str, values: Mapping[str, Any]) -> None:
     """Refuse, by name, values that are no JSON.
 
     Raises:
@@ -72,7 +81,7 @@ def require_json(task: str, /, **values: Any) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(
-                f"{name} of task {task} is not JSON: {error}", "pass numbers, texts, booleans, lists and dicts"
+                f"{name} of {whose} is not JSON: {error}", "pass numbers, texts, booleans, lists and dicts"
             ) from error
 
 

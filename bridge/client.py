@@ -252,11 +252,17 @@ def cancel(identity: UUID | str, *, connection: Any = None) -> Status:
     return jobs.cancel(connection_for(connection, job_id(identity)), job_id(identity))
 
 
-def retry(identity: UUID | str, *, connection: Any = None) -> Status:
+def retry(identity: UUID | str, *, by: str | None = None, note: str | None = None, connection: Any = None) -> Status:
     """Run an ended job again under the same id, or a scheduled one at once.
+
+    Args:
+        identity: its id, or its Celery task id.
+        by: who does it, for the history; the role of the session where nobody is named.
+        note: why, for the history.
+        connection: whose transaction to join.
 
     Raises:
         NotFoundError: there is no such job.
         WrongStateError: it has not ended and is not scheduled.
     """
-    return jobs.retry(connection_for(connection, job_id(identity)), job_id(identity))
+    return jobs.retry(connection_for(connection, job_id(identity)), job_id(identity), by, note)

@@ -92,6 +92,17 @@ def test_list_filters_by_status_task_queue_and_number(stack: Stack, jobs: Callab
     assert scheduled["id"] == str(later)
 
 
+def test_list_filters_by_patterns_arguments_and_times(stack: Stack, jobs: Callable[..., Result], queue: str) -> None:
+    stack.enqueue("kinds.add", 1, 2, queue=queue)
+    echoed = stack.enqueue("kinds.echo", 7, queue=queue, kwargs={"tenant": 3})
+    for words in (
+        ("--task", "*.echo"), ("--task", "kinds.echo", "--task", "none"), ("--with-args", "[7]"), ("--with-kwargs", '{"tenant": 3}'),
+        ("--with-args", "[7]", "--created-after", "2020-01-01", "--created-before", "2100-01-01T12:00:00+02:00"),
+    ):  # fmt: skip
+        assert [row["id"] for row in listed(jobs("list", "--queue", queue, *words, "--json"))] == [str(echoed)], words
+    assert listed(jobs("list", "--queue", queue, "--created-before", "2020-01-01", "--json")) == []
+
+
 def test_list_leaves_out_what_has_not_changed_since(stack: Stack, jobs: Callable[..., Result], queue: str) -> None:
     old, new = (stack.enqueue("kinds.add", 1, 2, queue=queue) for _ in range(2))
     stack.sql.execute("update bridge.job set updated_at = updated_at - interval '2 hours' where id = %s", (old,))
@@ -115,7 +126,7 @@ def test_show_gives_every_attempt_and_ends_with_the_traceback(stack: Stack, jobs
     ]
     assert result.stdout.rstrip().endswith("ValueError: the words")
     shown = json.loads(jobs("show", job["id"], "--json").stdout)
-    assert (shown["status"], shown["error"]["type"], len(shown["history"])) == ("failed", "ValueError", 2)
+    assert (shown["status"], shown["error"]["type"], len(shown["history"]), shown["notes"]) == ("failed", "ValueError", 2, [])
 
 
 def test_a_celery_task_id_names_a_job_as_well(stack: Stack, jobs: Callable[..., Result], queue: str) -> None:
@@ -234,7 +245,7 @@ def test_filtering_stops_at_the_limit_and_says_so(stack: Stack, jobs: Callable[.
     for _ in range(3):
         stack.enqueue("kinds.add", 1, 1, queue=queue)
     result = jobs("cancel", "--queue", queue, "--limit", 2)
-    assert "cancel: 2 jobs, 0 refused; stopped at --limit 2, run it again for more" in result.stderr
+    assert result.stdout == "cancel: 2 of 2 jobs, 0 had moved on; stopped at --limit 2, run it again for more\n"
     assert len(listed(jobs("list", "--queue", queue, "--status", "queued", "--json"))) == 1
 
 
@@ -243,6 +254,8 @@ def test_filtering_stops_at_the_limit_and_says_so(stack: Stack, jobs: Callable[.
     [
         ("wait",), ("retry",), ("cancel",), ("cancel", "--limit", "5"), ("retry", "--task", "kinds.add"), ("retry", "an-id", "--failed"),
         ("cancel", "an-id", "--queue", "celery"), ("list", "--status", "lost"), ("list", "--limit", "0"), ("show",),
+        ("cancel", "--status", "failed"), ("cancel", "--all", "an-id"), ("cancel", "--all", "-Q", "q"),
+        ("list", "--with-args", "{}"), ("list", "--created-after", "soon"),
     ],
 )  # fmt: skip
 def test_wrong_use_ends_with_2(jobs: Callable[..., Result], words: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ _COMMANDS = {
     **dict.fromkeys(["install", "sql", "drain", "tick"], "bridge.cli.service"),
     "doctor": "bridge.cli.doctor",
     "jobs": "bridge.cli.jobs",
+    "dead": "bridge.cli.dead",
     "queues": "bridge.cli.queues",
     "schedules": "bridge.cli.schedules",
     "retries": "bridge.cli.retries",

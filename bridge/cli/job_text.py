@@ -60,17 +60,20 @@ def note(job: Job) -> str:
     return "" if job.result is None else one_line(job.result)
 
 
-def print_job(job: Job, history: Sequence[dict[str, Any]], *, as_json: bool = False) -> None:
-    """Print one job whole: its row, its attempts, and the traceback of its last error."""
+def print_job(job: Job, history: Sequence[dict[str, Any]], notes: Sequence[dict[str, Any]], *, as_json: bool = False) -> None:
+    """Print one job whole: its row, its attempts, what people did to it, and the traceback of its last error."""
     if as_json:
         row = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
-        print_json({**row, "history": history})
+        print_json({**row, "history": history, "notes": notes})
         return
     for name, value in _facts(job):
         click.echo(f"{name:<14}{value}")
     if history:
         click.echo()
         _print_history(history)
+    if notes:
+        click.echo()
+        _print_notes(notes)
     if job.error and job.error.get("traceback"):
         click.echo(f"\n{job.error['traceback'].rstrip()}")
 
@@ -117,6 +120,20 @@ def print_events(events: Sequence[Event], *, as_json: bool = False) -> None:
 
 def _length(start: datetime | None, end: datetime | None) -> float | None:
     return None if start is None or end is None else (end - start).total_seconds()
+
+
+def _print_notes(notes: Sequence[dict[str, Any]]) -> None:
+    rows = [
+        (
+            note["action"],
+            note["by"],
+            _moment(note["at"]),
+            one_line(note["note"] or ""),
+            "" if note["before"] is None else one_line(note["before"]),
+        )
+        for note in notes
+    ]
+    print_table(("action", "by", "at", "note", "before"), rows, keep=("action", "by"))
 
 
 def _reason(error: dict[str, Any] | None) -> str:

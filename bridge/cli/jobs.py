@@ -2,61 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli import job_notes, job_text
+from bridge import bulk, dead
+from bridge.cli import job_notes, job_text, steering
 from bridge.cli.database import open_database
-from bridge.cli.selection import LIVE, Selection, by_ids, select
-from bridge.cli.tables import print_json, span, status_text
+from bridge.cli.selection import LIVE, by_ids, filter_of, filters, require_one_way, whoami
+from bridge.cli.tables import print_json, span
+from bridge.cli.values import duration
 from bridge.errors import BridgeError
 from bridge.job import Job, Status
-from bridge.queries import jobs
+from bridge.queries import jobs, selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
-
-    from bridge.queries.connection import Connection
 
 __all__ = ["jobs_command"]
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def duration(text: str) -> float:
-    """Seconds, from a number with or without a unit: 90, 30s, 15m, 2h, 1d.
-
-    Raises:
-        click.BadParameter: it is something else.
-    """
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text)
-    if parts is None:
-        raise click.BadParameter(f"{text!r} is no duration: give seconds, or a number with s, m, h or d, as 15m")
-    return float(parts[1]) * _UNITS[parts[2]]
-
-
-def _filters(default_limit: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options that choose jobs, the same for every command that has them."""
-
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        for option in (
-            click.option("--limit", type=click.IntRange(1, 100_000), default=default_limit, show_default=True, help="Most jobs."),
-            click.option("--since", type=duration, help="Only jobs that changed within this last while: 90, 15m, 2h, 1d."),
-            click.option("--queue", "-Q", help="Only jobs of this queue."),
-            click.option("--task", help="Only jobs of this task, by its full name."),
-        ):
-            command = option(command)
-        return command
-
-    return add
-
-
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Print the jobs that are meant, and change nothing.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask, on a terminal either.")
 _ids = click.argument("ids", metavar="ID...", nargs=-1)
 
 
@@ -75,20 +44,19 @@ def jobs_command() -> None:
 
 
 @jobs_command.command("list")
-@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only jobs in this status.")
-@_filters(default_limit=50)
+@filters(default_limit=50, statuses=[status.value for status in Status])
 @_json
-def list_command(*, status: str | None, as_json: bool, **chosen: Any) -> None:
+def list_command(*, as_json: bool, **chosen: Any) -> None:
     """List jobs, the last changed first.
 
     \b
     Examples:
       bridge jobs list
-      bridge jobs list --status failed --task mail.send --since 2h
+      bridge jobs list --status failed --task 'mail.*' --since 2h
       bridge jobs list --queue celery --limit 1000 --json | jq '.[].error.message'
     """
     with open_database("bridge jobs list") as connection:
-        found = select(connection, Selection(() if status is None else (status,), **chosen))
+        found = selection.find(connection, filter_of(chosen))
     job_text.print_jobs(found, as_json=as_json)
 
 
@@ -96,7 +64,7 @@ def list_command(*, status: str | None, as_json: bool, **chosen: Any) -> None:
 @click.argument("identity", metavar="ID")
 @_json
 def show_command(*, identity: str, as_json: bool) -> None:
-    """Show one job with all its attempts; the traceback of the last error comes at the end.
+    """Show one job with all its attempts and what people did to it; the traceback of the last error comes at the end.
 
     \b
     Examples:
@@ -104,9 +72,7 @@ def show_command(*, identity: str, as_json: bool) -> None:
       bridge jobs show my-own-task-id --json
     """
     with open_database("bridge jobs show") as connection:
-        (job,) = by_ids(connection, [identity])
-        history = jobs.attempts(connection, job.id)
-    job_text.print_job(job, history, as_json=as_json)
+        steering.show(connection, identity, as_json=as_json)
 
 
 @jobs_command.command("history")
@@ -160,91 +126,78 @@ def _complain_of_late(seen: dict[UUID, Job], timeout: float | None) -> None:
 
 @jobs_command.command("retry")
 @_ids
-@click.option("--failed", is_flag=True, help="Retry the failed jobs that the filters leave.")
-@_filters(default_limit=1000)
+@click.option("--failed", is_flag=True, help="Retry the failed jobs that the filters leave, except discarded ones.")
+@filters(default_limit=1000)
+@click.option("--note", help="Why, for the history.")
 @_dry_run
 @_json
-def retry_command(*, ids: Sequence[str], failed: bool, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+def retry_command(*, ids: Sequence[str], failed: bool, note: str | None, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Run ended jobs again under their ids, or scheduled ones at once.
+
+    "bridge dead redrive" does it with other arguments.
 
     \b
     Examples:
       bridge jobs retry 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
       bridge jobs retry --failed --since 1h --dry-run
-      bridge jobs retry --failed --task mail.send --queue mail
+      bridge jobs retry --failed --task 'mail.*' --queue mail
     """
-    _require_one_way(ids, by_filter=failed, filters=chosen, how="give IDs, or --failed with filters")
+    how = "give IDs, or --failed with filters"
+    require_one_way(ids, chosen, chosen=failed, how=how)
+    if not ids and not failed:
+        raise click.UsageError(f"which jobs? {how}")
     with open_database("bridge jobs retry") as connection:
-        meant = by_ids(connection, ids) if ids else select(connection, Selection(("failed",), **chosen))
+        if not ids:
+            wanted = filter_of(chosen)
+            steering.operate(
+                connection,
+                dead.REDRIVE,
+                wanted if len(wanted) > 1 else {**wanted, "all": True},
+                "retry",
+                dry_run=dry_run,
+                as_json=as_json,
+                by=whoami(),
+                note=note,
+            )
+            return
+        meant = by_ids(connection, ids)
         if dry_run:
             job_text.print_jobs(meant, as_json=as_json)
             return
-        done = _steer(connection, meant, jobs.retry, {Status.QUEUED})
-    _report(done, "retry", as_json=as_json, limit=None if ids else chosen["limit"])
+        done = steering.steer(meant, lambda job: jobs.retry(connection, job, whoami(), note), {Status.QUEUED})
+    steering.report(done, "retry", as_json=as_json)
 
 
 @jobs_command.command("cancel")
 @_ids
-@click.option("--status", type=click.Choice(LIVE), multiple=True, help="Jobs in this status; may be given more than once.")
-@_filters(default_limit=1000)
+@click.option("--all", "everything", is_flag=True, help="All that have not ended.")
+@filters(default_limit=1000, statuses=LIVE)
 @_dry_run
+@_yes
 @_json
-def cancel_command(*, ids: Sequence[str], status: tuple[str, ...], dry_run: bool, as_json: bool, **chosen: Any) -> None:
-    """Cancel jobs: what waits never runs, what runs is asked to stop. Exit 1 when one had ended before.
+def cancel_command(*, ids: Sequence[str], everything: bool, dry_run: bool, yes: bool, as_json: bool, **chosen: Any) -> None:
+    """Cancel jobs: what waits never runs, what runs is asked to stop. Exit 1 when an ID had ended before.
 
-    With filters instead of IDs, the jobs that have not ended and that all filters leave.
+    With filters instead of IDs, the jobs that have not ended and that all filters leave. On a terminal it asks before.
 
     \b
     Examples:
       bridge jobs cancel 0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11
-      bridge jobs cancel --task mail.send --dry-run
+      bridge jobs cancel --task 'mail.*' --dry-run
       bridge jobs cancel --status scheduled --queue mail
     """
-    by_filter = bool(status) or any(chosen[name] is not None for name in ("task", "queue", "since"))
-    _require_one_way(ids, by_filter=by_filter, filters=chosen, how="give IDs, or at least one of --status, --task, --queue, --since")
+    require_one_way(ids, chosen, chosen=everything, how="give IDs, at least one filter, or --all")
+    wanted = filter_of(chosen, everything=everything)
     with open_database("bridge jobs cancel") as connection:
-        meant = by_ids(connection, ids) if ids else select(connection, Selection(status or LIVE, **chosen))
+        if not ids:
+            steering.operate(connection, bulk.CANCEL, wanted, "cancel", dry_run=dry_run, as_json=as_json, ask=not yes)
+            return
+        meant = by_ids(connection, ids)
         if dry_run:
             job_text.print_jobs(meant, as_json=as_json)
             return
-        done = _steer(connection, meant, jobs.cancel, {Status.CANCELLED, Status.RUNNING})
-    _report(done, "cancel", as_json=as_json, limit=None if ids else chosen["limit"])
-
-
-def _require_one_way(ids: Sequence[str], *, by_filter: bool, filters: dict[str, Any], how: str) -> None:
-    filtered = by_filter or any(filters[name] is not None for name in ("task", "queue", "since"))
-    if ids and filtered:
-        raise click.UsageError(f"IDs and filters do not go together: {how}")
-    if not ids and not by_filter:
-        raise click.UsageError(f"which jobs? {how}")
-
-
-def _steer(
-    connection: Connection, meant: Iterable[Job], act: Callable[[Connection, UUID], Status], wanted: set[Status]
-) -> list[dict[str, Any]]:
-    """Do it to each; a job that moved on since it was looked at does not keep the others from their turn."""
-    done = []
-    for job in meant:
-        try:
-            status: Status | None = act(connection, job.id)
-            error = None if status in wanted else f"job {job.task_id} had ended as {status}"
-        except BridgeError as refused:
-            status, error = None, str(refused)
-        done.append({"id": job.id, "task_id": job.task_id, "task": job.task, "status": status, "error": error})
-    return done
-
-
-def _report(done: list[dict[str, Any]], verb: str, *, as_json: bool, limit: int | None) -> None:
-    refused = [row for row in done if row["error"]]
-    if as_json:
-        print_json(done)
-    else:
-        job_text.print_steered([(row["task_id"], row["task"], status_text(row["status"])) for row in done if not row["error"]])
-    for row in refused:
-        click.echo(f"error: {row['error']}", err=True)
-    more = f"; stopped at --limit {limit}, run it again for more" if limit == len(done) else ""
-    click.echo(f"{verb}: {len(done) - len(refused)} jobs, {len(refused)} refused{more}", err=True)
-    sys.exit(1 if refused else 0)
+        done = steering.steer(meant, lambda job: jobs.cancel(connection, job), {Status.CANCELLED, Status.RUNNING})
+    steering.report(done, "cancel", as_json=as_json)
 
 
 for _command in job_notes.COMMANDS:

@@ -12,8 +12,8 @@ from rich.console import Console
 from bridge import queues as public
 from bridge.cli import queue_text
 from bridge.cli.database import open_database
-from bridge.cli.jobs import duration
 from bridge.cli.tables import print_json
+from bridge.cli.values import duration
 from bridge.queries import queues
 from bridge.queries.queues import Load, What
 

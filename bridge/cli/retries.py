@@ -10,8 +10,8 @@ import click
 
 from bridge import policies
 from bridge.cli.database import open_database
-from bridge.cli.jobs import duration
 from bridge.cli.tables import print_json, print_table, span
+from bridge.cli.values import duration
 from bridge.errors import NotFoundError
 
 if TYPE_CHECKING:

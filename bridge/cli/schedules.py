@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ import click
 from bridge import schedules as public
 from bridge.cli import schedule_text
 from bridge.cli.database import open_database
-from bridge.cli.jobs import duration
 from bridge.cli.tables import print_json
+from bridge.cli.values import Json, duration
 from bridge.errors import BridgeError, NotFoundError
 from bridge.queries import schedules
 
@@ -25,25 +24,6 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
 
 __all__ = ["schedules_command"]
-
-
-class _Json(click.ParamType):  # type: ignore[type-arg]
-    """A JSON document of one kind, given as a word."""
-
-    def __init__(self, kind: type, name: str) -> None:
-        self._kind = kind
-        self.name = name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            found = json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
-        if not isinstance(found, self._kind):
-            self.fail(f"{value!r} is no {self.name.lower()}", param, ctx)
-        return found
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -115,8 +95,8 @@ def show_command(*, name: str, runs: int, as_json: bool) -> None:
 @_name
 @click.argument("cron")
 @click.argument("task")
-@click.option("--args", type=_Json(list, "ARRAY"), default="[]", help="Its positional arguments, a JSON array.")
-@click.option("--kwargs", type=_Json(dict, "OBJECT"), default="{}", help="Its keyword arguments, a JSON object.")
+@click.option("--args", type=Json(list, "ARRAY"), default="[]", help="Its positional arguments, a JSON array.")
+@click.option("--kwargs", type=Json(dict, "OBJECT"), default="{}", help="Its keyword arguments, a JSON object.")
 @click.option("--timezone", default="UTC", show_default=True, help="Whose clock CRON is read by.")
 @click.option("--queue", "-Q", default="celery", show_default=True, help="The queue of its jobs.")
 @click.option("--priority", type=int, default=0, show_default=True, help="0 to 9, higher is sooner.")

@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Content",
-    "Filter",
     "attempts",
     "cancel",
     "enqueue",
     "enqueue_many",
     "enqueue_message",
-    "find",
     "get",
     "history",
     "jsonb",
+    "many",
     "retry",
     "retry_run",
     "wait",
@@ -74,16 +73,6 @@ class Content:
             self.task, self.queue, self.rank, self.args, self.kwargs, self.embed, self.payload, self.content_type,
             self.content_encoding, self.headers, self.properties, self.expires_at, self.run_at,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which jobs to list; every part that is None leaves all through."""
-
-    status: str | None = None
-    task: str | None = None
-    queue: str | None = None
-    limit: int = 50
 
 
 def enqueue(connection: Connection, task: str, args: Sequence[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> UUID:
@@ -157,13 +146,11 @@ def get(connection: Connection, identity: UUID) -> Job | None:
         return cursor.execute(f"select {_COLUMNS} from bridge.jobs where id = %s", (identity,)).fetchone()
 
 
-def find(connection: Connection, wanted: Filter) -> list[Job]:
-    """Jobs, newest first."""
-    conditions = [f"{name} = %({name})s" for name in ("status", "task", "queue") if getattr(wanted, name) is not None]
-    where = f"where {' and '.join(conditions)}" if conditions else ""
-    values = {"status": wanted.status, "task": wanted.task, "queue": wanted.queue, "limit": wanted.limit}
+def many(connection: Connection, identities: Sequence[UUID]) -> list[Job]:
+    """The jobs with these ids that there are, the last changed first."""
+    query = f"select {_COLUMNS} from bridge.jobs where id = any(%s) order by updated_at desc"
     with translated(), _job_cursor(connection) as cursor:
-        return cursor.execute(f"select {_COLUMNS} from bridge.jobs {where} order by updated_at desc limit %(limit)s", values).fetchall()
+        return cursor.execute(query, (list(identities),)).fetchall()
 
 
 def attempts(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
@@ -186,14 +173,14 @@ def cancel(connection: Connection, identity: UUID) -> Status:
     return Status(_one(connection, "select bridge.cancel(%s)", identity))
 
 
-def retry(connection: Connection, identity: UUID) -> Status:
+def retry(connection: Connection, identity: UUID, by: str | None = None, note: str | None = None) -> Status:
     """Call ``bridge.retry``."""
-    return Status(_one(connection, "select bridge.retry(%s)", identity))
+    return Status(_one(connection, "select bridge.retry(%s, %s::text, %s::text)", identity, by, note))
 
 
-def _one(connection: Connection, query: str, identity: UUID) -> str:
+def _one(connection: Connection, query: str, *values: Any) -> str:
     with translated():
-        row = connection.execute(query.encode(), (identity,)).fetchone()
+        row = connection.execute(query.encode(), values).fetchone()
     return str(row[0]) if row else ""
 
 

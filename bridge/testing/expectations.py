@@ -14,7 +14,7 @@ from kombu.serialization import dumps
 
 from bridge import settings as environment
 from bridge.job import Job, Status
-from bridge.queries import jobs, testing
+from bridge.queries import selection, testing
 from bridge.queries.connection import connect
 from bridge.testing.applications import target_of
 
@@ -160,7 +160,7 @@ def _shown(value: Any) -> str:
 
 def _all(connection: Any) -> list[Job]:
     with _reading(connection) as driver:
-        made = jobs.find(driver, jobs.Filter(limit=_MOST))
+        made = selection.find(driver, {"max_jobs": _MOST})
         encoded = testing.bodies(driver, [job.id for job in made])
     return sorted((_decoded(job, encoded.get(job.id)) for job in made), key=lambda job: job.created_at)
 

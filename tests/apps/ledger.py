@@ -67,3 +67,10 @@ def fail(self: Any, words: str) -> None:
     """Fail."""
     with noted(self.request):
         raise ValueError(words)
+
+
+@app.task(name="ledger.divide", bind=True)
+def divide(self: Any, number: int) -> float:
+    """Divide 12 by a number: by 0 this fails until the arguments are others."""
+    with noted(self.request):
+        return 12 / number
