@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge.application import install
     from bridge.bulk import Counts, Filter, cancel_jobs, select_jobs
+    from bridge.changes import move, move_jobs, reschedule, reschedule_jobs, set_priority, set_priority_jobs
     from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
     from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
     from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
@@ -48,6 +49,8 @@ __all__ = [
     "join_sessions",
     "log",
     "logs",
+    "move",
+    "move_jobs",
     "next_runs",
     "pause",
     "pause_schedule",
@@ -55,6 +58,8 @@ __all__ = [
     "redrive",
     "redrive_jobs",
     "remove_retry",
+    "reschedule",
+    "reschedule_jobs",
     "resume",
     "resume_schedule",
     "retry",
@@ -63,6 +68,8 @@ __all__ = [
     "save_checkpoint",
     "schedule",
     "select_jobs",
+    "set_priority",
+    "set_priority_jobs",
     "set_retry",
     "set_window",
     "unschedule",
@@ -81,6 +88,7 @@ _HOMES = {
     **dict.fromkeys(["Event", "Job", "LogLine", "Status"], "bridge.job"),
     **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),
     **dict.fromkeys(["remove_retry", "retry_policies", "set_retry"], "bridge.policies"),
+    **dict.fromkeys(["move", "move_jobs", "reschedule", "reschedule_jobs", "set_priority", "set_priority_jobs"], "bridge.changes"),
     **dict.fromkeys(["drain", "pause", "resume", "set_window"], "bridge.queues"),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],

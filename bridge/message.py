@@ -24,6 +24,7 @@ __all__ = ["HEADER", "PLUGIN", "Delivery", "Envelope", "envelope", "headers", "r
 
 HEADER = "bridge"
 PLUGIN = "bridge"  # in what a worker answers about its queues: the id under which it reports
+_DEFAULT_RANK = 9
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit
 _EMBED = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 _HEADERS = (
@@ -82,16 +83,20 @@ def task_id(job: Claimed) -> str:
     return job.task_id or job.id
 
 
-def envelope(job: Claimed, hook: Callable[[dict[str, Any]], Any] | None = None) -> Envelope:
+def envelope(job: Claimed, hook: Callable[[dict[str, Any]], Any] | None = None, *, ranked: bool = True) -> Envelope:
     """The message as parsed parts: the portable way.
 
     Args:
         job: what to send.
+        ranked: a higher priority of a message is sooner; otherwise the priority that somebody gave a Celery call's job holds in
+            Postgres alone.
         hook: brings back what the JSON text of headers and properties could only describe (dates, uuids), as kombu writes it.
     """
-    properties: dict[str, Any] = {"priority": 9 - job.rank}
+    properties: dict[str, Any] = {"priority": _DEFAULT_RANK - job.rank}
     if job.properties:
         properties = json.loads(job.properties, object_hook=hook)
+        if ranked and job.rank < _DEFAULT_RANK:
+            properties.setdefault("priority", _DEFAULT_RANK - job.rank)
     exchange, routing_key = properties.pop("exchange", ""), properties.pop("routing_key", job.queue)
     if job.expires_at is not None:
         properties["expiration"] = max(0.0, (job.expires_at - datetime.now(UTC)).total_seconds())

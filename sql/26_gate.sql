@@ -91,18 +91,22 @@ begin
 end
 $$;
 
-create or replace function bridge.make_ready(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_token uuid default null) returns void
-  language plpgsql set search_path = '' as $$
+create or replace function bridge.make_ready(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_token uuid default null,
+    p_first boolean default false)
+  returns void language plpgsql set search_path = '' as $$
   -- Put a due job where claims find it: `ready`, or its lane when the gate holds it. One NOTIFY a transaction and queue wakes a drainer.
   --
   --   p_token  of a delivery that may have been sent already
+  --   p_first  it had its turn and has not begun: it stands before all of its rank that have waited since, the oldest first
 declare
   v_lane constant bridge.lane := bridge.lane_of(p_seq);
+  v_pos constant bigint := case when p_first then p_seq - 4611686018427387904 end;  -- below any of the sequence
 begin
-  if v_lane.buckets is null then
-    insert into bridge.ready (queue, rank, seq, size, token, gate) values (p_queue, p_rank, p_seq, p_size, p_token, v_lane.version);
+  if v_lane.buckets is not null then
+    perform bridge.hold(v_lane, p_seq, p_size, p_token, v_pos);
   else
-    perform bridge.hold(v_lane, p_seq, p_size, p_token);
+    insert into bridge.ready (queue, rank, pos, seq, size, token, gate) overriding system value
+    values (p_queue, p_rank, coalesce(v_pos, nextval('bridge.ready_pos_seq')), p_seq, p_size, p_token, v_lane.version);
   end if;
   perform pg_notify('bridge_ready', p_queue);
 end

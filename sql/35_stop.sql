@@ -12,7 +12,7 @@ begin
   with freed as (
     delete from bridge.inflight i where i.token = any (p_tokens) and i.state <> 'running' returning i.seq
   ), placed as (
-    select bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from freed f join bridge.job j on j.seq = f.seq
+    select bridge.make_ready(j.seq, j.queue, j.rank, j.size, p_first => true) from freed f join bridge.job j on j.seq = f.seq
   )
   select count(*) into v_count from placed;
   return v_count;

@@ -24,12 +24,30 @@ begin
 end
 $$;
 
+create or replace function bridge.set_gate(p_kind text, p_name text) returns void language plpgsql set search_path = '' as $$
+  -- Have the gate hold a task as far as bridge.paused says; queues, and everything, are held by the claim itself.
+declare
+  v_gate constant text := 'task ' || case when length(p_name) > 150 then left(p_name, 100) || ' ' || md5(p_name) else p_name end;
+  v_admit integer;
+begin
+  if p_kind <> 'task' then
+    return;
+  end if;
+  select min(p.admit) into v_admit from bridge.paused p where p.kind = 'task' and p.name = p_name;
+  if v_admit is null then
+    perform bridge.open_gate(v_gate);
+  else
+    perform bridge.close_gate(v_gate, p_task => p_name, p_admit => v_admit);
+  end if;
+end
+$$;
+
 create or replace function bridge.wake(p_kind text, p_name text) returns void language plpgsql set search_path = '' as $$
-  -- Tell drainers that jobs may go out again which were held back.
+  -- Tell drainers that jobs may go out again which were held back; of a task the gate tells them.
 begin
   if p_kind = 'queue' then
     perform pg_notify('bridge_ready', p_name);
-  else
+  elsif p_kind = 'everything' then
     perform pg_notify('bridge_ready', r) from bridge.ready_queues() r;
   end if;
 end
@@ -51,13 +69,11 @@ create or replace function bridge.pause(queue text default null, task text defau
 declare
   v_what constant record := bridge.scope(pause.queue, pause.task, pause.everything);
 begin
-  if v_what.kind = 'task' then
-    perform bridge.refuse(format('task is %L', pause.task), 'give queue or everything: tasks cannot be paused by themselves yet');
-  end if;
   perform bridge.hold_claims(v_what.kind, v_what.name);
   insert into bridge.paused as p (kind, name, breaker, hard, paused_at, paused_by, reason)
   values (v_what.kind, v_what.name, false, pause.hard, clock_timestamp(), session_user, pause.reason)
   on conflict on constraint paused_pkey do update set hard = p.hard or excluded.hard, reason = coalesce(excluded.reason, p.reason);
+  perform bridge.set_gate(v_what.kind, v_what.name);
   return case when pause.hard then bridge.take_back(v_what.kind, v_what.name) else 0 end;
 end
 $$;
@@ -78,6 +94,7 @@ begin
   perform bridge.hold_claims(v_what.kind, v_what.name);
   delete from bridge.paused p where p.kind = v_what.kind and p.name = v_what.name and not p.breaker;
   v_was_paused := found;
+  perform bridge.set_gate(v_what.kind, v_what.name);
   perform bridge.wake(v_what.kind, v_what.name);
   return v_was_paused;
 end

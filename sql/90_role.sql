@@ -35,7 +35,7 @@ declare
       "revoke", "revoke_stamped", "heed_revoke", "purge"],
     "bridge_operator": ["progress", "log", "logs", "save_checkpoint", "checkpoint",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
-      "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
+      "enqueue", "enqueue_many", "enqueue_buffered", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_servers import wait_for_value
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from fix_servers import StartDrainer
 
 STARTED = "select count(distinct task_id) from ledger where event = 'start'"
-# Each job once, and none of a queue that had not started when the queue was paused.
+# Runs of a queue, by what the tasks did and by what the rows say, that began after a moment.
 LATE = """
-  select j.id from bridge.jobs j join bridge.pauses p on p.name = j.queue
-  where j.started_at > p.paused_at or exists (
-    select from ledger l where l.task_id = j.task_id
-      and not exists (select from bridge.attempts a where a.run = l.run and a.started_at < p.paused_at))"""
+  select a.id from bridge.attempts a join bridge.jobs j on j.id = a.id where j.queue = %s and a.started_at > %s
+  union all select l.run from ledger l join bridge.jobs j on j.task_id = l.task_id
+  where j.queue = %s and not exists (select from bridge.attempts a where a.run = l.run)"""
+BACKLOG = """
+  with made as (
+    insert into bridge.job (id, task, queue, rank, args, kwargs, size, max_attempts, run_at, created_at, updated_at)
+    select bridge.new_id(), 'ledger.work', 'work', 9, '[1]', '{}', 5, 3, now(), now(), now() from generate_series(1, %s)
+    returning seq, queue, rank, size)
+  insert into bridge.ready (queue, rank, seq, size) select queue, rank, seq, size from made order by seq"""
+WINDOW, PROCESSES = 50, 4
 
 
 @pytest.fixture
@@ -30,9 +36,9 @@ def running(pairs: StartPairs, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Two drainers and two workers of the queues work and other; a drainer that dies is noticed soon."""
     monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
     forget_connections()
-    running = pairs(queues="work,other")
+    running = pairs("apps.ledger", "--prefetch-multiplier=1", queues="work,other")
     running.db.do("update bridge.setting set value = '2' where name = 'publish_lease'")
-    running.db.do("update bridge.setting set value = '50' where name = 'window'")
+    running.db.do("update bridge.setting set value = %s where name = 'window'", f"{WINDOW}")
     yield running
     forget_connections()
 
@@ -42,22 +48,27 @@ def fill(running: Pairs, queue: str, jobs: int, seconds: float = 0.0) -> None:
     running.db.do(query, seconds, queue, jobs)
 
 
-def test_a_hard_pause_holds_while_drainers_die_and_start_and_loses_nothing(running: Pairs, drainer: StartDrainer) -> None:
+@pytest.mark.parametrize("what", [{"queue": "work"}, {"task": "ledger.work"}], ids=["queue", "task"])
+def test_a_hard_pause_holds_while_drainers_die_and_start_and_loses_nothing(
+    running: Pairs, drainer: StartDrainer, what: dict[str, Any]
+) -> None:
     db = running.db
     fill(running, "work", 400, 0.02)
     wait_for_value(db.dsn, f"select ({STARTED}) > 20")
-    taken_back = bridge.pause("work", hard=True)
+    taken_back = bridge.pause(**what, hard=True)
+    paused_at = db.one("select clock_timestamp()")
     assert taken_back > 0
     running.kill_a_drainer()
     assert db.one("select count(*) from bridge.inflight where queue = 'work' and state <> 'running'") == 0
     drainer()
-    fill(running, "other", 40)
+    for _ in range(40):
+        db.enqueue("ledger.fail", args=["as it should"], queue="other", max_attempts=1)
     wait_for_value(db.dsn, "select count(*) from bridge.finished where queue = 'other'", value=40, timeout=60)
-    assert db.rows(LATE) == []
+    assert db.rows(LATE, "work", paused_at, "work") == []
     assert db.one("select pause from bridge.pauses") == "hard"
     wait_for_value(db.dsn, "select running = 0 from bridge.job_queue_stats where queue = 'work'")
-    assert db.one("select count(*) from bridge.ready where queue = 'work'") >= taken_back
-    bridge.resume("work")
+    assert db.one("select count(*) from bridge.jobs where queue = 'work' and status = 'queued'") >= taken_back
+    bridge.resume(**what)
     running.wait_for_all()
     assert db.rows("select count(*), count(distinct task_id) from ledger where event = 'start'") == [(440, 440)]
 
@@ -76,3 +87,41 @@ def test_a_drain_ends_when_nothing_is_out_although_a_drainer_died_and_a_resume_g
     bridge.resume("work")
     running.wait_for_all()
     assert db.rows("select count(*), count(distinct task_id) from ledger where event = 'start'") == [(400, 400)]
+
+
+def test_jobs_that_are_moved_reprioritised_and_put_off_while_they_are_published_run_once_and_where_they_should(running: Pairs) -> None:
+    db = running.db
+    fill(running, "work", 300, 0.02)
+    wait_for_value(db.dsn, f"select ({STARTED}) > 5")
+    last = db.one("select id from bridge.jobs order by seq desc limit 1")
+    change = """
+        select count(bridge.{}) from (
+          select j.id from bridge.jobs j where j.status in ('queued', 'published') and j.queue = 'work' and j.id <> %s
+          order by (j.status = 'published') desc, j.seq limit 30) w"""
+    changed = 0
+    for call in ("change_waiting(w.id, p_queue => 'other')", "change_waiting(w.id, p_run_at => now() + interval '1 second')"):
+        changed += db.one(change.format(call), last)
+        if changed < 40:
+            running.kill_a_drainer()
+    assert changed > 30
+    bridge.set_priority(last, 9)
+    before = db.one(STARTED)
+    wait_for_value(db.dsn, "select started_at is not null from bridge.jobs where id = %s", (last,), timeout=60)
+    assert db.one(STARTED) - before <= WINDOW + 30 + 2 * PROCESSES, "one window, what the other queue had, and what workers held"
+    running.wait_for_all()
+    assert db.rows("select count(*), count(distinct task_id) from ledger where event = 'start'") == [(300, 300)]
+    assert db.one("select count(*) from bridge.finished where queue = 'other' and status = 'succeeded'") > 20
+
+
+def test_an_urgent_job_behind_a_hundred_thousand_starts_within_one_window(running: Pairs) -> None:
+    db = running.db
+    db.do(BACKLOG, 100_000)
+    wait_for_value(db.dsn, f"select ({STARTED}) > 20", timeout=60)
+    running.kill_a_drainer()
+    urgent = db.enqueue("ledger.work", args=[0], queue="work", priority=9)
+    wait_for_value(db.dsn, "select started_at is not null from bridge.jobs where id = %s", (urgent,), timeout=60)
+    ahead = """
+        select count(*) from bridge.jobs u, bridge.jobs j
+        where u.id = %s and j.id <> u.id and j.started_at between u.created_at and u.started_at"""
+    assert db.one(ahead, urgent) <= WINDOW + 2 * PROCESSES, "a window, and what workers held"
+    assert db.one("select count(*) from bridge.ready") > 90_000

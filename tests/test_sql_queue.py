@@ -112,6 +112,44 @@ def test_a_hard_pause_of_everything_takes_back_of_all_queues(db: Session) -> Non
     assert [db.start(claim) for claim in claims] == [None, None]
 
 
+def test_what_a_hard_pause_takes_back_keeps_its_turn(db: Session) -> None:
+    for number in range(5):
+        db.enqueue(args=[number])
+    db.mark(db.claim(limit=3))
+    db.do("select bridge.pause('celery', hard => true), bridge.resume('celery')")
+    db.enqueue(args=[5], priority=1)
+    assert [claim.args[0] for claim in db.claim()] == [5, 0, 1, 2, 3, 4]
+
+
+def test_a_task_is_paused_in_all_queues_and_the_others_go_on(db: Session) -> None:
+    for number, queue in enumerate(["celery", "mail", "celery"]):
+        db.enqueue("a_task", args=[number], queue=queue)
+    db.enqueue("a.task", args=[3])
+    published = db.claim(limit=1)
+    db.mark(published)
+    assert db.one("select bridge.pause(task => 'a_task', hard => true, reason => 'broken')") == 1
+    assert db.rows("select kind, name, pause, reason from bridge.pauses") == [("task", "a_task", "hard", "broken")]
+    assert [db.start(claim) for claim in published] == [None]
+    db.enqueue("a_task", args=[4])
+    assert [claim.args[0] for claim in db.claim()] == [3]
+    assert db.claim(queue="mail") == []
+    assert db.one("select count(*) from bridge.jobs where status = 'queued' and task = 'a_task'") == 4
+    assert db.one("select bridge.resume(task => 'a_task')")
+    assert [claim.args[0] for claim in db.claim()] == [0, 2, 4]
+    assert [claim.args[0] for claim in db.claim(queue="mail")] == [1]
+    assert db.rows("select name from bridge.job_limit") == []
+
+
+def test_a_claim_that_began_before_a_task_was_paused_does_not_slip_through(db: Session, other: Session, pool: ThreadPoolExecutor) -> None:
+    db.enqueue()
+    with db.connection.transaction():
+        claims = db.claim()
+        paused = waiting(pool, other, lambda: other.one("select bridge.pause(task => 'a.task', hard => true)"), Session(db.dsn))
+    assert paused.result(20) == 1
+    assert db.start(claims[0]) is None
+    assert db.claim() == []
+
+
 def test_what_a_worker_that_reports_nothing_may_have_taken_is_not_taken_back(db: Session) -> None:
     db.enqueue()
     db.publish()

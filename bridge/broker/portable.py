@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kombu import Producer
 from kombu.exceptions import OperationalError
@@ -31,7 +31,13 @@ _INSPECT_TIMEOUT = 1.0  # seconds that workers have to answer who consumes what
 
 
 class PortableBroker:
-    """One message at a time through kombu's producer."""
+    """One message at a time through kombu's producer.
+
+    Attributes:
+        ranked: a higher priority of a message is sooner.
+    """
+
+    ranked: ClassVar[bool] = True
 
     def __init__(self, address: Address, *, events_mode: events.Mode = "auto") -> None:
         self.address = address.with_defaults(**self.defaults(address.timeout))
@@ -86,7 +92,7 @@ class PortableBroker:
     def send_each(self, jobs: Sequence[Claimed], confirmed: list[int]) -> None:
         """Send one message after the other, and note whose was taken."""
         for job in jobs:
-            envelope = message.envelope(job, object_hook)
+            envelope = message.envelope(job, object_hook, ranked=self.ranked)
             self.topology.leads_somewhere(*envelope.route, envelope.declare)
             self.send(envelope)
             confirmed.append(job.seq)

@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import redis
 from redis.exceptions import NoPermissionError
@@ -32,6 +32,8 @@ _MOST_PRIORITY = 9  # kombu's bound
 
 class RedisBroker(PortableBroker):
     """Connects as kombu does (TCP, TLS, socket, Sentinel), then writes what kombu would have written, many at once."""
+
+    ranked: ClassVar[bool] = False  # its lists are served lowest number first
 
     @staticmethod
     def defaults(timeout: float) -> dict[str, Any]:
