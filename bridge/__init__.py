@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bridge.queues import drain, pause, resume, set_window
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
+    from bridge.worker.completion import complete
     from bridge.worker.log_handler import LogHandler
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "cancel",
     "cancel_jobs",
     "checkpoint",
+    "complete",
     "discard",
     "discard_jobs",
     "drain",
@@ -96,6 +98,7 @@ _HOMES = {
     ),
     "LogHandler": "bridge.worker.log_handler",
     **dict.fromkeys(["join_sessions", "using"], "bridge.transaction.current"),
+    "complete": "bridge.worker.completion",
 }
 
 

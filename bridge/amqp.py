@@ -18,7 +18,7 @@ from bridge.errors import InvalidArgumentError, ServerError
 from bridge.queries import jobs
 from bridge.queries.buffered import message_row
 from bridge.worker import outcome, replacement
-from bridge.worker.follow import sent_by_tracer
+from bridge.worker.follow import sent_by_tracer, takes_rows_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ class RowSender:
         def send(producer: Any, name: str, message: Any, **options: Any) -> Any:
             call = options.pop(OPTION, None)
             if not _becomes_row(joined, name, message, call, options):
+                _refuse_to_be_followed(name)
                 _forget_delivery(message.headers, options)
                 return publish(producer, name, message, **options)
             if not message.headers:
@@ -73,6 +74,14 @@ def _becomes_row(joined: Membership, name: str, message: Any, call: object, opti
     if own is not None and own.get("task") == name and call is None:
         return False
     return wanted and not _is_fanout(options)
+
+
+def _refuse_to_be_followed(name: str) -> None:
+    if takes_rows_alone():
+        raise InvalidArgumentError(
+            f"task {name} follows a job that is completed in a transaction, and is no row but goes straight to the broker",
+            "let it be a row (bridge=True), or let the job end by returning, without bridge.complete",
+        )
 
 
 def _asked(joined: Membership, name: str, body: Any, call: object) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BridgeError",
+    "CompletingError",
     "ConflictError",
     "DeadlineExceeded",
     "InvalidArgumentError",
@@ -68,6 +69,10 @@ class WrongStateError(BridgeError):
     """The job is not in a state that allows this (JB006)."""
 
 
+class CompletingError(WrongStateError):
+    """A transaction of the job's own task is completing it, and has stayed open for long (JB007); repeat it when that has ended."""
+
+
 class UncommittedError(WrongStateError):
     """A job is waited for that its own transaction has not committed: it could never end."""
 
@@ -119,6 +124,7 @@ _BY_SQLSTATE: dict[str, type[BridgeError]] = {
     "JB004": PayloadTooLargeError,
     "JB005": SchemaError,
     "JB006": WrongStateError,
+    "JB007": CompletingError,
 }
 
 

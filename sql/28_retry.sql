@@ -273,6 +273,7 @@ begin
     order by j.deadline limit p_limit
   loop
     if v_row.state = 'running' then
+      continue when bridge.is_in_other_hands(v_row.seq);
       update bridge.inflight i set stop_signal = 'TERM' where i.seq = v_row.seq and i.state = 'running' and i.stop_signal is null
       returning i.worker into v_worker;
       continue when not found;

@@ -287,9 +287,11 @@ create or replace function bridge.end_delivery(p_seq bigint, p_token uuid, p_wor
   --   p_status  failed, cancelled or expired
   --
   -- Returns  the job's new status; null when this delivery is not its to end
+  -- Errors   JB007 when a transaction of the task that completes the job stays open
 declare
   v_row bridge.inflight;
 begin
+  perform bridge.wait_for_run(p_seq);
   delete from bridge.inflight i where i.seq = p_seq and i.token = p_token and (i.state <> 'running' or i.worker = p_worker) returning i.* into v_row;
   if not found then
     return null;
@@ -312,12 +314,14 @@ create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text
   -- not begun is due again uncharged. The token changes, so that nothing of the old delivery can start or write any more.
   --
   -- Returns  the job's new status (queued, failed or cancelled); null when this delivery is no longer the job's
+  -- Errors   JB007 as in bridge.end_delivery
 declare
   v_row bridge.inflight;
   v_losses integer;
   v_is_late boolean;
   v_error constant json := json_build_object('type', 'WorkerLostError', 'message', p_reason, 'traceback', null);
 begin
+  perform bridge.wait_for_run(p_seq);
   delete from bridge.inflight i where i.seq = p_seq and i.token = p_token returning i.* into v_row;
   if not found then
     return null;

@@ -40,6 +40,7 @@ begin
       perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
       return 'cancelled';
     end if;
+    perform bridge.wait_for_run(v_seq);
     update bridge.inflight f set cancelled_at = coalesce(f.cancelled_at, clock_timestamp()),
       stop_signal = case when p_terminate then p_signal else f.stop_signal end
     where f.seq = v_seq and f.state = 'running' returning f.worker into v_worker;
@@ -72,7 +73,8 @@ create or replace function bridge.cancel(id uuid, terminate boolean default true
   --   signal     what the process of the run gets
   --
   -- Returns  cancelled, running (asked to stop), or the final status of a job that had ended
-  -- Errors   JB001 when the signal is none, JB002 when there is no such job
+  -- Errors   JB001 when the signal is none, JB002 when there is no such job, JB007 when a transaction of its task that completes it stays
+  --          open
 declare
   v_status text;
 begin

@@ -32,7 +32,12 @@ declare
 begin
   select w.holding into v_held from bridge.worker w where w.id = p_id;
   update bridge.worker w set stopped_at = clock_timestamp(), seen_at = clock_timestamp(), holding = '{}' where w.id = p_id;
-  for v_row in delete from bridge.inflight i where i.worker = p_id and i.state = 'running' returning i.* loop
+  -- Not what a transaction is completing that its process has left behind: the sweep takes that, should it roll back.
+  for v_row in
+    delete from bridge.inflight i where i.seq = any (array (
+      select o.seq from bridge.inflight o where o.worker = p_id and o.state = 'running' for update skip locked))
+    returning i.*
+  loop
     if v_row.cancelled_at is null then
       perform bridge.again(v_row, 'released', null, clock_timestamp());
     else

@@ -64,11 +64,16 @@ $$;
 create or replace function bridge.note_unheld(p_now timestamptz) returns void language plpgsql set search_path = '' as $$
   -- Remember since when a living worker has not named a run that is its own; forget it for runs that it names again. A finish may be on
   -- its way, so one report proves nothing.
+  --
+  -- Locks    the rows that change (skip locked): a task's own transaction may have one, for as long as it likes
 begin
-  update bridge.inflight i set missing_since = p_now from bridge.worker w
-  where w.id = i.worker and i.state = 'running' and i.taken_by is null and i.missing_since is null and w.seen_at > i.started_at and not i.token = any (w.holding);
-  update bridge.inflight i set missing_since = null from bridge.worker w
-  where w.id = i.worker and i.state = 'running' and i.taken_by is null and i.missing_since is not null and i.token = any (w.holding);
+  with changed as (
+    select i.seq from bridge.inflight i join bridge.worker w on w.id = i.worker
+    where i.state = 'running' and i.taken_by is null and case when i.missing_since is null
+      then w.seen_at > i.started_at and not i.token = any (w.holding) else i.token = any (w.holding) end
+    for update of i skip locked
+  )
+  update bridge.inflight i set missing_since = case when i.missing_since is null then p_now end from changed c where i.seq = c.seq;
 end
 $$;
 
@@ -104,6 +109,7 @@ begin
     where w.lost_at is not null and i.state = 'published'
     limit p_limit
   loop
+    continue when bridge.is_in_other_hands(v_row.seq);
     if bridge.lose(v_row.seq, v_row.token, v_row.reason) is not null then
       v_count := v_count + 1;
     end if;

@@ -6,7 +6,9 @@ waits for it finds that within a second, and stores it in the application's back
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,9 +21,12 @@ from bridge.queries import results
 from bridge.queries.results import Scope
 from bridge.results.meta import Reader
 from bridge.results.writer import RowWriter
+from bridge.worker import outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from bridge.queries.results import Stored
 
 __all__ = ["Composed"]
 
@@ -48,6 +53,18 @@ class Composed(RowWriter):
         options["on_interval"] = self._caught_up([one.id for one in result.results], options.get("on_interval"))
         return super().iter_native(result, *args, **options)
 
+    def make_up(self, request: Any) -> None:
+        """The process of a run was lost after it had completed its job: store its result, and count it in its chord."""
+        task_id = request.id
+        found = outcome.patiently(lambda: results.many(self._bridge.connections.get(), [job_id(task_id)], Scope()))
+        for stored in found:
+            ignored = outcome.ignores_result(self.app.tasks[request.task], request)
+            self.mark_as_done(task_id, self._rows.value(stored), request=request, store_result=not ignored)
+
+    @property
+    def _rows(self) -> Reader:
+        return Reader(self.accept, self.exception_to_python)
+
     def _caught_up(self, task_ids: list[str], waking: Callable[[], Any] | None) -> Callable[[], None]:
         """What to call whenever a wait is interrupted: the caller's own, and now and then a look at the rows."""
         due = time.monotonic()
@@ -69,10 +86,27 @@ class Composed(RowWriter):
             ended = [stored for stored in results.many(self._bridge.connections.get(), list(names), Scope()) if stored.ended]
         except (BridgeError, psycopg.Error):
             return False
-        reader, found = Reader(self.accept, self.exception_to_python), False
+        found = False
         for stored in ended:
-            exc = reader.exception(stored)
-            if isinstance(exc, TaskRevokedError | WorkerLostError):
-                state = states.REVOKED if isinstance(exc, TaskRevokedError) else states.FAILURE
-                found = bool(self.store_result(names[stored.id], exc, state)) or found
+            state, result = self._unstored_end(stored)
+            if state is not None:
+                self.store_result(names[stored.id], result, state)
+                found = True
         return found
+
+    def _unstored_end(self, stored: Stored) -> tuple[str | None, Any]:
+        """State and result of an end that perhaps no worker stores; None for the state of any other."""
+        exc = self._rows.exception(stored)
+        if isinstance(exc, TaskRevokedError):
+            return states.REVOKED, exc
+        if isinstance(exc, WorkerLostError):
+            return states.FAILURE, exc
+        outcome_of = json.loads(stored.outcome) if stored.outcome else {}
+        if outcome_of.get("completed") and not outcome_of.get("ignored") and not self._is_over(stored):
+            return states.SUCCESS, self._rows.value(stored)
+        return None, None
+
+    def _is_over(self, stored: Stored) -> bool:
+        """Whether the application would not keep the result any more."""
+        kept = timedelta(seconds=self.expires) if self.expires else None
+        return kept is not None and stored.done_at is not None and stored.done_at + kept < datetime.now(UTC)

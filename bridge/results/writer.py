@@ -20,7 +20,7 @@ from bridge.results.failure import error_of, original
 from bridge.results.text import argument_texts, columns, json_text
 from bridge.results.waiting import Waiting
 from bridge.transaction.current import leave_sessions
-from bridge.worker import outcome, replacement
+from bridge.worker import completion, outcome, replacement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,9 @@ class RowWriter(Waiting):
 
     def mark_as_done(self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS) -> None:
         """Celery's hook: a task returned. The inner backend first, so that a failure to store is still the task's."""
+        completed = completion.of_request(request)
+        if completed is not None and completed.stands():
+            result = completed.of(result)
         super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
         run = outcome.run_of(request)
         if run is not None:
@@ -70,6 +73,16 @@ class RowWriter(Waiting):
     def _unstored(self, result: Any, request: Any) -> Value:
         """What the row keeps of a task that ignores its result."""
         return Value()
+
+    def value_of_completed(self, result: Any, request: Any) -> Value:
+        """What the row of a run that is completed in a transaction will have."""
+        if not outcome.ignores_result(self.app.tasks[request.task], request):
+            return self._columns(result, request)
+        value = self._unstored(result, request)
+        return Value(outcome='{"ignored": true}') if value.outcome is None else value
+
+    def make_up(self, request: Any) -> None:
+        """The process of a run was lost after it had completed its job: what the application's own backend should know of that."""
 
     def _columns(self, result: Any, request: Any, **beyond: Any) -> Value:
         children = self.current_task_children(request) if getattr(request, "children", None) else None
@@ -84,6 +97,9 @@ class RowWriter(Waiting):
         Celery reports some failures twice (a hard time limit), and a run that has been superseded reports one that does not count:
         what the row does not take is not passed on either.
         """
+        completed = completion.of_request(request)
+        if completed is not None and completed.stands():
+            return
         ended = self._end_failed(exc, traceback, request) if outcome.is_of_a_row(request) else Status.FAILED
         if ended is None:
             return
@@ -137,6 +153,8 @@ class RowWriter(Waiting):
     def mark_as_retry(self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, **options: Any) -> Any:
         """Celery's hook: a task has asked for its next attempt, which begins when this has been stored."""
         run = getattr(request, "bridge_run", None)
+        if run is not None and completion.stands(run):
+            return exc
         if run is not None and exc is not None:
             run.reason = self._error(exc, traceback)
         return super().mark_as_retry(task_id, exc, traceback=traceback, request=request, **options)

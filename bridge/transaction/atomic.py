@@ -18,8 +18,8 @@ from django.utils.connection import ConnectionProxy
 
 from bridge.errors import InvalidArgumentError, ServerError
 from bridge.frameworks import django_alias
-from bridge.queries import buffered
-from bridge.queries.connection import driver_connection
+from bridge.queries import buffered, completion
+from bridge.queries.connection import driver_connection, dsn_of
 from bridge.transaction.target import Buffer, made
 
 if TYPE_CHECKING:
@@ -101,6 +101,27 @@ class DjangoTransaction:
         self.flush()
         self._wrapper.ensure_connection()
         return driver_connection(self._wrapper.connection)
+
+    @property
+    def commits_each(self) -> bool:
+        """Whether there is no transaction: every statement commits by itself."""
+        return not self.open
+
+    def ask(self, statement: str, *values: str | None) -> Any:
+        """Run one of our statements in it, after all jobs that were waiting have been sent; its single value."""
+        self.flush()
+        with buffered.our_errors(), self._wrapper.cursor() as cursor:
+            cursor.execute(completion.written(statement, "%s"), list(values))
+            row = cursor.fetchone()
+        return row and row[0]
+
+    def address(self) -> str:
+        """The DSN of its database, password included."""
+        return dsn_of(self._wrapper.connection) or str(self._wrapper.settings_dict.get("NAME"))
+
+    def roll_back(self) -> None:
+        """Close its connection, which rolls back: Django lets nobody else end an atomic block."""
+        self._wrapper.close()
 
     def before_statement(self, execute: Callable[..., Any], statement: str, params: Any, many: bool, context: Any) -> Any:  # noqa: FBT001 - Django's
         """Django's hook around every statement: one that may read jobs sees those that waited."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
-from weakref import WeakSet, finalize, ref
+from weakref import ref
 
 from sqlalchemy.exc import UnboundExecutionError
 
@@ -15,6 +14,7 @@ from bridge.errors import BridgeError, InvalidArgumentError
 from bridge.queries import buffered
 from bridge.queries.connection import driver_connection
 from bridge.transaction import home
+from bridge.transaction.leaving import watch
 from bridge.transaction.target import Buffer, here, made
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ __all__ = ["ConnectionTransaction", "SessionTransaction", "SqlalchemyTransaction
 
 log = logging.getLogger("bridge")
 
-_PLACEHOLDERS = {"numeric_dollar": "$1"}  # asyncpg's; the others write %s
 _PATIENCE = 50  # times a full buffer that a coroutine may fill before its next await, and that waits in a session that only reads
 
 
@@ -66,7 +65,7 @@ class SqlalchemyTransaction:
         self.buffer.add(row)
         if self._own is not None:
             self._plain[row.id] = self._own
-        if self.buffer.full(self._times) or self._commits_each():
+        if self.buffer.full(self._times) or self.commits_each:
             self._relieve()
         return row.id
 
@@ -103,6 +102,31 @@ class SqlalchemyTransaction:
         self.flush(connection)
         return driver
 
+    @property
+    def commits_each(self) -> bool:
+        """Whether every statement commits by itself (isolation level AUTOCOMMIT)."""
+        raise NotImplementedError
+
+    def ask(self, statement: str, *values: str | None) -> Any:
+        """Run one of our statements in it, after all jobs that were waiting have been sent; its single value."""
+        if home.must_await(self._bind()):
+            raise InvalidArgumentError(
+                "the database has to be awaited to answer in an asyncio transaction",
+                "call it by await session.run_sync(lambda session: bridge.complete(session, ...))",
+            )
+        connection = self._connect()
+        self.flush(connection)
+        return home.ask(connection, statement, values)
+
+    def address(self) -> str:
+        """The DSN or URL of its database, password included."""
+        return home.address(self._bind())
+
+    def roll_back(self) -> None:
+        """Roll it back, for a task that has ended and left it open."""
+        if not home.must_await(self._bind()):
+            self._holder().rollback()
+
     def is_on(self, connection: Connection) -> bool:
         """Whether it is this connection's."""
         raise NotImplementedError
@@ -119,11 +143,12 @@ class SqlalchemyTransaction:
     def _connect(self) -> Connection:
         raise NotImplementedError
 
-    def _bind(self) -> Any:
-        """What tells the dialect, without connecting."""
+    def _holder(self) -> Session | Connection:
+        """What the user has in hand."""
         raise NotImplementedError
 
-    def _commits_each(self) -> bool:
+    def _bind(self) -> Any:
+        """What tells the dialect, without connecting."""
         raise NotImplementedError
 
     def _ask(self, row: Row) -> UUID:
@@ -150,9 +175,8 @@ class SqlalchemyTransaction:
 
 
 def _send(connection: Connection, rows: Sequence[Row]) -> list[UUID]:
-    placeholder = _PLACEHOLDERS.get(connection.dialect.paramstyle, "%s")
     with buffered.our_errors():
-        result = connection.exec_driver_sql(buffered.enqueue_statement(placeholder), (buffered.parameter(rows),))
+        result = connection.exec_driver_sql(buffered.enqueue_statement(home.placeholder(connection)), (buffered.parameter(rows),))
         return [UUID(str(row[0])) for row in result]
 
 
@@ -183,10 +207,15 @@ class ConnectionTransaction(SqlalchemyTransaction):
             raise BridgeError("the connection of these jobs is gone", "keep it until the commit")
         return connection
 
+    def _holder(self) -> Connection:
+        return self._connect()
+
     def _bind(self) -> Any:
         return self._connect()
 
-    def _commits_each(self) -> bool:
+    @property
+    def commits_each(self) -> bool:
+        """Whether every statement commits by itself."""
         return home.commits_each(self._connect())
 
 
@@ -222,8 +251,7 @@ class SessionTransaction(SqlalchemyTransaction):
             self.changed = bool(session.new or session.dirty or session.deleted)
         if not self._watched:
             self._watched = True
-            finalize(session, _abandoned, self.buffer).atexit = False
-            _left_at_exit().add(self)
+            watch(self, session)
         return super().enqueue(row, answer=answer)
 
     def commit(self) -> None:
@@ -299,7 +327,7 @@ class SessionTransaction(SqlalchemyTransaction):
 
     def _relieve(self) -> None:
         """Send what has gathered, but not into a transaction that has changed nothing: if it is closed, that must take no job along."""
-        if not self._plain or self.buffer.full(_PATIENCE) or self._commits_each() or self._has_changed():
+        if not self._plain or self.buffer.full(_PATIENCE) or self.commits_each or self._has_changed():
             super()._relieve()
         else:
             self._times += 1
@@ -335,36 +363,14 @@ class SessionTransaction(SqlalchemyTransaction):
         bind = self._home()
         return self._alive().connection(bind_arguments=None if bind is None else {"bind": bind})
 
+    def _holder(self) -> Session:
+        return self._alive()
+
     def _bind(self) -> Any:
         return self._home() or self._alive().get_bind()
 
-    def _commits_each(self) -> bool:
+    @property
+    def commits_each(self) -> bool:
+        """Whether every statement commits by itself."""
         connection = self._home()
         return connection is not None and home.commits_each(connection)
-
-
-def _abandoned(buffer: Buffer) -> None:
-    """The session was dropped, or its process ends, without a commit and without being closed."""
-    if buffer:
-        log.error("jobs lost with a session that was neither committed nor closed count=%d first=%s", len(buffer.rows), buffer.rows[0].id)
-
-
-@cache
-def _left_at_exit() -> WeakSet[SessionTransaction]:
-    """Transactions of sessions that jobs were made in: those still open when the interpreter ends are let go then, as if closed."""
-    watched: WeakSet[SessionTransaction] = WeakSet()
-    atexit.register(_leave, watched)
-    return watched
-
-
-def _leave(watched: WeakSet[SessionTransaction]) -> None:
-    me = here()
-    for state in list(watched):
-        if state.owner[0] != me[0]:
-            continue  # a copy that a fork has made
-        if state.open and state.owner[:2] == me[:2]:
-            try:
-                state.leave()
-            except Exception:
-                log.exception("jobs of a session that is open when its process ends cannot be sent")
-        _abandoned(state.buffer)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.queries import buffered, jobs
+import psycopg
+
+from bridge.queries import buffered, completion, jobs
+from bridge.queries.connection import dsn_of, stands_alone
 from bridge.transaction.target import made
 
 if TYPE_CHECKING:
@@ -44,3 +47,23 @@ class DirectTransaction:
     def connection(self) -> Connection:
         """Itself."""
         return self._connection
+
+    @property
+    def commits_each(self) -> bool:
+        """Whether there is no transaction: every statement commits by itself."""
+        return self._connection.autocommit and stands_alone(self._connection)
+
+    def ask(self, statement: str, *values: str | None) -> Any:
+        """Run one of our statements in it; its single value."""
+        return completion.ask(self._connection, statement, values)
+
+    def address(self) -> str:
+        """The DSN of its database, password included."""
+        return dsn_of(self._connection) or ""
+
+    def roll_back(self) -> None:
+        """Roll it back; a connection that cannot is closed."""
+        try:
+            self._connection.rollback()
+        except psycopg.Error:
+            self._connection.close()

@@ -10,20 +10,23 @@ from weakref import WeakKeyDictionary
 from sqlalchemy.util.concurrency import in_greenlet
 
 from bridge.errors import BridgeError
-from bridge.queries import buffered, identity
+from bridge.queries import buffered, completion, identity
 from bridge.queries.connection import dsn_of, is_broken
 from bridge.settings import libpq_url
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session
 
     from bridge.queries.connection import Connections
 
-__all__ = ["commits_each", "failed", "has_written", "is_known_as_ours", "is_ours", "must_await"]
+__all__ = ["address", "ask", "commits_each", "failed", "has_written", "is_known_as_ours", "is_ours", "must_await", "placeholder"]
 
 log = logging.getLogger("bridge")
 
+_PLACEHOLDERS = {"numeric_dollar": "$1"}  # asyncpg's; the others write %s
 _WHERE = ("host", "port")  # what a URL's query may say about the way; the rest of it is for the driver
 
 
@@ -61,17 +64,22 @@ def _same(bind: Any, own: Connections, session: Session | None) -> bool:
 def _same_by_another(bind: Any, own: Connections) -> bool:
     """A coroutine cannot wait for its own connection here: a new one looks where that leads."""
     own.get()  # an outage of ours is not theirs
-    theirs = dsn_of(driver(bind)) if hasattr(bind, "connection") else None
-    if theirs is None:
-        url = bind.engine.url
-        theirs = libpq_url(url.set(query={name: url.query[name] for name in _WHERE if name in url.query}).render_as_string(False))  # noqa: FBT003
     try:
-        return identity.leads_to_same_database(own.dsn, theirs, own.timeout)
+        return identity.leads_to_same_database(own.dsn, address(bind), own.timeout)
     except BridgeError as error:
         log.warning(
             "plain calls do not join sessions of an engine: where it leads cannot be found out engine=%r error=%s", bind.engine, error
         )
         return False
+
+
+def address(bind: Any) -> str:
+    """The DSN or URL of a Connection's or an engine's database as libpq takes it, password included."""
+    theirs = dsn_of(driver(bind)) if hasattr(bind, "connection") else None
+    if theirs is not None:
+        return theirs
+    url = bind.engine.url
+    return libpq_url(url.set(query={name: url.query[name] for name in _WHERE if name in url.query}).render_as_string(False))  # noqa: FBT003
 
 
 def must_await(bind: Any) -> bool:
@@ -93,6 +101,17 @@ def commits_each(connection: Connection) -> bool:
     """Whether every statement commits by itself (isolation level AUTOCOMMIT)."""
     held = None if connection.closed or connection.invalidated else connection.connection.dbapi_connection
     return bool(getattr(held, "autocommit", False))
+
+
+def placeholder(connection: Connection) -> str:
+    """How the driver writes a statement's first parameter."""
+    return _PLACEHOLDERS.get(connection.dialect.paramstyle, "%s")
+
+
+def ask(connection: Connection, statement: str, values: Sequence[str | None]) -> Any:
+    """Run one of our statements; its single value."""
+    with buffered.our_errors():
+        return connection.exec_driver_sql(completion.written(statement, placeholder(connection)), tuple(values)).scalar()
 
 
 def has_written(connection: Connection) -> bool:

@@ -44,6 +44,27 @@ class Target(Protocol):
     def open(self) -> bool:
         """Whether it can still be committed."""
 
+    @property
+    def commits_each(self) -> bool:
+        """Whether there is no transaction: every statement commits by itself."""
+
+    def ask(self, statement: str, *values: str | None) -> Any:
+        """Run one of our statements in it, after all jobs that were waiting have been sent; its single value.
+
+        Args:
+            statement: with its parameters, all texts, as ``{0}``, ``{1}`` …
+            *values: the parameters.
+
+        Raises:
+            InvalidArgumentError: it is asyncio's, and nothing awaits us.
+        """
+
+    def address(self) -> str:
+        """The DSN or URL of its database, password included."""
+
+    def roll_back(self) -> None:
+        """Roll it back, for a task that has ended and left it open."""
+
 
 class Buffer:
     """Rows of one savepoint that wait to be sent; bounded by whoever asks ``full``."""

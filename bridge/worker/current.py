@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from celery._state import get_current_task
+from celery._state import _task_stack, get_current_task, get_current_worker_task
+from celery.utils.threads import get_ident
 
 from bridge.application import membership
 from bridge.job import job_id
@@ -12,18 +14,20 @@ from bridge.queries import notes as queries
 from bridge.worker import notes, outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bridge.application import Membership
     from bridge.worker.fence import Run
 
-__all__ = ["checkpoint", "log", "progress", "save_checkpoint"]
+__all__ = ["checkpoint", "in_hand", "log", "progress", "save_checkpoint"]
 
 
 def _current() -> tuple[Membership, Run, Any] | None:
-    """The application, the run and the job's id; None where no task of a row runs, or its outcome is written."""
+    """The application, the run and the job's id; None where no task of a row runs, or its outcome is written, or is about to be."""
     task = get_current_task()
     run = outcome.run_of(getattr(task, "request", None))
     joined = membership(task.app) if task is not None else None
-    return None if run is None or joined is None else (joined, run, job_id(task.request.id))
+    return None if run is None or joined is None or outcome.tells_no_more(run) else (joined, run, job_id(task.request.id))
 
 
 def progress(value: dict[str, Any]) -> None:
@@ -63,3 +67,38 @@ def checkpoint() -> Any:
         return None
     joined, _, identity = found
     return outcome.patiently(lambda: queries.checkpoint(joined.connections.get(), identity))
+
+
+@contextmanager
+def in_hand() -> Iterator[Any]:
+    """The task that a worker is running here, None without one; in this block Celery, too, knows of it.
+
+    It does not where SQLAlchemy's ``run_sync`` has called: that is a greenlet of its own, and Celery keeps what runs by greenlets.
+    """
+    task = get_current_worker_task()
+    outer = getattr(get_ident(), "parent", None)
+    if task is not None or outer is None:
+        yield task
+        return
+    task = _top(_task_stack, outer)
+    if task is None:
+        yield None
+        return
+    _task_stack.push(task)
+    task.request_stack.push(_top(task.request_stack, outer))
+    try:
+        yield task
+    finally:
+        task.request_stack.pop()
+        _task_stack.pop()
+
+
+def _top(stack: Any, greenlet: Any) -> Any:
+    """What is on top of one of Celery's stacks for a greenlet, or for one that it came from."""
+    kept = getattr(getattr(stack, "_local", None), "__storage__", {})
+    while greenlet is not None:
+        found = kept.get(greenlet, {}).get("stack")
+        if found:
+            return found[-1]
+        greenlet = greenlet.parent
+    return None

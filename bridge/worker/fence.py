@@ -32,6 +32,7 @@ from bridge.results.failure import noted_error
 from bridge.results.text import columns
 from bridge.transaction.current import of_a_run
 from bridge.worker import outcome
+from bridge.worker.completion import stands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
     from bridge.queries.jobs import Content
+    from bridge.worker.completion import Completion
     from bridge.worker.notes import Notes
 
 __all__ = ["Refusal", "Run", "TaskMemoryError", "fence", "fenced"]
@@ -70,6 +72,7 @@ class Run:
     reason: dict[str, Any] | None = None  # why it did
     replaced: bool = False  # it has enqueued the first of several tasks that replace it
     notes: Notes | None = None  # what it has told; None of most
+    completion: Completion | None = None  # it has been completed in a transaction, of which nobody knows yet whether it commits
 
     def asks_for(self, content: Content) -> None:
         """Note the run's next attempt, which takes its place when all of this one is over: its state is stored, its handlers have run."""
@@ -102,7 +105,9 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
                 traced = trace(task_id, args, kwargs, request)
         except BaseException as left:  # noqa: BLE001 - it is raised again, or told to the main process
             return _left(joined, task, request, left)
-        if run.next is not None:
+        if stands(run):
+            _tell(task, request)
+        elif run.next is not None:
             _go_on(joined, task, request)
         elif not run.settled:
             _settle(joined, task, request, traced[1])
@@ -147,10 +152,22 @@ def _as_celery_names_it(left: BaseException) -> BaseException:
 
 def _end(joined: Membership, task: Any, request: Any, exc: BaseException) -> None:
     """The tracer itself has raised."""
-    if request["bridge_run"].next is not None:
+    if stands(request["bridge_run"]):
+        _tell(task, request)
+    elif request["bridge_run"].next is not None:
         _go_on(joined, task, request)
     else:
         _report(task, request, exc)
+
+
+def _tell(task: Any, request: Any) -> None:
+    """The run was completed in a transaction, whatever became of its task since: the result goes where the tracer has not brought it."""
+    completion = request["bridge_run"].completion
+    if not completion.told:
+        log.error("a task did not return after it was completed, which stands task_id=%s", request["id"])
+        context = Context(request, called_directly=False)
+        stored = not outcome.ignores_result(task, context)
+        task.backend.mark_as_done(context.id, completion.result, request=context, store_result=stored)
 
 
 def _go_on(joined: Membership, task: Any, request: Any) -> None:
@@ -166,7 +183,7 @@ def _go_on(joined: Membership, task: Any, request: Any) -> None:
 def _report(task: Any, request: Any, exc: BaseException) -> None:
     """The task failed in a way that leaves it to the main process, or to nobody, to say so: say it here, in the run's own name."""
     context = Context(request, called_directly=False)
-    ignored = task.ignore_result if context.ignore_result is None else context.ignore_result
+    ignored = outcome.ignores_result(task, context)
     text = "".join(tracebacks.format_exception(*sys.exc_info())) if sys.exc_info()[0] else None
     stored = not ignored or task.store_errors_even_if_ignored
     task.backend.mark_as_failure(context.id, exc, text, request=context, store_result=stored)

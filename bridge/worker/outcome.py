@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from celery.exceptions import NotRegistered, Reject
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
-from bridge.errors import PermanentError, ServerError
+from bridge.errors import CompletingError, PermanentError, ServerError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
-from bridge.queries import jobs, runs
+from bridge.queries import completion, jobs, runs
 from bridge.results.text import json_text
 from bridge.worker import notes
 
@@ -30,6 +32,7 @@ __all__ = [
     "ended_outside",
     "failed",
     "go_on",
+    "ignores_result",
     "is_final",
     "is_of_a_row",
     "lost",
@@ -40,7 +43,11 @@ __all__ = [
     "stepped_aside",
     "succeeded",
     "tell_the_rest",
+    "tells_no_more",
+    "was_completed",
 ]
+
+log = logging.getLogger("bridge.worker")
 
 Written = TypeVar("Written")
 
@@ -67,6 +74,12 @@ def delivery_in_hand(request: Any) -> Delivery | None:
 def is_of_a_row(request: Any) -> bool:
     """Whether a request came with a row's delivery, in whatever process."""
     return Delivery.parse(getattr(request, HEADER, None)) is not None
+
+
+def ignores_result(task: Any, request: Any) -> bool:
+    """Whether nobody wants the result of a task: its call says so, else the task itself."""
+    said = request.__dict__.get("ignore_result")
+    return bool(task.ignore_result if said is None else said)
 
 
 def patiently(write: Callable[[], Written]) -> Written:
@@ -127,19 +140,40 @@ def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, 
 
 
 def lost(joined: Membership, delivery: Delivery, reason: str) -> Status | None:
-    """The child that had this delivery is dead; the job's new status."""
-    return _status(patiently(lambda: runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason)))
+    """The child that had this delivery is dead; the job's new status, None also while that is open."""
+    return _from_outside(lambda: runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason))
 
 
 def ended_outside(joined: Membership, delivery: Delivery, status: Status, error: dict[str, Any], *, final: bool) -> Status | None:
-    """The main process ends a delivery; the job's new status."""
+    """The main process ends a delivery; the job's new status, None also while that is open."""
     text = json_text(error)
 
     def write() -> str | None:
         connection = joined.connections.get()
         return runs.end_delivery(connection, delivery.seq, delivery.token, joined.worker_id, status, text, final=final, outcome=None)
 
-    return _status(patiently(write))
+    return _from_outside(write)
+
+
+def _from_outside(write: Callable[[], str | None]) -> Status | None:
+    """The main process must not wait for a transaction in which a task completes its job: the child may have to be killed to end it."""
+    try:
+        return _status(patiently(write))
+    except CompletingError as error:
+        log.info("the end of a run waits for a transaction of its task error=%s", error)
+        threading.Thread(target=_insist, args=(write,), name="bridge-insist", daemon=True).start()
+        return None
+
+
+def _insist(write: Callable[[], str | None]) -> None:
+    """Repeat it until that transaction has ended. Should this process end before, the sweep does it."""
+    again = retry_if_exception_type((CompletingError, ServerError, psycopg.OperationalError))
+    Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(write)
+
+
+def was_completed(joined: Membership, delivery: Delivery) -> bool:
+    """Whether a run whose process is dead had completed its job in a transaction."""
+    return patiently(lambda: completion.was_completed(joined.connections.get(), delivery.seq, delivery.token))
 
 
 def never_ran(joined: Membership, job: NeverRan) -> bool:
@@ -149,7 +183,13 @@ def never_ran(joined: Membership, job: NeverRan) -> bool:
 
 def progressed(joined: Membership, run: Run, value: dict[str, Any]) -> None:
     """Note how far the run has come; at most two a second are written, the last one always."""
-    notes.set_progress(joined, run, json_text(value))
+    if not tells_no_more(run):
+        notes.set_progress(joined, run, json_text(value))
+
+
+def tells_no_more(run: Run) -> bool:
+    """Whether a transaction of its own task has the run's row, to complete it: nobody else may write there, and would only wait."""
+    return run.completion is not None and not run.completion.is_withdrawn()
 
 
 def tell_the_rest(joined: Membership, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ from bridge.errors import ServerError
 from bridge.job import job_id
 from bridge.message import HEADER, Delivery
 from bridge.queries import revokes
+from bridge.worker import outcome
 from bridge.worker.fence import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["RowRequest", "compose_requests"]
+
+log = logging.getLogger("bridge.worker")
 
 
 def compose_requests(app: Any) -> None:
@@ -52,9 +56,23 @@ class RowRequest:
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         """Celery's word of a failure. A message that it gives back, because the child died, it reports to no backend: that is done here."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(exc, WorkerLostError | SystemExit) and self._was_completed():
+            return self._on_completed(exc)
         if isinstance(exc, WorkerLostError) and _is_row(self) and _is_given_back(self.task):  # type: ignore[attr-defined]
             self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)  # type: ignore[attr-defined]
         return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]
+
+    def _was_completed(self) -> bool:
+        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)  # type: ignore[attr-defined]
+        return delivery is not None and joined is not None and outcome.was_completed(joined, delivery)
+
+    def _on_completed(self, exc: BaseException) -> None:
+        """The child died after it had completed its job in a transaction. Celery's ways with lost workers could run it again."""
+        log.warning("a process was lost after its run was completed, which stands task_id=%s error=%s", self.id, exc)
+        state.task_ready(self)
+        self.task.backend.make_up(self._context)  # type: ignore[attr-defined]
+        self.acknowledge()  # type: ignore[attr-defined]
+        self.send_event("task-succeeded", result=None, runtime=None)  # type: ignore[attr-defined]
 
     def revoked(self) -> bool:
         """Celery's question before each start. A worker's memory of revoked ids and stamps says too much: the job may be retried since."""

@@ -1,0 +1,52 @@
+"""Ending a job in the transaction of its own task, and asking what became of that.
+
+What goes through the caller's own connection is a statement whose parameters are all texts, which any driver of Postgres can run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import tuple_row
+
+from bridge.queries.connection import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["COMPLETE", "HOLD", "ask", "fate", "was_completed", "written"]
+
+# The places of parameters are numbered, for whoever writes them as its driver does.
+HOLD = "select bridge.hold_run({0}::text::bigint, {1}::text::uuid, {2}::text::uuid)"
+COMPLETE = "select bridge.complete_run({0}::text::bigint, {1}::text::uuid, {2}::text::json, {3}::text::jsonb, {4}::text::uuid)"
+
+
+def written(statement: str, placeholder: str) -> str:
+    """A statement as a driver takes it: with ``%s`` the parameters go by their order in the text, with ``$1`` by their numbers."""
+    if placeholder == "%s":
+        return statement.format(*["%s"] * 5)
+    return statement.format("$1", "$2", "$3", "$4", "$5")
+
+
+def ask(connection: Connection, statement: str, values: Sequence[str | None]) -> Any:
+    """Run one of our statements on a caller's psycopg connection, whatever rows that makes; its single value."""
+    with translated(), connection.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(written(statement, "%s").encode(), values).fetchone()
+    return row and row[0]
+
+
+def fate(connection: Connection, seq: int, run: UUID, token: str) -> str:
+    """What became of a run that was completed: ``completed``, ``running`` (rolled back), ``open`` (not decided yet), or ``over``."""
+    with translated():
+        row = connection.execute("select bridge.fate_of_run(%s, %s, %s)", (seq, run, token)).fetchone()
+    return str(row[0]) if row else "over"
+
+
+def was_completed(connection: Connection, seq: int, token: str) -> bool:
+    """Whether a run whose process is dead had completed its job; waits for what it has left on its way."""
+    with translated():
+        row = connection.execute("select bridge.was_completed(%s, %s)", (seq, token)).fetchone()
+    return bool(row and row[0])

@@ -1,0 +1,131 @@
+-- Transactional completion: a run ends in the transaction of its own task, together with what the task writes. Its row is locked from then
+-- on until that transaction ends. Whoever would end the run otherwise waits for that a little, or passes the job over, and finds afterwards
+-- that the run is over, or that it goes on as if nothing had been said.
+
+create or replace function bridge.hold_run(p_seq bigint, p_run uuid, p_token uuid default null) returns void language plpgsql
+  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- Lock the row of a run until the caller's transaction ends: nobody else ends the run meanwhile.
+  --
+  --   p_token  the run's delivery, for the case that a crash forgot the start
+  --
+  -- Locks    the row of its place
+  -- Errors   JB006 when the run is over already, or has been told to stop: nothing of the caller's transaction may stand then
+declare
+  v_signal text;
+begin
+  select i.stop_signal into v_signal from bridge.inflight i
+  where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token)) for update;
+  if not found then
+    perform bridge.refuse(format('run %s of job number %s is over: it ended, or another run took its place', p_run, p_seq),
+      'roll back: nothing of this run may stand', 'JB006');
+  elsif v_signal is not null then
+    perform bridge.refuse(format('run %s of job number %s was told to stop, by a cancel or its deadline', p_run, p_seq),
+      'roll back, and let the task end', 'JB006');
+  end if;
+end
+$$;
+
+create or replace function bridge.complete_run(p_seq bigint, p_run uuid, p_result json, p_outcome jsonb default null, p_token uuid default null)
+  returns void language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- End a job as succeeded by the run that has it, in the transaction of its own writes.
+  --
+  --   p_result, p_outcome, p_token  as in bridge.finish
+  --
+  -- Errors   as bridge.hold_run
+begin
+  perform bridge.hold_run(p_seq, p_run, p_token);
+  -- Looked for and not caught: an error would break the caller's transaction, and catching it would cost a savepoint each time.
+  if to_regclass('bridge.finished_' || to_char(clock_timestamp() at time zone 'utc', 'YYYYMMDD')) is null then
+    perform bridge.make_days();
+  end if;
+  perform bridge.finish(p_seq, p_run, 'succeeded', p_result, null, coalesce(p_outcome, '{}') || '{"completed": true}', p_token);
+end
+$$;
+
+create or replace function bridge.complete(seq bigint, run uuid, result jsonb default null) returns void language plpgsql
+  security definer set search_path = '' as $$
+  -- For workers in any language: end the job of a run as succeeded, together with what else this transaction writes. When it commits, the
+  -- job is over, and what waits for it goes on; when it rolls back, the run goes on. Commit soon: the job's row is locked until then.
+  --
+  --   seq     the job's number, from its message
+  --   run     what bridge.start has returned
+  --   result  what the task returns
+  --
+  -- Errors   JB001 when a later step of a Celery chain, or a callback, follows the job: only Celery can make those
+  --          JB006 when the run is over already, or was told to stop
+declare
+  v_embed json;
+begin
+  perform bridge.hold_run(complete.seq, complete.run);
+  select j.embed into v_embed from bridge.job j where j.seq = complete.seq;
+  if bridge.is_followed(v_embed) then
+    perform bridge.refuse(format('a step of a chain or a callback follows job number %s', complete.seq),
+      'run its task in a Celery worker, which can make what follows');
+  end if;
+  perform bridge.complete_run(complete.seq, complete.run, complete.result::json);
+end
+$$;
+
+create or replace function bridge.is_followed(p_embed json) returns boolean language sql immutable set search_path = ''
+  -- Whether a Celery call's message names callbacks or later steps of a chain.
+  return coalesce(json_typeof(p_embed->'callbacks') = 'array' and json_array_length(p_embed->'callbacks') > 0, false)
+    or coalesce(json_typeof(p_embed->'chain') = 'array' and json_array_length(p_embed->'chain') > 0, false);
+
+create or replace function bridge.fate_of_run(p_seq bigint, p_run uuid, p_token uuid default null) returns text language plpgsql
+  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- What has become of a run that was completed in some transaction. Never waits.
+  --
+  -- Returns  completed; running: that transaction rolled back, and the run has its job still; open: its row is locked, so the transaction
+  --          may still do either; over: something else has ended the run
+begin
+  -- Committed is what it is nearly always: asked first, and only of the partitions of the last two days.
+  if exists (select from bridge.finished f where f.seq = p_seq and f.run = p_run and f.finished_at > now() - interval '1 day') then
+    return 'completed';
+  end if;
+  perform from bridge.inflight i
+  where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token)) for update skip locked;
+  if found then
+    return 'running';
+  end if;
+  return case when exists (select from bridge.inflight i where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token)))
+      then 'open'
+    when exists (select from bridge.finished f where f.seq = p_seq and f.run = p_run) then 'completed' else 'over' end;
+end
+$$;
+
+create or replace function bridge.wait_for_run(p_seq bigint) returns void language plpgsql set search_path = ''
+  set lock_timeout = '2s' as $$
+  -- Before somebody else than its run ends what runs: wait for a transaction that is completing it. That is over within moments; one that
+  -- stays open is reported instead of waited for.
+  --
+  -- Locks    the row of its place, if the job runs still
+  -- Errors   JB007 when the transaction is open still after 2 s
+begin
+  perform from bridge.inflight i where i.seq = p_seq and i.state = 'running' for update skip locked;
+  if found then
+    return;
+  end if;
+  perform from bridge.inflight i where i.seq = p_seq and i.state = 'running' for update;
+exception when lock_not_available then
+  perform bridge.refuse(format('job number %s is being completed by a transaction of its own task', p_seq),
+    'repeat this when that transaction has ended', 'JB007');
+end
+$$;
+
+create or replace function bridge.is_in_other_hands(p_seq bigint) returns boolean language plpgsql set search_path = ''
+  set enable_seqscan = off as $$
+  -- For the sweep: whether a transaction has the row of a job in flight, so that it is to be passed over. Else the row is locked.
+begin
+  perform from bridge.inflight i where i.seq = p_seq for update skip locked;
+  return not found;
+end
+$$;
+
+create or replace function bridge.was_completed(p_seq bigint, p_token uuid) returns boolean language plpgsql security definer
+  set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- Asked when the process of a run is dead: had it completed its job? Waits for what the process has left on its way.
+begin
+  perform from bridge.inflight i where i.seq = p_seq and i.token = p_token for update;
+  return exists (select from bridge.finished f where f.seq = p_seq and f.status = 'succeeded' and f.outcome ? 'completed');
+end
+$$;

@@ -1,0 +1,217 @@
+"""bridge.complete in SQL: a worker of any language ends a job in its own transaction, and nobody else has to wait for that."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from fix_servers import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fix_sql import Claim, Session
+
+
+@pytest.fixture
+def other(db: Session) -> Iterator[psycopg.Connection[Any]]:
+    """A worker's own transaction."""
+    with psycopg.connect(db.dsn) as connection:
+        yield connection
+        connection.rollback()
+
+
+def complete(connection: psycopg.Connection[Any], claim: Claim, run: Any, result: Any = None) -> None:
+    connection.execute("select bridge.complete(%s, %s, %s::jsonb)", (claim.seq, run, json.dumps(result)))
+
+
+def fate(db: Session, claim: Claim, run: Any) -> str:
+    return str(db.one("select bridge.fate_of_run(%s, %s)", claim.seq, run))
+
+
+def test_a_completion_is_there_when_its_transaction_commits_and_never_was_when_it_rolls_back(db: Session, other: Any) -> None:
+    parent = db.enqueue(unique_key="k")
+    child = db.enqueue(depends_on=[parent])
+    claim, run = db.run()
+    complete(other, claim, run, {"done": 1})
+    assert (db.status(parent), db.status(child), fate(db, claim, run)) == ("running", "blocked", "open")
+    other.rollback()
+    assert (db.status(parent), db.status(child), fate(db, claim, run)) == ("running", "blocked", "running")
+    complete(other, claim, run, {"done": 2})
+    other.commit()
+    assert (db.status(parent), db.status(child), fate(db, claim, run)) == ("succeeded", "queued", "completed")
+    assert (db.field(parent, "result"), db.field(parent, "outcome")) == ({"done": 2}, {"completed": True})
+    assert db.attempts(parent) == [(1, "succeeded")]
+    assert db.rows("select * from bridge.unique_key") == []
+
+
+def test_whoever_waits_for_a_job_hears_of_its_completion_at_the_commit(db: Session, other: Any) -> None:
+    job = db.enqueue()
+    claim, run = db.run()
+    db.do("listen bridge_done")
+    db.do("select bridge.wait_for(%s)", [job])
+    complete(other, claim, run)
+    assert list(db.connection.notifies(timeout=0)) == []
+    other.commit()
+    assert [notice.payload for notice in db.connection.notifies(timeout=10, stop_after=1)] == [str(job)]
+
+
+def test_a_run_that_was_superseded_cannot_commit_anything(db: Session, other: Any) -> None:
+    db.do("create table effect (n integer)")
+    job = db.enqueue()
+    claim, run = db.run()
+    assert db.one("select bridge.lose(%s, %s, 'gone')", claim.seq, claim.token) == "queued"
+    other.execute("insert into effect values (1)")
+    with pytest.raises(psycopg.Error, match=r"is over: it ended, or another run took its place") as refused:
+        complete(other, claim, run)
+    assert (refused.value.sqlstate, refused.value.diag.message_hint) == ("JB006", "roll back: nothing of this run may stand")
+    other.commit()  # which Postgres makes a rollback
+    assert (db.rows("select * from effect"), db.status(job), fate(db, claim, run)) == ([], "queued", "over")
+
+
+def test_a_run_that_is_told_to_stop_is_not_completed_and_one_that_may_end_is(db: Session, other: Any) -> None:
+    jobs = [db.enqueue(), db.enqueue()]
+    told, may = db.run(limit=1), db.run(limit=1)
+    assert [db.one("select bridge.cancel(%s, terminate => %s)", job, stop) for job, stop in zip(jobs, (True, False), strict=True)] == [
+        "running",
+        "running",
+    ]
+    with pytest.raises(psycopg.Error, match="was told to stop"):
+        complete(other, *told)
+    other.rollback()
+    complete(other, *may)
+    other.commit()
+    assert db.fail(*told) == "cancelled"
+    assert [db.status(job) for job in jobs] == ["cancelled", "succeeded"]
+
+
+def test_a_job_that_only_celery_can_follow_is_refused(db: Session, other: Any) -> None:
+    embed = json.dumps({"callbacks": None, "errbacks": None, "chain": [{"task": "b"}], "chord": None})
+    db.do(
+        "select bridge.enqueue_message(bridge.new_id(), null, 'a', 'celery', 9::smallint, '[]', '{}', %s, null, null, null, '{}', null,"
+        " null, null)",
+        embed,
+    )
+    claim, run = db.run()
+    with pytest.raises(psycopg.Error, match="a step of a chain or a callback follows job number") as refused:
+        complete(other, claim, run)
+    assert refused.value.sqlstate == "JB001"
+
+
+def test_a_completion_makes_the_day_that_it_ends_in(db: Session, other: Any) -> None:
+    job = db.enqueue()
+    claim, run = db.run()
+    today = db.one("select to_char(now() at time zone 'utc', 'YYYYMMDD')")
+    db.do(f"drop table bridge.finished_{today}, bridge.attempt_{today}")
+    complete(other, claim, run)
+    other.commit()
+    assert db.status(job) == "succeeded"
+
+
+def wait_for_blocked(db: Session) -> None:
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    wait_until(lambda: db.one(waiting) == 1, 10, "one that waits for the completion")
+
+
+@pytest.mark.parametrize(("commits", "answer", "status"), [(True, "succeeded", "succeeded"), (False, "running", "running")])
+def test_a_cancel_waits_for_a_completion_and_finds_how_it_ended(db: Session, other: Any, commits: bool, answer: str, status: str) -> None:  # noqa: FBT001
+    job = db.enqueue()
+    claim, run = db.run()
+    complete(other, claim, run)
+    answers: list[Any] = []
+    with psycopg.connect(db.dsn, autocommit=True) as operator:
+        thread = threading.Thread(target=lambda: answers.append(operator.execute("select bridge.cancel(%s)", (job,)).fetchone()))
+        thread.start()
+        wait_for_blocked(db)
+        if commits:
+            other.commit()
+        else:
+            other.rollback()
+        thread.join()
+    assert answers == [(answer,)]
+    assert db.status(job) == status
+    assert (db.field(job, "cancelled_at") is None) == commits
+
+
+def test_a_completion_waits_for_a_cancel_and_finds_it(db: Session, other: Any) -> None:
+    job = db.enqueue()
+    claim, run = db.run()
+    refused: list[Any] = []
+
+    def try_it() -> None:
+        with pytest.raises(psycopg.Error, match="was told to stop"):
+            complete(other, claim, run)
+        refused.append(True)
+
+    with psycopg.connect(db.dsn) as operator:
+        operator.execute("select bridge.cancel(%s)", (job,))
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        wait_for_blocked(db)
+        operator.commit()
+        thread.join()
+    assert refused == [True]
+    assert db.status(job) == "running"
+
+
+def test_who_would_end_a_run_that_stays_being_completed_is_told_so(db: Session, other: Any) -> None:
+    db.enqueue()
+    claim, run = db.run()
+    complete(other, claim, run)
+    for call in (
+        f"select bridge.lose({claim.seq}, '{claim.token}', 'gone')",
+        f"select bridge.end_delivery({claim.seq}, '{claim.token}', '{db.worker}', 'failed', '{{}}')",
+    ):
+        with pytest.raises(psycopg.Error, match="is being completed by a transaction of its own task") as refused:
+            db.one(call)
+        assert refused.value.sqlstate == "JB007"
+
+
+def test_no_tick_waits_for_a_transaction_that_its_dead_worker_has_left_open(db: Session, other: Any) -> None:
+    jobs = [db.enqueue(), db.enqueue()]
+    held, lost = db.run(limit=1), db.run(limit=1)
+    db.report(held[0].token, lost[0].token)
+    complete(other, *held)
+    db.do("set statement_timeout = '5s'")
+    db.do("update bridge.worker set seen_at = now() - interval '1 hour'")
+    db.do("update bridge.tick_state set steady_since = now() - interval '1 day', ticked_at = now()")
+    fair = "select pg_postmaster_start_time() + interval '1 hour'"
+    db.do("select bridge.reap_workers(%s, now() - interval '1 day', 100)", db.one(fair))
+    assert [db.status(job) for job in jobs] == ["running", "queued"]
+    other.rollback()
+    db.do("select bridge.reap_workers(%s, now() - interval '1 day', 100)", db.one(fair))
+    assert [db.status(job) for job in jobs] == ["queued", "queued"]
+
+
+def test_no_look_for_forgotten_runs_and_no_goodbye_waits_for_a_completion(db: Session, other: Any) -> None:
+    jobs = [db.enqueue(), db.enqueue()]
+    held, lost = db.run(limit=1), db.run(limit=1)
+    complete(other, *held)
+    db.do("set statement_timeout = '5s'")
+    db.report()
+    db.do("select bridge.note_unheld(clock_timestamp())")
+    unheld = "select count(*) from bridge.inflight where missing_since is not null"
+    assert db.one(unheld) == 1
+    db.report(lost[0].token)
+    db.do("select bridge.note_unheld(clock_timestamp())")
+    assert db.one(unheld) == 0
+    assert db.one("select bridge.stop_worker(%s)", db.worker) == 1
+    assert [db.status(job) for job in jobs] == ["running", "queued"]
+    other.commit()
+    assert [db.status(job) for job in jobs] == ["succeeded", "queued"]
+
+
+def test_no_deadline_waits_for_a_completion(db: Session, other: Any) -> None:
+    jobs = [db.enqueue(), db.enqueue()]
+    held, late = db.run(limit=1), db.run(limit=1)
+    db.do("update bridge.job set deadline = now() - interval '1 minute'")
+    complete(other, *held)
+    db.do("set statement_timeout = '5s'")
+    assert db.one("select bridge.end_overdue(100, now())") == 1
+    other.commit()
+    with pytest.raises(psycopg.Error, match="was told to stop, by a cancel or its deadline"):
+        complete(other, *late)
+    assert [db.status(job) for job in jobs] == ["succeeded", "running"]
