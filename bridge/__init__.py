@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge.application import install
     from bridge.bulk import Counts, Filter, cancel_jobs, select_jobs
+    from bridge.callbacks import remove_callback, set_channel, set_notifier, set_webhook, try_callback
     from bridge.changes import move, move_jobs, reschedule, reschedule_jobs, set_priority, set_priority_jobs
     from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
     from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
@@ -59,6 +60,7 @@ __all__ = [
     "progress",
     "redrive",
     "redrive_jobs",
+    "remove_callback",
     "remove_retry",
     "reschedule",
     "reschedule_jobs",
@@ -70,10 +72,14 @@ __all__ = [
     "save_checkpoint",
     "schedule",
     "select_jobs",
+    "set_channel",
+    "set_notifier",
     "set_priority",
     "set_priority_jobs",
     "set_retry",
+    "set_webhook",
     "set_window",
+    "try_callback",
     "unschedule",
     "using",
     "wait",
@@ -83,6 +89,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "install": "bridge.application",
+    **dict.fromkeys(["remove_callback", "set_channel", "set_notifier", "set_webhook", "try_callback"], "bridge.callbacks"),
     **dict.fromkeys(["Counts", "Filter", "cancel_jobs", "select_jobs"], "bridge.bulk"),
     **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "history", "retry", "wait"], "bridge.client"),
     **dict.fromkeys(["discard", "discard_jobs", "redrive", "redrive_jobs"], "bridge.dead"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from bridge import settings as environment
 from bridge.asked import classes, interval, plain, require_json
@@ -17,9 +18,8 @@ from bridge.transaction.direct import DirectTransaction
 from bridge.transaction.target import made
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
-    from uuid import UUID
 
     from bridge.queries.connection import Connection
     from bridge.transaction.target import Target
@@ -89,6 +89,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     serial_key: str | None = None,
     unique_until: str | None = None,
     unique_for: float | timedelta | None = None,
+    webhook: str | Mapping[str, Any] | None = None,
 ) -> UUID:
     """Enqueue one job.
 
@@ -124,6 +125,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         unique_until: when the key is free again: "started", or "finished", the default; with "replace", "move" and "debounce" the
             default is "started", because what runs cannot be changed.
         unique_for: seconds, or a timedelta, from this call: how long the key is taken instead, whatever becomes of the job.
+        webhook: where its end is posted to: an address, or a mapping of url, events, secret and result as for ``set_webhook``.
 
     Returns:
         The job's id; that of the other job when it has the unique key.
@@ -132,7 +134,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         InvalidArgumentError: an argument can never work; nothing was written.
         ConflictError: the unique key is taken and on_conflict is "raise", or the job that has it has begun and cannot be changed.
     """
-    require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}))
+    require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}), webhook=webhook)
     options = {
         "queue": queue,
         "priority": priority,
@@ -153,11 +155,13 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         "serial_key": serial_key,
         "unique_until": unique_until,
         "unique_for": interval(unique_for),
+        "webhook": None if webhook is None else jobs.jsonb(webhook),
     }
     target = _target(connection)
     if target is None:
         return jobs.enqueue(_connections().get(), task, list(args), dict(kwargs or {}), options)
     content = {"task": task, "args": list(args), "kwargs": dict(kwargs or {}), "backoff": backoff, "headers": headers and dict(headers)}
+    content["webhook"] = webhook
     job = plain({**options, **content})
     require_json(task, **job)
     return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=unique_key is not None)
@@ -212,11 +216,11 @@ def history(identity: UUID | str, *, connection: Any = None) -> list[Event]:
     return jobs.history(connection_for(connection, job_id(identity)), job_id(identity))
 
 
-def wait(*identities: UUID | str, timeout: float | None = None) -> list[Job]:
+def wait(*identities: UUID | str | Iterable[UUID | str], timeout: float | None = None) -> list[Job]:
     """Wait until all of these jobs have ended, woken by NOTIFY.
 
     Args:
-        identities: ids or Celery task ids.
+        identities: ids or Celery task ids, one by one or in a list.
         timeout: seconds for all of them; None waits for ever.
 
     Returns:
@@ -227,7 +231,7 @@ def wait(*identities: UUID | str, timeout: float | None = None) -> list[Job]:
         UncommittedError: one of them was made in a transaction that has not committed.
         WaitTimeoutError: one of them had not ended; it goes on.
     """
-    wanted = [job_id(identity) for identity in identities]
+    wanted = [job_id(identity) for given in identities for identity in ([given] if isinstance(given, UUID | str) else given)]
     waiting.refuse_uncommitted(_connections(), wanted)
     for identity in wanted:
         get(identity)

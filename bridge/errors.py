@@ -12,6 +12,7 @@ __all__ = [
     "CompletingError",
     "ConflictError",
     "DeadlineExceeded",
+    "DeliveryError",
     "InvalidArgumentError",
     "JobFailedError",
     "NotFoundError",
@@ -99,6 +100,10 @@ class PublishError(BridgeError):
 
 class RefusedError(PublishError):
     """The broker is well, but does not take messages of this queue: it is full, or they lead nowhere."""
+
+
+class DeliveryError(BridgeError):
+    """A webhook or a notification did not arrive; its job tries again."""
 
 
 class WaitTimeoutError(BridgeError, TimeoutError):

@@ -22,6 +22,8 @@ __all__ = ["Settings", "libpq_url", "load", "without_password"]
 _PREFIX = "BRIDGE_"
 # Read by the test suite and its scripts, never by the product.
 _FOREIGN = re.compile(r"BRIDGE_(TEST_\w+|REQUIRE_SERVERS|ARTIFACTS)$")
+# What callbacks name, read where they are delivered: secrets of webhooks and addresses of notifiers.
+_NAMED = re.compile(r"BRIDGE_(WEBHOOK_SECRET(_[A-Z][A-Z0-9_]*)?|NOTIFIER_[A-Z][A-Z0-9_]*)$")
 
 
 class Settings(BaseSettings):
@@ -139,7 +141,7 @@ def load() -> Settings:
 def _refuse_unknown(names: set[str]) -> None:
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
     for name in sorted(names):
-        if not name.startswith(_PREFIX) or name in known or _FOREIGN.match(name):
+        if not name.startswith(_PREFIX) or name in known or _FOREIGN.match(name) or _NAMED.match(name):
             continue
         near = difflib.get_close_matches(name.removeprefix(_PREFIX), [field.removeprefix(_PREFIX) for field in known], n=1)
         guess = f", did you mean {_PREFIX}{near[0]}?" if near else f": known are {', '.join(sorted(known))}"

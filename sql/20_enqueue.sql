@@ -26,7 +26,8 @@ begin
       deadline interval,
       serial_key text,
       unique_until text,
-      unique_for interval
+      unique_for interval,
+      webhook jsonb
     );
   end if;
 end
@@ -92,7 +93,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_options(p_asked bridge.job_request, p_now timestamptz) returns void language plpgsql immutable
+create or replace function bridge.check_options(p_asked bridge.job_request, p_now timestamptz) returns void language plpgsql stable
   set search_path = '' as $$
   -- Refuse what is asked of a job when it contradicts itself or can never be.
 begin
@@ -114,6 +115,9 @@ begin
   perform bridge.check_unique(p_asked);
   if num_nonnulls(p_asked.backoff, p_asked.retry_on, p_asked.never_on, p_asked.soft_timeout, p_asked.deadline) > 0 then
     perform bridge.check_retry(p_asked);
+  end if;
+  if p_asked.webhook is not null then
+    perform bridge.check_webhook(p_asked.webhook);
   end if;
 end
 $$;
@@ -160,6 +164,7 @@ create or replace function bridge.is_free_at_start(p_asked bridge.job_request) r
 create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language sql stable set search_path = ''
   -- What few jobs ask for, by its name, as the column options keeps it; null when nothing is.
   return nullif(jsonb_strip_nulls(jsonb_build_object(
+    'webhook', p_asked.webhook,
     'max_attempts', p_asked.max_attempts,
     'retry_on', p_asked.retry_on,
     'never_on', p_asked.never_on,
@@ -258,7 +263,8 @@ create or replace function bridge.enqueue(
     expires_at timestamptz default null, headers jsonb default null, retry_on text[] default null, never_on text[] default null,
     soft_timeout interval default null, deadline interval default null,
     serial_key text default null,
-    unique_until text default null, unique_for interval default null)
+    unique_until text default null, unique_for interval default null,
+    webhook jsonb default null)
   returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
   --
@@ -282,6 +288,7 @@ create or replace function bridge.enqueue(
   --   serial_key    jobs that have the same run one at a time, in the order in which they became due; a retry comes before the next
   --   unique_until  when the key is free again: started or finished, the default; with replace, move and debounce that is started
   --   unique_for    instead: the key is free when so much time has passed since this call, whatever becomes of the job
+  --   webhook       where its end is posted to: an address, or {"url", "events", "secret", "result"} as in bridge.set_webhook
   --
   -- Returns  the job's id; that of the other job when it has the unique key
   -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
@@ -291,7 +298,8 @@ begin
     enqueue.expires_at, enqueue.headers, enqueue.retry_on, enqueue.never_on, enqueue.soft_timeout, enqueue.deadline,
     enqueue.serial_key,
     enqueue.unique_until,
-    enqueue.unique_for)::bridge.job_request);
+    enqueue.unique_for,
+    enqueue.webhook)::bridge.job_request);
 end
 $$;
 
@@ -312,7 +320,8 @@ begin
   select string_agg(k, ', ') into v_names from jsonb_object_keys(p_options) k
   where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'retry_on', 'never_on', 'deadline',
     'serial_key',
-    'unique_until', 'unique_for');
+    'unique_until', 'unique_for',
+    'webhook');
   if v_names is not null then
     perform bridge.refuse(format('option bridge of task %s has %s', p_task, v_names),
       'give arguments of bridge.enqueue that Celery has no option for; countdown, eta, expires, priority and queue are Celery''s');

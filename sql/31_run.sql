@@ -52,14 +52,15 @@ begin
 end
 $$;
 
-create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text, p_chord text, p_index integer) returns void
-  language plpgsql set search_path = '' as $$
-  -- A job has just ended: free its unique key, count it in its chord, release its children, tell those who wait for it, forget its
-  -- checkpoint when it succeeded.
+create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text, p_chord text, p_index integer, p_webhook boolean)
+  returns void language plpgsql set search_path = '' as $$
+  -- A job has just ended: free its unique key, count it in its chord, release its children, tell those who wait for it or are to be
+  -- called back, forget its checkpoint when it succeeded.
 declare
   v_has_children boolean;
   v_is_awaited boolean;
   v_has_checkpoint boolean;
+  v_has_callbacks boolean;
 begin
   if p_key is not null then
     delete from bridge.unique_key u where u.key = p_key and u.seq = p_seq and u.kept_until is null;
@@ -69,8 +70,9 @@ begin
   end if;
   -- A statement of its own: its snapshot sees who has registered since the end began.
   select exists (select from bridge.dependency d where d.parent = p_seq), exists (select from bridge.waiter w where w.id = p_id),
-    p_status = 'succeeded' and exists (select from bridge.checkpoint c where c.id = p_id)
-  into v_has_children, v_is_awaited, v_has_checkpoint;
+    p_status = 'succeeded' and exists (select from bridge.checkpoint c where c.id = p_id),
+    p_webhook or exists (select from bridge.callback)
+  into v_has_children, v_is_awaited, v_has_checkpoint, v_has_callbacks;
   if v_has_children then
     perform bridge.release_children(p_seq, p_status);
   end if;
@@ -79,6 +81,9 @@ begin
   end if;
   if v_has_checkpoint then
     delete from bridge.checkpoint c where c.id = p_id;
+  end if;
+  if v_has_callbacks then
+    perform bridge.call_back(p_id, p_status);
   end if;
 end
 $$;
@@ -92,6 +97,7 @@ declare
   v_key text;
   v_chord text;
   v_index integer;
+  v_webhook boolean;
 begin
   with gone as (
     delete from bridge.job j where j.seq = p_seq returning j.*
@@ -105,9 +111,9 @@ begin
       g.chord, g.options, g.deadline, g.batch, g.serial_key
     from gone g
   )
-  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end
-  into v_id, v_key, v_chord, v_index from gone g;
-  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index);
+  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end, coalesce(g.options ? 'webhook', false)
+  into v_id, v_key, v_chord, v_index, v_webhook from gone g;
+  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index, v_webhook);
   if v_chord is not null then
     perform bridge.ask_to_join(v_chord);
   end if;
@@ -197,6 +203,7 @@ declare
   v_key text;
   v_chord text;
   v_index integer;
+  v_webhook boolean;
 begin
   -- What bridge.leave and bridge.end_job do, in one statement: this is the one that every job pays for.
   with taken as (
@@ -214,13 +221,13 @@ begin
       g.chord, g.options, g.deadline, g.batch, g.serial_key
     from gone g
   )
-  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end
-  into v_id, v_key, v_chord, v_index from gone g;
+  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end, coalesce(g.options ? 'webhook', false)
+  into v_id, v_key, v_chord, v_index, v_webhook from gone g;
   if not found then
     perform bridge.keep_late(p_seq, p_run, p_result, p_error);
     return false;
   end if;
-  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index);
+  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index, v_webhook);
   return true;
 end
 $$;
@@ -253,6 +260,9 @@ declare
   v_job constant bridge.job := bridge.note_attempt(p_row, p_outcome, p_error, p_run_at);
 begin
   perform bridge.place(v_job.seq, v_job.queue, v_job.rank, v_job.size, p_run_at);
+  if p_outcome <> 'released' and (v_job.options ? 'webhook' or exists (select from bridge.callback)) then
+    perform bridge.call_back(v_job.id, 'retrying');
+  end if;
 end
 $$;
 

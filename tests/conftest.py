@@ -13,5 +13,6 @@ pytest_plugins = [
     "fix_flower",
     "fix_moving",
     "fix_pairs",
+    "fix_receiver",
     "fix_transactions",
 ]

@@ -20,6 +20,7 @@ _COMMANDS = {
     "dead": "bridge.cli.dead",
     "queues": "bridge.cli.queues",
     "schedules": "bridge.cli.schedules",
+    "callbacks": "bridge.cli.callbacks",
     "retries": "bridge.cli.retries",
     **dict.fromkeys(["up", "demo"], "bridge.cli.local"),
     "bench": "bridge.cli.bench",

@@ -20,7 +20,7 @@ from bridge.job import Status
 from bridge.message import HEADER, Delivery
 from bridge.results import chord
 from bridge.results.failure import error_of
-from bridge.worker import outcome
+from bridge.worker import notifiers, outcome, webhooks
 from bridge.worker.acknowledgement import keep_rows_out_of_redis, stop_fetching
 from bridge.worker.answers import name_the_plugin
 from bridge.worker.commands import heed_commands
@@ -87,6 +87,8 @@ def register(app: Any) -> None:
     app.steps["consumer"].add(FenceStep)
     app.steps["worker"].add(LeaveStep)
     chord.register(app)
+    webhooks.register(app)
+    notifiers.register(app)
     signals.after_setup_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)
     signals.after_setup_task_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)
     signals.worker_init.connect(_on_init, dispatch_uid=_UID, weak=False)

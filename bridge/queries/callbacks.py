@@ -1,0 +1,68 @@
+"""Callbacks: the rules by which ends of jobs are told, and what a worker that delivers asks."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from psycopg.rows import dict_row
+
+from bridge.queries.connection import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+    from uuid import UUID
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["allowed_hosts", "deliveries", "find", "remove", "set_callback", "try_callback", "wait"]
+
+_CASTS = {"events": "::text[]", "result": "::boolean"}
+
+
+def set_callback(connection: Connection, kind: str, named: dict[str, Any]) -> str:
+    """Call ``bridge.set_webhook``, ``set_notifier`` or ``set_channel`` with arguments by name; created, changed or unchanged."""
+    call = ", ".join(f"{name} => %({name})s{_CASTS.get(name, '::text')}" for name in named)
+    with translated():
+        row = connection.execute(f"select bridge.set_{kind}({call})".encode(), named).fetchone()
+    return str(row[0]) if row else ""
+
+
+def remove(connection: Connection, name: str) -> None:
+    """Call ``bridge.remove_callback``."""
+    with translated():
+        connection.execute("select bridge.remove_callback(%s)", (name,))
+
+
+def try_callback(connection: Connection, name: str) -> None:
+    """Call ``bridge.try_callback``."""
+    with translated():
+        connection.execute("select bridge.try_callback(%s)", (name,))
+
+
+def find(connection: Connection) -> list[dict[str, Any]]:
+    """All callbacks, by name."""
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute("select * from bridge.callbacks order by name").fetchall()
+
+
+def deliveries(connection: Connection, callback: str | None, limit: int) -> list[dict[str, Any]]:
+    """The last messages, newest first."""
+    query = "select * from bridge.deliveries where %s::text is null or callback = %s order by created_at desc limit %s"
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, (callback, callback, limit)).fetchall()
+
+
+def allowed_hosts(connection: Connection) -> list[str]:
+    """The setting ``webhook_hosts``: patterns of hosts that webhooks may go to; empty means any whose address is public."""
+    with translated():
+        row = connection.execute("select value::text from bridge.setting where name = 'webhook_hosts'").fetchone()
+    found = json.loads(row[0]) if row else []
+    return [str(host).lower() for host in found]
+
+
+def wait(connection: Connection, identities: Sequence[UUID], timeout: timedelta) -> list[tuple[Any, ...]]:
+    """Call ``bridge.wait``."""
+    with translated():
+        return connection.execute("select * from bridge.wait(%s, %s)", (list(identities), timeout)).fetchall()

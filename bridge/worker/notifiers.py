@@ -1,0 +1,70 @@
+"""Delivering a notification through Apprise: mail, Slack and some hundred others, by the task ``bridge.deliver_notification``.
+
+The job names a notifier; the addresses, which hold the secrets, are in the worker's environment.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import DeliveryError, PermanentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["NAME", "deliver", "register", "target_variable"]
+
+NAME = "bridge.deliver_notification"  # the SQL that makes these jobs knows it
+_KINDS = {"succeeded": "success", "failed": "failure", "retrying": "warning"}
+
+
+def register(app: Any) -> None:
+    """Give an application the task that delivers notifications."""
+
+    def deliver_notification(target: str, payload: Mapping[str, Any], callback: str = "") -> None:
+        del callback  # for who reads the row
+        deliver(target, payload)
+
+    app.task(name=NAME, shared=False)(deliver_notification)
+
+
+def target_variable(name: str) -> str:
+    """The variable that holds the addresses of the notifier of this name."""
+    return f"BRIDGE_NOTIFIER_{name.upper()}"
+
+
+def deliver(target: str, payload: Mapping[str, Any]) -> None:
+    """Send a notification to all addresses of a notifier.
+
+    Raises:
+        PermanentError: an address is none that Apprise knows.
+        DeliveryError: one of them did not take it, or this worker lacks the addresses or Apprise.
+    """
+    variable = target_variable(target)
+    addresses = os.environ.get(variable, "").split()
+    if not addresses:
+        raise DeliveryError(f"{variable} is not set in this worker's environment", "set it there; the message is tried again")
+    try:
+        import apprise  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise DeliveryError("this worker has no apprise", "install celery-bridge[notify] there; the message is tried again") from None
+    notifier = apprise.Apprise()
+    for place, address in enumerate(addresses, 1):
+        if not notifier.add(address):
+            raise PermanentError(f"address {place} of {variable} is none that Apprise knows: correct it, then redrive this job")
+    job = payload["data"]
+    title, body = _text(job)
+    if not notifier.notify(body=body, title=title, notify_type=_KINDS.get(job["status"], "info")):
+        raise DeliveryError(f"an address of {variable} did not take the message", "all of them are tried again; the worker's log says more")
+
+
+def _text(job: Mapping[str, Any]) -> tuple[str, str]:
+    """Title and body."""
+    error = job.get("error")
+    lines = [
+        f"{job['task']} {job['status']}, queue {job['queue']}, attempt {job['attempts']}",
+        f"{error['type']}: {error['message']}" if error else "",
+        f"job {job['task_id']}",
+    ]
+    return f"{job['task']} {job['status']}", "\n".join(line for line in lines if line)

@@ -1,0 +1,190 @@
+"""Delivering a webhook: one signed POST, made by the task ``bridge.deliver_webhook``, repeated as any job is.
+
+The form is that of the Standard Webhooks specification: the headers ``webhook-id`` (the same in every attempt), ``webhook-timestamp``
+(of this attempt) and ``webhook-signature``. The secret is in the worker's environment and nowhere else.
+
+The standard library does it: every worker can deliver without an extra, nothing is redirected, and the connection goes to the address
+that was looked at, whatever the name resolves to a moment later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import time
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import bridge
+from bridge.application import membership
+from bridge.errors import DeliveryError, PermanentError
+from bridge.queries import callbacks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["NAME", "deliver", "register", "secret_variable", "signatures"]
+
+NAME = "bridge.deliver_webhook"  # the SQL that makes these jobs knows it
+_TIMEOUT = 15.0  # seconds until the receiver has to be reached, and between two parts of its answer
+_SECRET = "BRIDGE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
+_PREFIX = "whsec_"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a URL leads."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> _Place:
+        parts = urlsplit(url)
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            port = 0
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not port or parts.username is not None:
+            raise PermanentError(f"webhook url {_shown(url)} is no http or https address without user and password: correct it")
+        path = parts.path or "/"
+        return cls(parts.scheme, parts.hostname, port, f"{path}?{parts.query}" if parts.query else path)
+
+
+def register(app: Any) -> None:
+    """Give an application the task that delivers webhooks."""
+
+    def deliver_webhook(self: Any, url: str, payload: Mapping[str, Any], secret: str, callback: str = "") -> dict[str, int]:
+        del callback  # for who reads the row
+        connection = membership(self.app).connections.get()  # type: ignore[union-attr]
+        return {"status": deliver(self.request.id, url, payload, secret, callbacks.allowed_hosts(connection))}
+
+    app.task(name=NAME, bind=True, shared=False)(deliver_webhook)
+
+
+def deliver(identity: str, url: str, payload: Mapping[str, Any], secret: str, allowed: Sequence[str]) -> int:
+    """Post a message.
+
+    Args:
+        identity: of the message, the same in every attempt.
+        url: where to.
+        payload: the message.
+        secret: the name of the secret.
+        allowed: patterns of hosts; none allows all whose address is public.
+
+    Returns:
+        The HTTP status, 2xx.
+
+    Raises:
+        PermanentError: the address can never be one, is not allowed, or is gone for good (410).
+        DeliveryError: no answer, another status, or no such secret in this worker's environment.
+    """
+    place = _Place.of(url)
+    body = json.dumps(payload, separators=(",", ":"), sort_keys=True).encode()
+    moment = int(time.time())
+    headers = {
+        "content-type": "application/json", "user-agent": f"celery-bridge/{bridge.__version__}", "webhook-id": identity,
+        "webhook-timestamp": str(moment), "webhook-signature": signatures(_secret(secret), identity, moment, body),
+    }  # fmt: skip
+    try:
+        status = _post(place, _addresses(place, allowed), body, headers)
+    except (OSError, http.client.HTTPException) as error:
+        raise DeliveryError(f"webhook {_shown(url)} gave no answer: {error or type(error).__name__}", "it is tried again") from error
+    if status == HTTPStatus.GONE:
+        raise PermanentError(f"webhook {_shown(url)} answered 410, it is gone: remove the callback")
+    if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        raise DeliveryError(f"webhook {_shown(url)} answered {status}", "it is tried again; redirects are not followed")
+    return status
+
+
+def signatures(secret: str, identity: str, moment: int, body: bytes) -> str:
+    """The header ``webhook-signature``: one for each secret, of which there are several while one is exchanged for another."""
+    signed = f"{identity}.{moment}.".encode() + body
+    made = (hmac.new(key, signed, hashlib.sha256).digest() for key in _keys(secret))
+    return " ".join(f"v1,{b64encode(digest).decode()}" for digest in made)
+
+
+def _keys(secret: str) -> Iterable[bytes]:
+    for part in secret.split():
+        yield b64decode(part.removeprefix(_PREFIX)) if part.startswith(_PREFIX) else part.encode()
+
+
+def secret_variable(name: str) -> str:
+    """The variable that holds the secret of this name."""
+    return _SECRET if name == "default" else f"{_SECRET}_{name.upper()}"
+
+
+def _secret(name: str) -> str:
+    secret = os.environ.get(secret_variable(name), "").strip()
+    if not secret:
+        raise DeliveryError(f"{secret_variable(name)} is not set in this worker's environment", "set it there; the message is tried again")
+    return secret
+
+
+def _shown(url: str) -> str:
+    """An address without its query, in which there may be a token."""
+    return url.partition("?")[0]
+
+
+def _addresses(place: _Place, allowed: Sequence[str]) -> list[str]:
+    """The addresses of a host that a message may go to.
+
+    Raises:
+        PermanentError: there are none.
+        OSError: the name cannot be resolved now.
+    """
+    named = any(fnmatchcase(place.host, pattern) for pattern in allowed)
+    if allowed and not named:
+        raise PermanentError(f"webhook host {place.host} is not allowed: add it to the setting webhook_hosts, or change the address")
+    found = [str(info[4][0]) for info in socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)]
+    fit = [address for address in found if named or _is_public(address)]
+    if not fit:
+        raise PermanentError(
+            f"webhook host {place.host} has no public address ({', '.join(sorted(set(found)))}): "
+            "a host of one's own network has to be named in the setting webhook_hosts"
+        )
+    return fit
+
+
+def _is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None) or found
+    return bool(inner.is_global and not inner.is_multicast)
+
+
+def _post(place: _Place, addresses: Sequence[str], body: bytes, headers: Mapping[str, str]) -> int:
+    connection = http.client.HTTPConnection(place.host, place.port, timeout=_TIMEOUT)
+    connection.default_port = 443 if place.scheme == "https" else 80  # what the header Host leaves out
+    connection.sock = _connected(place, addresses)
+    try:
+        connection.request("POST", place.path, body, dict(headers))
+        response = connection.getresponse()
+        response.read(1024)  # what it says is not kept: it may be anything
+        return response.status
+    finally:
+        connection.close()
+
+
+def _connected(place: _Place, addresses: Sequence[str]) -> socket.socket:
+    """A connection to the first address that answers."""
+    last: OSError | None = None
+    for address in addresses:
+        try:
+            plain = socket.create_connection((address, place.port), timeout=_TIMEOUT)
+        except OSError as error:
+            last = error
+            continue
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=place.host) if place.scheme == "https" else plain
+    raise last or OSError("no address")
