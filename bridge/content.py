@@ -16,6 +16,7 @@ from kombu.utils.json import dumps as json_dumps
 from bridge import message as wire
 from bridge.job import job_id
 from bridge.queries.jobs import Content
+from bridge.results.text import fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,6 @@ OURS = (wire.HEADER, "bridge_run")
 
 # What json.dumps writes and Postgres does not take: such bodies are kept as bytes.
 _UNFIT = re.compile(r"\\u0000|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]|\b(NaN|-?Infinity)\b", re.IGNORECASE)
-_UNFIT_SIGN = re.compile("[\x00\ud800-\udfff]")
 _DEFAULT_RANK = 9
 _LOWER_IS_SOONER, _HIGHER_IS_SOONER = {"redis"}, {"amqp", "mongodb", "zookeeper"}  # kombu's driver types; others know no priorities
 _PROPERTIES = (  # AMQP's own; what else Celery hands to a producer steers the publishing
@@ -79,17 +79,8 @@ def _json(value: dict[str, Any]) -> str:
     """JSON text as the Redis transport writes it (dates and the like keep their type), of what JSON in Postgres takes."""
     text: str = json_dumps(value)
     if _UNFIT.search(text):
-        text = json_dumps(_fit(json.loads(text, parse_constant=str)))
+        text = json_dumps(fit(json.loads(text, parse_constant=str)))
     return text
-
-
-def _fit(value: Any) -> Any:
-    """A value of JSON with another sign in place of those that Postgres cannot hold: functions look into headers."""
-    if isinstance(value, dict):
-        return {_fit(name): _fit(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_fit(part) for part in value]
-    return _UNFIT_SIGN.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def _json_parts(body: Any, options: dict[str, Any]) -> tuple[str, str, str] | None:

@@ -121,7 +121,7 @@ def test_an_error_that_no_text_can_hold_lets_its_job_end(db: Session) -> None:
     db.do("select bridge.set_webhook('all', %s, result => true)", URL)
     claim, run = db.run() if db.enqueue(max_attempts=1) else (None, None)
     error = r'{"type": "ValueError", "message": "nul \u0000", "traceback": null}'
-    assert db.one("select bridge.fail(%s, %s, %s::json)", claim.seq, run, error) == "failed"  # type: ignore[union-attr]
+    assert db.one("select bridge.finish(%s, %s, 'failed', null, %s::json)", claim.seq, run, error) is True  # type: ignore[union-attr]
     claim, run = db.run() if db.enqueue() else (None, None)
     assert db.one(r"""select bridge.finish(%s, %s, 'succeeded', '"nul \u0000"'::json)""", claim.seq, run) is True  # type: ignore[union-attr]
     assert [row[1] for row in deliveries(db)] == ["job.failed", "job.succeeded"]

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from fix_sql import Claim, Session
 
+from bridge.results.failure import error_of
+from bridge.results.text import json_text
+
 
 def test_of_two_copies_of_one_delivery_one_starts(db: Session, dsn: str) -> None:
     db.enqueue()
@@ -77,6 +80,14 @@ def test_progress_of_a_superseded_run_is_refused(db: Session) -> None:
     db.enqueue()
     claim, _ = db.run()
     assert db.one("select bridge.note(%s, %s, '{}')", claim.seq, uuid.uuid4()) is False
+
+
+def test_a_job_fails_whose_error_holds_what_no_text_can(db: Session) -> None:
+    identity = db.enqueue(max_attempts=1)
+    claim, run = db.run()
+    error = json_text(error_of(ValueError("nul \x00, half \ud800 of a pair"), None))
+    assert db.one("select bridge.fail(%s, %s, %s::json)", claim.seq, run, error) == "failed"
+    assert db.one("select error->>'message' from bridge.jobs where id = %s", identity) == "nul \ufffd, half \ufffd of a pair"
 
 
 def test_between_attempts_a_failing_job_is_scheduled(db: Session) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.serialization import UnpickleableExceptionWrapper, ensure_serializable
 from kombu.serialization import dumps, loads
 
-from bridge.results.text import is_strict, json_text
+from bridge.results.text import fit, is_strict, json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ def error_of(exc: Any, traceback: Any, serializer: str = "json") -> dict[str, An
         error["bases"] = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(exc).__mro__[:-2]]
     if serializer in _PICKLING:
         error["packed"] = _packed(exc, serializer)
-    return error
+    return {name: fit(part) for name, part in error.items()}
 
 
 def noted_error(value: Any) -> dict[str, Any]:
@@ -66,8 +66,9 @@ def noted_error(value: Any) -> dict[str, Any]:
     if isinstance(value, dict) and "exc_type" in value:
         words = value.get("exc_message")
         text = "; ".join(map(str, words)) if isinstance(words, list | tuple) else str(words)
-        return {"type": value["exc_type"], "module": value.get("exc_module"), "message": text, "traceback": None, "exception": value}
-    return {"type": "Exception", "module": "builtins", "message": str(value), "traceback": None}
+        error = {"type": value["exc_type"], "module": value.get("exc_module"), "message": text, "traceback": None, "exception": value}
+        return {name: fit(part) for name, part in error.items()}
+    return {"type": "Exception", "module": "builtins", "message": fit(str(value)), "traceback": None}
 
 
 def _kept(exc: Any) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from kombu.utils.json import loads as json_loads
 
 from bridge.queries.results import Value
 
-__all__ = ["argument_texts", "columns", "is_strict", "json_text", "value_of"]
+__all__ = ["argument_texts", "columns", "fit", "is_strict", "json_text", "value_of"]
 
 _NOT_A_NUMBER = re.compile(r"NaN|Infinity")
+_UNFIT_SIGN = re.compile("[\x00\ud800-\udfff]")
 
 
 def json_text(value: Any) -> str:
@@ -26,6 +27,15 @@ def json_text(value: Any) -> str:
     """
     text: str = dumps(value, serializer="json")[2]
     return text
+
+
+def fit(value: Any) -> Any:
+    """A value of JSON with another sign in place of those that Postgres cannot hold as text, for what its functions look into."""
+    if isinstance(value, dict):
+        return {fit(name): fit(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [fit(part) for part in value]
+    return _UNFIT_SIGN.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def is_strict(text: str) -> bool:
