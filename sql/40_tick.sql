@@ -251,47 +251,19 @@ begin
 end
 $$;
 
-create or replace function bridge.drop_days(p_before date, p_dry_run boolean) returns jsonb language plpgsql set search_path = '' as $$
-  -- Drop the partitions of days before one. A day that somebody reads is left for the next time.
-  --
-  -- Returns  {"days": [names], "rows": how many were in them, as statistics have it}
-declare
-  v_part record;
-  v_days text[] := array[]::text[];
-  v_rows bigint := 0;
-begin
-  for v_part in
-    select c.relname, greatest(c.reltuples, 0)::bigint as tuples from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-    where i.inhparent in (select t.oid from pg_catalog.pg_class t where t.relnamespace = 'bridge'::regnamespace and t.relkind = 'p')
-      and right(c.relname, 8) < to_char(p_before, 'YYYYMMDD')
-    order by c.relname
-  loop
-    if not p_dry_run then
-      begin
-        perform set_config('lock_timeout', '500ms', true);
-        execute format('drop table bridge.%I', v_part.relname);
-      exception when lock_not_available then
-        continue;
-      end;
-    end if;
-    v_days := v_days || v_part.relname::text;
-    v_rows := v_rows + v_part.tuples;
-  end loop;
-  return jsonb_build_object('days', v_days, 'rows', v_rows);
-end
-$$;
-
 create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
   language plpgsql security definer set search_path = '' as $$
-  -- Drop the days of history that are older than the retention, and forget processes, checkpoints and runs of schedules as old, waiters of
-  -- a day ago and a week of pg_cron's log of our entries.
+  -- Drop the days of history that are older than the retention, dead letters in them kept aside, and forget processes, checkpoints, notes
+  -- and runs of schedules as old, waiters of a day ago and a week of pg_cron's log of our entries.
   --
   --   dry_run  say what would go, change nothing
   --
-  -- Returns  {"days": [names], "rows": estimated rows in them, "processes": n, "waiters": n, "runs": n, "checkpoints": n, "cron_log": n}
+  -- Returns  {"days": [names], "rows": estimated rows in them, "kept": dead letters of them, "processes": n, "waiters": n, "runs": n,
+  --          "checkpoints": n, "notes": n, "cron_log": n}
 declare
   v_before constant timestamptz := p_now - bridge.seconds('retention');
-  v_days constant jsonb := bridge.drop_days((v_before at time zone 'utc')::date, cleanup.dry_run);
+  v_days jsonb;
+  v_notes constant integer := bridge.clean_notes(v_before, cleanup.dry_run);
   v_log constant integer := bridge.clean_cron_log(p_now - interval '7 days', cleanup.dry_run);
   v_checkpoints constant integer := bridge.clean_checkpoints(v_before, cleanup.dry_run);
   v_processes integer;
@@ -312,6 +284,9 @@ begin
     delete from bridge.revoked r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
     delete from bridge.revoked_stamp r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
   end if;
-  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'checkpoints', v_checkpoints, 'cron_log', v_log);
+  -- Last, because whoever ends a job waits while days are dropped.
+  v_days := bridge.drop_days((v_before at time zone 'utc')::date, p_now - bridge.seconds('dead_retention'), cleanup.dry_run);
+  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'checkpoints', v_checkpoints,
+    'notes', v_notes, 'cron_log', v_log);
 end
 $$;
