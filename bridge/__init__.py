@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
     from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
     from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
+    from bridge.gate import limits, remove_limit, set_limit
     from bridge.job import Event, Job, LogLine, Status
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
     from bridge.policies import remove_retry, retry_policies, set_retry
@@ -50,6 +51,7 @@ __all__ = [
     "history",
     "install",
     "join_sessions",
+    "limits",
     "log",
     "logs",
     "move",
@@ -61,6 +63,7 @@ __all__ = [
     "redrive",
     "redrive_jobs",
     "remove_callback",
+    "remove_limit",
     "remove_retry",
     "reschedule",
     "reschedule_jobs",
@@ -73,6 +76,7 @@ __all__ = [
     "schedule",
     "select_jobs",
     "set_channel",
+    "set_limit",
     "set_notifier",
     "set_priority",
     "set_priority_jobs",
@@ -94,6 +98,7 @@ _HOMES = {
     **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "history", "retry", "wait"], "bridge.client"),
     **dict.fromkeys(["discard", "discard_jobs", "redrive", "redrive_jobs"], "bridge.dead"),
     **dict.fromkeys(["BridgeError", "DeadlineExceeded", "PermanentError"], "bridge.errors"),
+    **dict.fromkeys(["limits", "remove_limit", "set_limit"], "bridge.gate"),
     **dict.fromkeys(["Event", "Job", "LogLine", "Status"], "bridge.job"),
     **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),
     **dict.fromkeys(["remove_retry", "retry_policies", "set_retry"], "bridge.policies"),

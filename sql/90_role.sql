@@ -62,6 +62,7 @@ begin
         'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
         'bridge.unreported_jobs, bridge.callbacks, bridge.deliveries, bridge.paused, bridge.pauses, '
+        'bridge.limits, bridge.limit_keys, '
         'bridge.live_jobs, bridge.job_note, bridge.retry_policies to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then

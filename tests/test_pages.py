@@ -12,7 +12,7 @@ import pytest
 from fix_documents import blocks_of
 from fix_servers import ROOT
 
-PAGES = ("queues.md", "dead-letters.md")
+PAGES = ("limits.md", "queues.md", "dead-letters.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

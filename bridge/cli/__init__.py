@@ -19,6 +19,7 @@ _COMMANDS = {
     "jobs": "bridge.cli.jobs",
     "dead": "bridge.cli.dead",
     "queues": "bridge.cli.queues",
+    "limits": "bridge.cli.limits",
     "schedules": "bridge.cli.schedules",
     "callbacks": "bridge.cli.callbacks",
     "retries": "bridge.cli.retries",

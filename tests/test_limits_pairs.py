@@ -1,0 +1,61 @@
+"""Limits and serial keys under two drainers and two workers, one drainer killed while they are in use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from fix_servers import wait_for_value
+
+if TYPE_CHECKING:
+    from fix_pairs import Pairs, StartPairs
+
+STARTED = "select count(distinct task_id) from ledger where event = 'start'"
+# The most runs of a task's bodies that were alive at once, as the tasks themselves wrote it.
+OVERLAP = """
+  select max(alive) from (
+    select sum(case event when 'start' then 1 else -1 end) over (order by l.at, event) as alive
+    from ledger l join bridge.jobs j on j.task_id = l.task_id where {which}) runs"""
+TOOK = """
+  select extract(epoch from max(l.at) - min(l.at)) from ledger l join bridge.jobs j using (task_id)
+  where j.queue = 'rated' and l.event = 'start'"""
+ORDER = """
+  select array_agg(j.args->>0 order by l.at) from ledger l join bridge.jobs j on j.task_id = l.task_id
+  where l.event = 'start' and j.queue = 'serial'"""
+
+
+@pytest.fixture
+def running(pairs: StartPairs) -> Pairs:
+    """A drainer that dies is noticed soon; concurrency beyond every limit."""
+    running = pairs(queues="a,b,serial,rated", concurrency=4)
+    running.db.do("update bridge.setting set value = '2' where name = 'publish_lease'")
+    return running
+
+
+def test_limits_and_serial_keys_hold_while_a_drainer_dies(running: Pairs) -> None:
+    db = running.db
+    db.do("select bridge.set_limit('all', queue => '?', task => 'ledger.*', concurrency => 3)")
+    db.do("select bridge.set_limit('each', queue => '?', key => 'kwargs.tenant|args.0', concurrency => 1)")
+    db.do("select bridge.set_limit('rated', queue => 'rated', rate => 5)")
+    work = "select count(bridge.enqueue('ledger.work', jsonb_build_array(n %% %s, %s::float), queue => %s)) from generate_series(1, %s) n"
+    for queue, jobs in (("a", 60), ("b", 60)):
+        db.do(work, 5, 0.05, queue, jobs)
+    db.do(work, 100, 0.0, "rated", 30)
+    for number in range(12):
+        task, args = ("ledger.fail", f'["{number}"]') if number % 4 == 1 else ("ledger.work", f"[{number}, 0.02]")
+        db.do(
+            "select bridge.enqueue(%s, %s::jsonb, queue => 'serial', serial_key => 'one', max_attempts => 2, backoff => '0.3')", task, args
+        )
+    wait_for_value(db.dsn, f"select ({STARTED}) > 20", timeout=60)
+    running.kill_a_drainer()
+    running.wait_for_all()
+
+    assert db.one(OVERLAP.format(which="j.queue in ('a', 'b')")) == 3
+    per_tenant = db.rows("select distinct args->>0 from bridge.jobs where queue in ('a', 'b')")
+    assert {db.one(OVERLAP.format(which=f"j.queue in ('a', 'b') and j.args->>0 = '{key}'")) for (key,) in per_tenant} == {1}
+    assert db.one(OVERLAP.format(which="j.queue = 'serial'")) == 1
+    twice = [number for number in range(12) for _ in range(2 if number % 4 == 1 else 1)]
+    assert db.one(ORDER) == [str(number) for number in twice]
+    assert db.one(TOOK) > 29 / 5 * 0.7
+    assert db.one("select count(*) from bridge.lane") == 0
+    wait_for_value(db.dsn, "select count(*) from bridge.permit where not freed", value=0)
