@@ -79,30 +79,32 @@ select bridge.define_view('job_event', $view$
     bridge.why_ended(f.status, f.attempts, f.max_attempts, f.outcome), f.run
   from bridge.finished f left join bridge.worker w on w.id = f.worker
   union all
-  select j.id, coalesce(i.started_at, i.published_at, i.claimed_at, r.since, j.updated_at), 4,
-    case when i.state = 'claimed' or r.seq is not null then 'queued' when i.seq is not null then i.state when s.seq is not null then 'scheduled'
+  select j.id, coalesce(i.started_at, i.published_at, i.claimed_at, r.since, h.since, j.updated_at), 4,
+    case when i.state = 'claimed' or r.seq is not null or h.seq is not null then 'queued' when i.seq is not null then i.state when s.seq is not null then 'scheduled'
       else 'blocked' end,
     case when i.run is not null then j.attempts + 1 end, w.name, i.started_at, null, null,
     case when i.cancelled_at is not null then 'somebody has cancelled it' when i.stop_signal is not null then 'its deadline has passed: it is being stopped'
       when i.state = 'claimed' then 'a drainer is publishing it' when i.state = 'published' then 'it is with the broker' when i.state = 'running'
-      then 'it runs' when s.seq is not null then format('due at %s', bridge.moment(s.run_at)) when r.seq is not null then 'it waits for a drainer'
+      then 'it runs' when s.seq is not null then format('due at %s', bridge.moment(s.run_at)) when h.seq is not null then 'a limit holds it back'
+      when r.seq is not null and bridge.is_paused(j.queue) then 'its queue is paused' when r.seq is not null then 'it waits for a drainer'
       else 'it waits for another job' end,
     i.run
   from bridge.job j left join bridge.inflight i on i.seq = j.seq left join bridge.ready r on r.seq = j.seq
-  left join bridge.scheduled s on s.seq = j.seq left join bridge.worker w on w.id = i.worker
+  left join bridge.held h on h.seq = j.seq left join bridge.scheduled s on s.seq = j.seq left join bridge.worker w on w.id = i.worker
 $view$);
 
 create or replace function bridge.history(id uuid)
   returns table (at timestamptz, event text, attempt integer, worker text, started_at timestamptz, ended_at timestamptz, error json, reason text,
     run uuid)
   language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- The whole life of a job so far, oldest first: when it was enqueued, each attempt, what ended it or ran it again, and where it is now.
+  -- The whole life of a job so far, oldest first: when it was enqueued, each attempt, what ended it or ran it again; of one that has not
+  -- ended, where it is now, last.
   --
   -- Returns  event: enqueued; of attempts failed, retried, lost, released, superseded; redriven, discarded; a final status; a status that it has now
   -- Errors   JB002 when there is no such job
 begin
   return query select e.at, e.event, e.attempt, e.worker, e.started_at, e.ended_at, e.error, e.reason, e.run
-    from bridge.job_event e where e.id = history.id order by e.at, e.step, e.started_at;
+    from bridge.job_event e where e.id = history.id order by e.step = 4, e.at, e.step, e.started_at;
   if not found then
     perform bridge.refuse(format('job %s does not exist', coalesce(history.id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');
   end if;

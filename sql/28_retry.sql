@@ -279,11 +279,7 @@ begin
       continue when not found;
       perform pg_notify('bridge_stop', v_worker::text);
     else
-      delete from bridge.blocked b where b.seq = v_row.seq;
-      if not found then delete from bridge.scheduled s where s.seq = v_row.seq; end if;
-      if not found then delete from bridge.ready r where r.seq = v_row.seq; end if;
-      if not found then delete from bridge.inflight f where f.seq = v_row.seq and f.state = 'published' and f.taken_by is null; end if;
-      continue when not found;
+      continue when not bridge.leave_late(v_row.seq);
       perform bridge.end_unstarted_late(v_row.seq);
     end if;
     v_count := v_count + 1;

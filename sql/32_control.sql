@@ -26,6 +26,17 @@ begin
 end
 $$;
 
+create or replace function bridge.leave_late(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+  -- Take a job whose time is over out of the place where it waits. Returns false when it runs, has ended, is just being published, or may
+  -- have been taken by a worker that reports nothing.
+begin
+  if exists (select from bridge.inflight i where i.seq = p_seq and (i.state = 'claimed' or i.taken_by is not null)) then
+    return false;
+  end if;
+  return bridge.leave_waiting(p_seq);
+end
+$$;
+
 create or replace function bridge.cancel_job(p_id uuid, p_terminate boolean, p_signal text) returns text language plpgsql
   set search_path = '' set enable_seqscan = off set jit = off as $$
   -- What bridge.cancel and bridge.revoke have in common. Returns as bridge.cancel; null when there is no such job.

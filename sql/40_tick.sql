@@ -32,12 +32,7 @@ begin
       and coalesce((select i.state = 'published' and i.taken_by is null from bridge.inflight i where i.seq = j.seq), true)
     order by j.expires_at limit p_limit
   loop
-    delete from bridge.blocked b where b.seq = v_seq;
-    if not found then delete from bridge.scheduled s where s.seq = v_seq; end if;
-    if not found then delete from bridge.ready r where r.seq = v_seq; end if;
-    if not found then delete from bridge.held h where h.seq = v_seq; end if;
-    if not found then delete from bridge.inflight f where f.seq = v_seq and f.state = 'published' and f.taken_by is null; end if;
-    continue when not found;
+    continue when not bridge.leave_late(v_seq);
     perform bridge.end_job(v_seq, 'expired', null, null, null, 0, null, null, null, null);
     v_count := v_count + 1;
   end loop;
