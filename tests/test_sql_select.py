@@ -98,7 +98,6 @@ LIVE = {"running", "published", "queued", "scheduled", "blocked"}
         ({"changed_after": "2100-01-01T00:00:00Z"}, set()),
         ({"ids": [str(uuid.uuid4())]}, set()),
     ],
-    ids=str,
 )
 def test_a_filter_chooses_the_jobs_for_which_all_holds_that_it_names(some: Session, wanted: dict[str, Any], found: set[str]) -> None:
     assert chosen(some, **wanted) == found
