@@ -136,7 +136,7 @@ def plans_of(db: Session, query: str, *params: Any) -> str:
 
 def big_scans(text: str) -> list[str]:
     """Sequential scans of tables that grow."""
-    big = ("job", "ready", "held", "lane", "permit", "scheduled", "inflight", "finished", "attempt", "schedule", "schedule_run")
+    big = ("job", "ready", "held", "lane", "permit", "scheduled", "inflight", "finished", "attempt", "schedule", "schedule_run", "log_line")
     lines = [line.strip() for line in text.splitlines() if "Seq Scan on" in line]
     return [line for line in lines if any(f"Seq Scan on {name} " in line for name in big)]
 
@@ -161,6 +161,23 @@ def test_a_hot_function_reads_by_its_index(inside: Session, call: str) -> None:
     text = plans_of(inside, query.format(ended=inside.one("select id from bridge.finished limit 1")))
     assert re.search(index, text), text
     assert [scan for scan in big_scans(text) if "One-Time" not in scan] == []
+
+
+def test_a_line_is_added_to_a_log_and_an_end_is_told_by_their_indexes(inside: Session) -> None:
+    with inside.connection.transaction(force_rollback=True):
+        inside.do(
+            "insert into bridge.log_line (id, run, attempt, number, pos, at, level, message)"
+            " select gen_random_uuid(), gen_random_uuid(), 1, 1, 1, now(), 'info', 'x' from generate_series(1, %s)",
+            ROWS,
+        )
+        inside.do("select bridge.set_webhook('hook', 'https://hooks.example.org')")
+        inside.do("select bridge.start(1, (select token from bridge.inflight where seq = 1), gen_random_uuid(), 1)")
+        run = inside.one("select run from bridge.inflight where seq = 1")
+        noted = plans_of(inside, """select bridge.note(1, %s, null, '[[0, "info", "x", 0, 0]]')""", run)
+        told = plans_of(inside, "select bridge.finish(1, %s, 'succeeded')", run)
+    assert re.search("log_line_[0-9]+_id_run_number_idx", noted)
+    assert "bridge.deliver" in told
+    assert [scan for scan in (*big_scans(noted), *big_scans(told)) if "One-Time" not in scan] == []
 
 
 def test_a_tick_looks_only_for_parents_that_children_wait_for(inside: Session) -> None:

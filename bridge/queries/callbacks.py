@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
@@ -10,13 +11,20 @@ from psycopg.rows import dict_row
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import timedelta
-    from uuid import UUID
-
     from bridge.queries.connection import Connection
 
-__all__ = ["allowed_hosts", "deliveries", "find", "remove", "set_callback", "try_callback", "wait"]
+__all__ = ["Undelivered", "allowed_hosts", "deliveries", "find", "remove", "set_callback", "try_callback", "undelivered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """How many rules there are, and the messages that failed within a day: how many, and where the last went to, with its error."""
+
+    rules: int
+    failed: int
+    target: str
+    error: str
+
 
 _CASTS = {"events": "::text[]", "result": "::boolean"}
 
@@ -62,7 +70,16 @@ def allowed_hosts(connection: Connection) -> list[str]:
     return [str(host).lower() for host in found]
 
 
-def wait(connection: Connection, identities: Sequence[UUID], timeout: timedelta) -> list[tuple[Any, ...]]:
-    """Call ``bridge.wait``."""
+def undelivered(connection: Connection) -> Undelivered:
+    """What the doctor asks: messages that nobody took in all their attempts."""
+    query = """
+        with failed as (
+          select coalesce(f.kwargs->>'callback', '') as target, coalesce(f.error->>'message', '') as error, f.finished_at
+          from bridge.dead_jobs f
+          where f.task in ('bridge.deliver_webhook', 'bridge.deliver_notification') and f.finished_at > now() - interval '1 day'
+        )
+        select (select count(*) from bridge.callbacks), count(*), coalesce((array_agg(f.target order by f.finished_at desc))[1], ''),
+          coalesce((array_agg(f.error order by f.finished_at desc))[1], '') from failed f"""
     with translated():
-        return connection.execute("select * from bridge.wait(%s, %s)", (list(identities), timeout)).fetchall()
+        row = connection.execute(query.encode()).fetchone()
+    return Undelivered(*row) if row else Undelivered(0, 0, "", "")

@@ -20,6 +20,12 @@ def job(kind: str) -> Callable[[Callable[_Arguments, _Result]], Callable[_Argume
     return register
 
 
+def report(fraction: float, words: str) -> None:
+    """Say how far a file is, on the job's row and as a line of its log."""
+    bridge.progress(fraction, words)
+    bridge.log(words)
+
+
 @job("process")
 def process(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
     """Make thumbnail, analysis and card of one uploaded file.
@@ -37,25 +43,25 @@ def process(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
         AnalysisRefusedError: the analysis endpoint refuses such requests; the job fails at once.
         TemporaryError, OSError: tried again by the job's retry policy.
     """
-    return {"upload_id": upload_id, **pipeline.process(path, MediaSettings(), bridge.progress)}
+    return {"upload_id": upload_id, **pipeline.process(path, MediaSettings(), report)}
 
 
 @job("thumbnail")
 def thumbnail(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
     """Make the thumbnail of one uploaded file; arguments and errors as `process`."""
-    return {"upload_id": upload_id, **pipeline.thumbnail(path, MediaSettings(), bridge.progress)}
+    return {"upload_id": upload_id, **pipeline.thumbnail(path, MediaSettings(), report)}
 
 
 @job("analysis")
 def analysis(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
     """Analyse one uploaded file; arguments and errors as `process`."""
-    return {"upload_id": upload_id, **pipeline.analysis(path, MediaSettings(), bridge.progress)}
+    return {"upload_id": upload_id, **pipeline.analysis(path, MediaSettings(), report)}
 
 
 @job("card")
 def card(*, path: str, upload_id: str | None = None) -> dict[str, Any]:
     """Make the card of one uploaded file, with the thumbnail and analysis that it shows; arguments and errors as `process`."""
-    return {"upload_id": upload_id, **pipeline.process(path, MediaSettings(), bridge.progress)}
+    return {"upload_id": upload_id, **pipeline.process(path, MediaSettings(), report)}
 
 
 @job("contact_sheet")

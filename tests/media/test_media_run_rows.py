@@ -77,6 +77,9 @@ def test_the_runbooks_questions_after_a_run_are_answered_truly(processed: Connec
     assert processed.execute("select completed, still_queued from job_stats_hourly").fetchone() == (4, 0)
     rows = processed.execute("select path, status from worker_pull where worker is not null").fetchall()
     assert by_name(rows)["broken.jpg"] == "failed"
+    said = processed.execute("select message from worker_log where path like '%bees.pdf' order by at").fetchall()
+    assert [message for (message,) in said] == ["decoding", "analysing", "drawing the card"]
+    assert processed.execute("select message from worker_log where path like '%broken.jpg'").fetchall() == [("decoding",)]
     remedy = processed.execute("select remedy from job_failures where path like '%broken.jpg'").fetchone()
     assert remedy
     assert remedy[0].startswith("replace the file")

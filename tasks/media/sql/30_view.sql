@@ -49,6 +49,12 @@ select bridge.define_view('worker_pull', $view$
   where j.started_at is not null
 $view$, 'media');
 
+-- What the workers say of each file, line by line.
+select bridge.define_view('worker_log', $view$
+  select j.path, j.id, j.job_type, l.attempt_number as attempt, l.at, l.level, l.message
+  from media.jobs j cross join lateral bridge.logs(j.id) l
+$view$, 'media');
+
 create or replace function media.check_alerts() returns text language plpgsql security definer set search_path = '' as $$
   -- Look for jobs that are queued for too long, and post one message to the webhook when there are too many.
   --

@@ -3,7 +3,7 @@
 create or replace function media.grant_all() returns void language plpgsql set search_path = '' as $$
   -- Give each role what it needs and nobody else anything.
 declare
-  v_views constant text := 'media.jobs, media.job_stats_hourly, media.job_rate_per_minute, media.job_failures, media.worker_pull';
+  v_views constant text := 'media.jobs, media.job_stats_hourly, media.job_rate_per_minute, media.job_failures, media.worker_pull, media.worker_log';
   v_role text;
   v_right text;
 begin
