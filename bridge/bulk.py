@@ -67,7 +67,7 @@ class Counts:
     Attributes:
         matched: the filter chose so many.
         changed: it was done to so many.
-        skipped: so many had moved on meanwhile.
+        skipped: so many had moved on meanwhile, or had to stay.
         more: as many as ``max_jobs`` were chosen, so there may be more.
     """
 

@@ -267,6 +267,7 @@ def retry(identity: UUID | str, *, by: str | None = None, note: str | None = Non
 
     Raises:
         NotFoundError: there is no such job.
+        ConflictError: another job has its unique key.
         WrongStateError: it has not ended and is not scheduled.
     """
     return jobs.retry(connection_for(connection, job_id(identity)), job_id(identity), by, note)

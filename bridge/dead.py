@@ -73,6 +73,7 @@ def redrive(
     Raises:
         InvalidArgumentError: an argument can never work, or the arguments are kept as bytes and cannot be edited.
         NotFoundError: there is no such job.
+        ConflictError: another job has its unique key.
         WrongStateError: it is no dead letter: it lives, has ended otherwise, or was discarded.
     """
     named = {**edits(args, kwargs, queue, priority, delay, max_attempts), "by": by, "note": note}

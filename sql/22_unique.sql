@@ -160,6 +160,28 @@ create or replace function bridge.under_id(p_part json, p_content bridge.job, p_
       from json_each(p_part) e), '{}') end;
   end;
 
+create or replace function bridge.retake_key(p_old bridge.finished) returns uuid language plpgsql set search_path = '' as $$
+  -- Take the unique key of an ended job again, which is about to live again under another number. One that a start or time has given back
+  -- stays free.
+  --
+  -- Returns  null when nobody else has it, else the id of the job that has it
+  -- Locks    waits for a transaction that takes or gives back the same key
+declare
+  v_id uuid;
+begin
+  if p_old.unique_key is null or coalesce(p_old.options, '{}') ?| array['unique_until', 'unique_for'] then
+    return null;
+  end if;
+  loop
+    insert into bridge.unique_key (key, seq, id) values (p_old.unique_key, p_old.seq, p_old.id) on conflict (key) do nothing;
+    exit when found;
+    select u.id into v_id from bridge.unique_key u where u.key = p_old.unique_key;
+    exit when found;
+  end loop;
+  return v_id;
+end
+$$;
+
 create or replace function bridge.note_keys(p_seqs bigint[]) returns void language sql set search_path = ''
   -- Let the start of these claimed jobs know which of them have a key to give back.
   begin atomic

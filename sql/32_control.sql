@@ -136,7 +136,7 @@ create or replace function bridge.reopen(p_old bridge.finished, p_action text, p
     p_more integer default null)
   returns bigint language plpgsql set search_path = '' as $$
   -- Let an ended job live again, under its id, with all its attempts before it and without a deadline. Its caller has taken it out of
-  -- `finished`, and may have changed its content.
+  -- `finished` and its unique key again (bridge.retake_key), and may have changed its content.
   --
   --   p_action, p_by, p_note, p_before  see bridge.job_note
   --   p_more                            how many further attempts; null: as many as it had when it was enqueued
@@ -145,6 +145,7 @@ create or replace function bridge.reopen(p_old bridge.finished, p_action text, p
 declare
   v_seq bigint;
   v_before integer;
+  v_key constant text := (select u.key from bridge.unique_key u where u.key = p_old.unique_key and u.seq = p_old.seq and u.kept_until is null);
 begin
   select n.attempts into v_before from bridge.job_note n where n.id = p_old.id and n.action in ('retried', 'redriven') order by n.at desc limit 1;
   delete from bridge.revoked r where r.id = p_old.id;
@@ -154,9 +155,10 @@ begin
   values (p_old.id, p_old.task_id, p_old.task, p_old.queue, p_old.rank, p_old.args, p_old.kwargs, p_old.embed, p_old.payload, p_old.content_type,
     p_old.content_encoding, p_old.headers, p_old.properties, p_old.size,
     least(p_old.attempts + coalesce(p_more, p_old.max_attempts - coalesce(v_before, 0)), 10000), p_old.backoff, p_old.attempts, 0,
-    p_old.error, null, null, p_old.run_at, p_old.created_at, clock_timestamp(), p_old.chord,
+    p_old.error, v_key, null, p_old.run_at, p_old.created_at, clock_timestamp(), p_old.chord,
     coalesce(p_old.options, '{}') || jsonb_build_object('max_attempts', p_old.max_attempts), null, p_old.batch, p_old.serial_key)
   returning seq into v_seq;
+  update bridge.unique_key u set seq = v_seq where u.key = v_key;
   delete from bridge.chord_part p where p.chord = p_old.chord and p.id = p_old.id;  -- its chord, if it still waits, waits for it again
   update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = p_old.id;
   perform bridge.release_children(p_old.seq, p_old.status);  -- those that the sweep was still to release: the number is history now
@@ -164,6 +166,16 @@ begin
   perform bridge.note_job(p_old.id, p_action, p_by, p_note, p_old.attempts, p_before);
   perform bridge.place(v_seq, p_old.queue, p_old.rank, p_old.size, p_old.run_at);
   return v_seq;
+end
+$$;
+
+create or replace function bridge.refuse_taken(p_old bridge.finished, p_other uuid) returns void language plpgsql set search_path = '' as $$
+  -- Refuse to run a job again beside another that has its unique key; null for none. Errors  JB003
+begin
+  if p_other is not null then
+    perform bridge.refuse(format('unique_key %L belongs to job %s', p_old.unique_key, p_other),
+      format('job %s can run again when that one has ended', p_old.id), 'JB003');
+  end if;
 end
 $$;
 
@@ -175,13 +187,14 @@ create or replace function bridge.retry(id uuid, by text default null, note text
   --   note  why, for the history
   --
   -- Returns  the new status: queued
-  -- Errors   JB002 when there is no such job, JB006 when it is not ended and not scheduled
+  -- Errors   JB002 when there is no such job, JB003 when another has its unique key, JB006 when it is not ended and not scheduled
 declare
   v_old bridge.finished;
   v_seq bigint;
 begin
   delete from bridge.finished f where f.id = retry.id returning f.* into v_old;
   if found then
+    perform bridge.refuse_taken(v_old, bridge.retake_key(v_old));
     v_old.run_at := clock_timestamp();
     perform bridge.reopen(v_old, 'retried', retry.by, retry.note);
     return 'queued';

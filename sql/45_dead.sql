@@ -79,16 +79,27 @@ end
 $$;
 
 create or replace function bridge.redrive_one(p_id uuid, p_args jsonb, p_kwargs jsonb, p_queue text, p_priority integer, p_delay interval,
-    p_max_attempts integer, p_by text, p_note text)
+    p_max_attempts integer, p_by text, p_note text, p_among_many boolean)
   returns text language plpgsql set search_path = '' as $$
-  -- What bridge.redrive and bridge.redrive_jobs have in common. Returns the new status; null when the job is no dead letter.
+  -- What bridge.redrive and bridge.redrive_jobs have in common.
+  --
+  --   p_among_many  one whose unique key another job has stays a dead letter, instead of being refused
+  --
+  -- Returns  the new status; null when the job is no dead letter, or stays one
 declare
   v_old constant bridge.finished := bridge.take_dead(p_id);
   v_new bridge.finished;
+  v_other uuid;
 begin
   if v_old.id is null then
     return null;
   end if;
+  v_other := bridge.retake_key(v_old);
+  if v_other is not null and p_among_many then
+    insert into bridge.finished values (v_old.*);
+    return null;
+  end if;
+  perform bridge.refuse_taken(v_old, v_other);
   v_new := bridge.edit_content(v_old, p_args, p_kwargs, p_queue);
   v_new.rank := coalesce((9 - p_priority)::smallint, v_old.rank);
   v_new.run_at := clock_timestamp() + coalesce(p_delay, interval '0');
@@ -113,13 +124,14 @@ create or replace function bridge.redrive(id uuid, args jsonb default null, kwar
   --   note             why, for the history
   --
   -- Returns  the new status: queued or scheduled
-  -- Errors   JB001 an argument, JB002 when there is no such job, JB004 the payload is too large, JB006 when it is no dead letter
+  -- Errors   JB001 an argument, JB002 when there is no such job, JB003 when another has its unique key, JB004 the payload is too large,
+  --          JB006 when it is no dead letter
 declare
   v_status text;
 begin
   perform bridge.check_redrive(redrive.priority, redrive.delay, redrive.max_attempts);
   v_status := bridge.redrive_one(redrive.id, redrive.args, redrive.kwargs, redrive.queue, redrive.priority, redrive.delay, redrive.max_attempts,
-    redrive.by, redrive.note);
+    redrive.by, redrive.note, false);
   if v_status is null then
     perform bridge.refuse_dead(redrive.id, 'redriven');
   end if;
@@ -131,7 +143,8 @@ create or replace function bridge.redrive_jobs(filter jsonb, dry_run boolean def
     queue text default null, priority integer default null, delay interval default null, max_attempts integer default null,
     by text default null, note text default null)
   returns jsonb language plpgsql security definer set search_path = '' set jit = off as $$
-  -- Run again the dead letters that a filter chooses: as bridge.redrive does, the first that ended first, at most max_jobs.
+  -- Run again the dead letters that a filter chooses: as bridge.redrive does, the first that ended first, at most max_jobs. Those whose
+  -- unique key another job has stay, and count as skipped.
   --
   --   filter   see bridge.select_jobs
   --   dry_run  count, change nothing
@@ -148,7 +161,7 @@ begin
   for v_id in select bridge.select_jobs(redrive_jobs.filter, array['failed'], p_dead => true) loop
     v_matched := v_matched + 1;
     if not dry_run and bridge.redrive_one(v_id, redrive_jobs.args, redrive_jobs.kwargs, redrive_jobs.queue, redrive_jobs.priority, redrive_jobs.delay,
-        redrive_jobs.max_attempts, redrive_jobs.by, redrive_jobs.note) is not null then
+        redrive_jobs.max_attempts, redrive_jobs.by, redrive_jobs.note, true) is not null then
       v_changed := v_changed + 1;
     end if;
   end loop;

@@ -78,7 +78,7 @@ def test_many_are_meant_by_filters_and_a_dry_run_shows_which(db: Session, dead: 
     assert {row["id"] for row in dry} == set(map(str, mail))
     assert db.status(mail[0]) == "failed"
     result = dead("redrive", "--task", "mail.*", "--limit", 2, "--delay", "1h")
-    assert result.stdout == "redrive: 2 of 2 jobs, 0 had moved on; stopped at --limit 2, run it again for more\n"
+    assert result.stdout == "redrive: 2 of 2 jobs, 0 skipped; stopped at --limit 2, run it again for more\n"
     assert [db.status(identity) for identity in mail] == ["scheduled", "scheduled", "failed"]
     assert listed(dead("redrive", "--task", "mail.*", "--json")) == {"matched": 1, "changed": 1, "skipped": 0, "more": False}
     assert listed(dead("discard", "--all", "--json"))["changed"] == 1

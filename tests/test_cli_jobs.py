@@ -245,7 +245,7 @@ def test_filtering_stops_at_the_limit_and_says_so(stack: Stack, jobs: Callable[.
     for _ in range(3):
         stack.enqueue("kinds.add", 1, 1, queue=queue)
     result = jobs("cancel", "--queue", queue, "--limit", 2)
-    assert result.stdout == "cancel: 2 of 2 jobs, 0 had moved on; stopped at --limit 2, run it again for more\n"
+    assert result.stdout == "cancel: 2 of 2 jobs, 0 skipped; stopped at --limit 2, run it again for more\n"
     assert len(listed(jobs("list", "--queue", queue, "--status", "queued", "--json"))) == 1
 
 

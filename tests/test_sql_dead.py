@@ -284,3 +284,39 @@ def test_fifty_dead_letters_redriven_and_discarded_at_once_each_end_one_way(db: 
     assert went[0] | went[1] == set(ids)
     assert went[0] & went[1] == set()
     assert {identity for identity in ids if db.status(identity) == "queued"} == went[0]
+
+
+KEYED = {"unique_key": "order-7"}
+
+
+def test_a_redriven_job_has_its_unique_key_again(db: Session) -> None:
+    identity = die(db, **KEYED)
+    db.do(REDRIVE, identity)
+    assert db.enqueue(**KEYED) == identity
+    assert db.field(identity, "unique_key") == "order-7"
+    db.finish(*db.run())
+    assert db.enqueue(**KEYED) != identity
+
+
+def test_a_job_whose_key_another_has_is_not_run_beside_it(db: Session) -> None:
+    identity = die(db, **KEYED)
+    other = db.enqueue(**KEYED)
+    for query in (REDRIVE, "select bridge.retry(%s)"):
+        refused = refusal(db, query, identity)
+        assert (refused.sqlstate, refused.diag.message_primary) == ("JB003", f"unique_key 'order-7' belongs to job {other}")
+    assert db.one("""select bridge.redrive_jobs('{"all": true}')""") == {"matched": 1, "changed": 0, "skipped": 1, "more": False}
+    assert dead(db) == {identity}
+    assert notes(db, identity) == []
+    db.finish(*db.run())
+    assert db.one(REDRIVE, identity) == "queued"
+
+
+def test_a_key_that_a_start_or_time_has_given_back_is_not_taken_again(db: Session) -> None:
+    for scope in ({"unique_until": "started"}, {"unique_for": "1 hour"}):
+        identity = die(db, unique_key=str(scope), **scope)
+        if "unique_for" in scope:
+            db.do("delete from bridge.unique_key where kept_until is not null")
+        other = db.enqueue(unique_key=str(scope), **scope)
+        assert db.one(REDRIVE, identity) == "queued"
+        assert other != identity
+        assert len(db.claim()) == 2

@@ -66,7 +66,7 @@ def _print_counts(counts: Counts, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(counts))
     more = f"; stopped at --limit {counts.matched}, run it again for more" if counts.more else ""
-    click.echo(f"{verb}: {counts.changed} of {counts.matched} jobs, {counts.skipped} had moved on{more}", err=as_json)
+    click.echo(f"{verb}: {counts.changed} of {counts.matched} jobs, {counts.skipped} skipped{more}", err=as_json)
 
 
 def steer(meant: Iterable[Job], act: Callable[[UUID], Status], wanted: set[Status]) -> list[dict[str, Any]]:
