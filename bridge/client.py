@@ -10,7 +10,7 @@ from bridge import settings as environment
 from bridge.asked import classes, interval, plain, require_json
 from bridge.errors import NotFoundError, WaitTimeoutError
 from bridge.job import Event, Job, Status, job_id
-from bridge.queries import buffered, jobs
+from bridge.queries import buffered, bulk, jobs
 from bridge.queries.connection import Connections, connect
 from bridge.transaction import waiting
 from bridge.transaction.current import current, named
@@ -167,28 +167,35 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=unique_key is not None)
 
 
-def enqueue_many(jobs_to_make: Sequence[Mapping[str, Any]], *, connection: Any = None) -> list[UUID]:
+def enqueue_many(jobs_to_make: Iterable[Mapping[str, Any]], *, connection: Any = None) -> Sequence[UUID]:
     """Enqueue many jobs at once, all or none.
 
+    They are sent in pages as they come, so a generator of millions needs the memory of two pages, and 16 bytes a job for the ids. In a
+    transaction of SQLAlchemy or Django they wait in memory for its commit, as ``enqueue`` has it.
+
     Args:
-        jobs_to_make: mappings whose keys are the argument names of ``enqueue``; durations in seconds.
+        jobs_to_make: mappings whose keys are the argument names of ``enqueue``; durations in seconds. ``depends_on`` may name earlier jobs
+            of this call by their number, from 0.
         connection: whose transaction to join, as for ``enqueue``.
 
     Returns:
-        The ids, in the same order.
+        The ids, in the same order; of a job whose unique key another has, that one's.
 
     Raises:
-        InvalidArgumentError: the message says which of them.
+        InvalidArgumentError: some of them can never work; the message names up to 20, and ``faults`` tells more of each.
+        ConflictError: the unique key of one that is not to be skipped is taken; as above.
     """
-    rows = [plain(job) for job in jobs_to_make]
-    for number, row in enumerate(rows):
-        require_json(f"{row.get('task')} (job {number})", **row)
     target = _target(connection)
     if target is None:
-        return jobs.enqueue_many(_connections().get(), rows)
+        return bulk.enqueue_many(_connections().get(), jobs_to_make, own=True)
     if isinstance(target, DirectTransaction):
-        return target.enqueue_many(rows)
-    return [target.enqueue(buffered.job_row(buffered.new_id(), row), answer=row.get("unique_key") is not None) for row in rows]
+        return target.enqueue_many(jobs_to_make)
+    made: list[UUID] = []
+    for number, job in enumerate(bulk.with_parents(jobs_to_make, made)):
+        row = plain(job)
+        require_json(f"{row.get('task')} (job {number})", **row)
+        made.append(target.enqueue(buffered.job_row(buffered.new_id(), row), answer=row.get("unique_key") is not None))
+    return made
 
 
 def get(identity: UUID | str, *, connection: Any = None) -> Job:

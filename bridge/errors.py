@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,16 +32,37 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with one job of a bulk call.
+
+    Attributes:
+        job: its number in the call, from 0.
+        argument: the name of the argument.
+        message: what is wrong, with the value.
+        hint: what to do about it.
+        code: SQLSTATE of class JB.
+    """
+
+    job: int
+    argument: str
+    message: str
+    hint: str
+    code: str
+
+
 class BridgeError(Exception):
     """Anything the bridge refuses or fails to do.
 
     Attributes:
         hint: what to do about it; may be empty.
+        faults: of a bulk call, every bad job, 20 at most; empty otherwise.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.faults: tuple[Fault, ...] = ()
 
     def __str__(self) -> str:
         message = str(super().__str__())
@@ -133,7 +156,12 @@ _BY_SQLSTATE: dict[str, type[BridgeError]] = {
 }
 
 
-def from_sqlstate(sqlstate: str | None, message: str, hint: str | None) -> BridgeError | None:
+def from_sqlstate(sqlstate: str | None, message: str, hint: str | None, detail: str | None = None) -> BridgeError | None:
     """The exception for one of our SQLSTATEs; None for any other error of the database."""
     kind = _BY_SQLSTATE.get(sqlstate or "")
-    return None if kind is None else kind(message, hint or "")
+    if kind is None:
+        return None
+    error = kind(message, hint or "")
+    if detail and detail.startswith('[{"'):
+        error.faults = tuple(Fault(**fault) for fault in json.loads(detail))
+    return error

@@ -242,17 +242,11 @@ declare
   v_args constant json := p_asked.args;
   v_kwargs constant json := p_asked.kwargs;
   v_size constant integer := octet_length(v_args::text) + octet_length(v_kwargs::text);
-  v_headers jsonb := p_asked.headers;
 begin
   perform bridge.check_job(p_asked.task, p_asked.queue, v_args, v_kwargs, v_size);
   perform bridge.check_options(p_asked, v_now);
-  perform bridge.check_headers(v_headers);
-  if num_nonnulls(p_asked.timeout, p_asked.soft_timeout) > 0 then
-    v_headers := coalesce(v_headers, '{}') || jsonb_build_object('timelimit',
-      jsonb_build_array(extract(epoch from p_asked.timeout), extract(epoch from p_asked.soft_timeout)));
-  end if;
   return coalesce(bridge.add_job(p_id, null, p_asked.task, p_asked.queue, (9 - p_asked.priority)::smallint, v_args, v_kwargs, null, null, null, null,
-    v_headers::json, null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now), p_id);
+    bridge.headers_of(p_asked), null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now), p_id);
 end
 $$;
 

@@ -5,55 +5,94 @@ create or replace function bridge.request_names() returns text[] language sql st
   return (select array_agg(a.attname::text order by a.attnum) from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.typrelid = a.attrelid
     where t.oid = 'bridge.job_request'::regtype and a.attnum > 0 and not a.attisdropped);
 
-create or replace function bridge.enqueue_element(p_id uuid, p_job jsonb) returns uuid language plpgsql set search_path = '' as $$
-  -- One job of bridge.enqueue_many, under an id that the caller has made.
-  --
-  --   p_job  an object whose keys are the argument names of bridge.enqueue; null has the default
-  --
-  -- Returns, Errors  as bridge.enqueue_as
+create or replace function bridge.row_template(p_job jsonb) returns jsonb language sql immutable set search_path = ''
+  -- A job of a bulk call without what is its own, see bridge.write_rows.
+  return case when jsonb_typeof(p_job) is distinct from 'object' then p_job
+    when p_job->>'unique_key' is null then p_job - array['args', 'kwargs', 'unique_key']
+    else p_job - array['args', 'kwargs'] || '{"unique_key": "*"}' end;
+
+create or replace function bridge.with_parents(p_job jsonb, p_ids uuid[]) returns jsonb language sql immutable set search_path = ''
+  -- A job of a bulk call, with ids in place of numbers of other jobs of the call.
+  return case when jsonb_typeof(p_job->'depends_on') is distinct from 'array' then p_job else p_job || jsonb_build_object('depends_on', (
+    select jsonb_agg(case when jsonb_typeof(d) = 'number' and (d #>> '{}')::numeric between 0 and cardinality(p_ids) - 1
+      then to_jsonb(p_ids[(d #>> '{}')::integer + 1]) else d end)
+    from jsonb_array_elements(p_job->'depends_on') d)) end;
+
+create or replace function bridge.enqueue_elements(p_jobs jsonb[], p_ids uuid[], p_labels text[] default null) returns setof uuid
+  language plpgsql set search_path = '' as $$
+  -- Enqueue jobs given as objects, under ids that the caller has made. Returns and errors as bridge.enqueue_many.
 declare
-  v_unknown text;
+  v_templates jsonb[];
+  v_which integer[];
+  v_args text[];
+  v_kwargs text[];
+  v_keys text[];
 begin
-  select string_agg(k, ', ') into v_unknown from jsonb_object_keys(p_job - bridge.request_names()) k;
-  if v_unknown is not null then
-    perform bridge.refuse(format('unknown key %s', v_unknown), 'use the argument names of bridge.enqueue');
-  end if;
-  return bridge.enqueue_as(p_id, jsonb_populate_record(bridge.defaults(), p_job));
+  with job as materialized (
+    select j.place, j.value, bridge.row_template(bridge.with_parents(j.value, p_ids)) as template
+    from unnest(p_jobs) with ordinality j (value, place)
+  ), template as materialized (
+    select t.template, row_number() over () as n from (select distinct j.template from job j) t
+  )
+  select (select array_agg(t.template order by t.n) from template t), array_agg(t.n order by j.place),
+    array_agg(coalesce(nullif(j.value->'args', 'null'), '[]')::text order by j.place),
+    array_agg(coalesce(nullif(j.value->'kwargs', 'null'), '{}')::text order by j.place), array_agg(j.value->>'unique_key' order by j.place)
+  into v_templates, v_which, v_args, v_kwargs, v_keys
+  from job j join template t on t.template is not distinct from j.template;
+  return query select u from unnest(coalesce(bridge.enqueue_rows(v_templates, p_ids, v_which, v_args, v_kwargs, v_keys, 0, p_labels), p_ids)) u;
 end
 $$;
 
-create or replace function bridge.enqueue_many(jobs jsonb) returns setof uuid language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.enqueue_many(jobs jsonb) returns setof uuid language plpgsql security definer set search_path = ''
+  set enable_seqscan = off set jit = off as $$
   -- Enqueue many jobs at once, all or none.
   --
   --   jobs  a JSON array of objects whose keys are the argument names of bridge.enqueue, for example
   --         [{"task": "mail.send", "args": [1]}, {"task": "mail.send", "args": [2], "priority": 5}]
+  --         depends_on may name earlier jobs of the array by their number, from 0: [{"task": "a"}, {"task": "b", "depends_on": [0]}]
   --
-  -- Returns  the ids, in the order of the array
-  -- Errors   as bridge.enqueue; the message says which element of the array
+  -- Returns  the ids, in the order of the array; of a job whose unique key another has, that one's
+  -- Errors   as bridge.enqueue; the message names each bad element of the array, up to 20, and the detail has them as JSON
 declare
-  v_job jsonb;
-  v_number bigint;
-  v_message text;
-  v_hint text;
-  v_code text;
+  v_jobs jsonb[];
 begin
   if jsonb_typeof(jobs) is distinct from 'array' then
     perform bridge.refuse(format('jobs is %s', coalesce('a JSON ' || jsonb_typeof(jobs), 'null')), 'give a JSON array of objects');
   end if;
-  for v_job, v_number in select e.value, e.ordinality - 1 from jsonb_array_elements(jobs) with ordinality e loop
-    return next bridge.enqueue_element(bridge.new_id(), v_job);
-  end loop;
-exception when others then
-  -- One block around all: a savepoint a row would cost more than the row.
-  get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-  perform bridge.refuse(case when v_number is null then v_message else format('jobs[%s]: %s', v_number, v_message) end, v_hint,
-    case when v_code like 'JB%' then v_code else 'JB001' end);
+  v_jobs := array(select e from jsonb_array_elements(jobs) e);
+  if v_jobs <> '{}' then
+    return query select bridge.enqueue_elements(v_jobs, array(select bridge.new_id() from generate_series(1, cardinality(v_jobs))));
+  end if;
+end
+$$;
+
+create or replace function bridge.enqueue_lines(p_templates text, p_ids text, p_which text, p_args text, p_kwargs text, p_keys text, p_first integer)
+  returns uuid[] language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  -- A page of a bulk call from a program, see bridge.write_rows: a column a parameter, a line a row. Postgres cuts lines at a fifth of what
+  -- it takes to look into JSON, and any driver can send them, in any transaction and through any pooler.
+  --
+  --   p_templates  depends_on may name earlier rows of the page by their number
+  --   p_which   null: the first template for all; p_kwargs: null: none has any; p_keys: JSON texts, null or a line null: none
+  --   p_first   number of the page's first row in the call
+  --
+  -- Returns  as bridge.write_rows
+  -- Errors   as bridge.enqueue_many
+declare
+  v_ids constant uuid[] := string_to_array(p_ids, E'\n')::uuid[];
+  v_size constant integer[] := array[cardinality(v_ids)];
+begin
+  return bridge.enqueue_rows(
+    array(select bridge.with_parents(t::jsonb, v_ids) from unnest(string_to_array(p_templates, E'\n')) with ordinality u (t, n) order by u.n), v_ids,
+    coalesce(string_to_array(p_which, E'\n')::integer[], array_fill(1, v_size)), string_to_array(p_args, E'\n'),
+    coalesce(string_to_array(p_kwargs, E'\n'), array_fill('{}'::text, v_size)),
+    case when p_keys is not null then array(select k::jsonb #>> '{}' from unnest(string_to_array(p_keys, E'\n')) with ordinality u (k, n) order by u.n) end,
+    p_first);
 end
 $$;
 
 create or replace function bridge.enqueue_buffered(p_jobs json) returns setof uuid language plpgsql security definer
   set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Enqueue what a process has gathered for one transaction, in its order, all or none.
+  -- Enqueue what a process has gathered for one transaction, in its order, all or none: jobs alone by one statement.
   --
   --   p_jobs  a JSON array of objects, each with an id: either "job", an object as bridge.enqueue_many takes it, or what
   --           bridge.enqueue_message takes, by the names of its parameters without p_
@@ -61,9 +100,27 @@ create or replace function bridge.enqueue_buffered(p_jobs json) returns setof uu
   -- Returns  the ids, in the order of the array
   -- Errors   as bridge.enqueue; among several jobs the message says which; an error that is not the job's own stays as it is
 declare
+  v_count constant integer := json_array_length(p_jobs);
+  v_jobs jsonb[];
+  v_ids uuid[];
+  v_labels text[];
+begin
+  select array_agg((e->'job')::jsonb order by n), array_agg((e->>'id')::uuid order by n),
+    array_agg(case when v_count = 1 then '' else format('job %s, task %s: ', e->>'id', e->'job'->>'task') end order by n)
+  into v_jobs, v_ids, v_labels
+  from json_array_elements(p_jobs) with ordinality j (e, n) where e->'job' is not null;
+  if cardinality(v_jobs) = v_count then
+    return query select bridge.enqueue_elements(v_jobs, v_ids, v_labels);
+  else
+    return query select bridge.enqueue_mixed(p_jobs);
+  end if;
+end
+$$;
+
+create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = '' as $$
+  -- What bridge.enqueue_buffered does where messages are among it, one by one.
+declare
   v_job record;
-  v_id uuid;  -- of the job in hand; null while there is none
-  v_many constant boolean := json_array_length(p_jobs) > 1;
   v_message text;
   v_hint text;
   v_code text;
@@ -73,20 +130,19 @@ begin
       embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,
       run_at timestamptz, chord text, options jsonb)
   loop
-    v_id := v_job.id;
     if v_job.job is not null then
-      return next bridge.enqueue_element(v_id, v_job.job::jsonb);
+      return next bridge.enqueue_as(v_job.id, bridge.request_of(v_job.job::jsonb, clock_timestamp()));
     else
-      return next coalesce(bridge.enqueue_message(v_id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs, v_job.embed,
-        v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at, v_job.chord,
-        v_job.options), v_id);
+      return next coalesce(bridge.enqueue_message(v_job.id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs,
+        v_job.embed, v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at,
+        v_job.chord, v_job.options), v_job.id);
     end if;
   end loop;
 exception when others then
   -- One block around all: a savepoint a row would cost more than the row.
   get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-  if v_many and v_id is not null and v_code like 'JB%' then
-    perform bridge.refuse(format('job %s, task %s: %s', v_id, coalesce(v_job.task, v_job.job->>'task'), v_message), v_hint, v_code);
+  if json_array_length(p_jobs) > 1 and v_job.id is not null and v_code like 'JB%' then
+    perform bridge.refuse(format('job %s, task %s: %s', v_job.id, coalesce(v_job.task, v_job.job->>'task'), v_message), v_hint, v_code);
   end if;
   raise;
 end

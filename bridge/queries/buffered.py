@@ -128,7 +128,7 @@ def _raise_foreign(error: BaseException) -> None:
         return
     inner = error.__cause__ if hint is None and getattr(error.__cause__, "sqlstate", None) == state else error
     message = str(getattr(inner, "message", None) or inner)
-    own = from_sqlstate(state, message, getattr(inner, "hint", None))
+    own = from_sqlstate(state, message, getattr(inner, "hint", None), getattr(inner, "detail", None))
     if own is not None:
         raise own from error
     if state == "42883":

@@ -111,7 +111,7 @@ def translated() -> Iterator[None]:
 
 
 def _own(error: psycopg.Error) -> BridgeError | None:
-    return from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint)
+    return from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint, error.diag.message_detail)
 
 
 def is_connection(given: Any) -> bool:

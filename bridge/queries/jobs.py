@@ -29,7 +29,6 @@ __all__ = [
     "attempts",
     "cancel",
     "enqueue",
-    "enqueue_many",
     "enqueue_message",
     "get",
     "history",
@@ -93,12 +92,6 @@ _CASTS = {
     **dict.fromkeys(["retry_on", "never_on"], "::text[]"),
     "depends_on": "::uuid[]",
 }
-
-
-def enqueue_many(connection: Connection, jobs: Sequence[dict[str, Any]]) -> list[UUID]:
-    """Call ``bridge.enqueue_many``."""
-    with translated():
-        return [row[0] for row in connection.execute("select bridge.enqueue_many(%s)", (Jsonb(jobs),))]
 
 
 def enqueue_message(connection: Connection, content: Content) -> UUID:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from bridge.queries import buffered, completion, jobs
+from bridge.queries import buffered, bulk, completion
 from bridge.queries.connection import dsn_of, stands_alone
-from bridge.transaction.target import made
+from bridge.transaction.target import REMEMBERED, made
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from uuid import UUID
 
     from bridge.queries.buffered import Row
@@ -37,10 +38,10 @@ class DirectTransaction:
         made().note(identity, self)
         return identity
 
-    def enqueue_many(self, jobs_to_make: list[dict[str, Any]]) -> list[UUID]:
-        """Make several in one statement."""
-        identities = jobs.enqueue_many(self._connection, jobs_to_make)
-        for identity in identities:
+    def enqueue_many(self, jobs_to_make: Iterable[Mapping[str, Any]]) -> Sequence[UUID]:
+        """Make many by few statements, all or none also where the connection commits each."""
+        identities = bulk.enqueue_many(self._connection, jobs_to_make, own=False)
+        for identity in identities[-REMEMBERED:]:
             made().note(identity, self)
         return identities
 

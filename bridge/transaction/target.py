@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from bridge.queries.buffered import Row
     from bridge.queries.connection import Connection
 
-__all__ = ["Buffer", "Made", "Target", "here", "made"]
+__all__ = ["REMEMBERED", "Buffer", "Made", "Target", "here", "made"]
 
 _MOST_ROWS = 1000
 _MOST_BYTES = 4 << 20  # as a drainer's shipment: what Postgres and we can hold at once without noticing
-_REMEMBERED = 10_000  # jobs of open transactions: who waits for one of them is told so
+REMEMBERED = 10_000  # jobs of open transactions: who waits for one of them is told so
 
 
 class Target(Protocol):
@@ -114,7 +114,7 @@ class Made:
         """Remember who made this job."""
         with self._lock:
             self._targets[identity] = ref(target), here()
-            while len(self._targets) > _REMEMBERED:
+            while len(self._targets) > REMEMBERED:
                 self._targets.popitem(last=False)
 
     def __contains__(self, identity: UUID) -> bool:

@@ -1,0 +1,227 @@
+-- Many jobs by one statement. A bulk call is a table of rows (id, args, kwargs, unique key) and a few *templates*, which say the rest:
+-- what is asked is checked once a template, not once a row, and written by one INSERT. Only rows that need more than their own place,
+-- such as parents, go one by one.
+
+create or replace function bridge.headers_of(p_asked bridge.job_request) returns json language plpgsql immutable set search_path = '' as $$
+  -- The message headers of a job: those that were asked for, and its time limits.
+begin
+  perform bridge.check_headers(p_asked.headers);
+  if num_nonnulls(p_asked.timeout, p_asked.soft_timeout) > 0 then
+    return coalesce(p_asked.headers, '{}') || jsonb_build_object('timelimit',
+      jsonb_build_array(extract(epoch from p_asked.timeout), extract(epoch from p_asked.soft_timeout)));
+  end if;
+  return p_asked.headers;
+end
+$$;
+
+create or replace function bridge.request_of(p_job jsonb, p_now timestamptz) returns bridge.job_request language plpgsql stable
+  set search_path = '' as $$
+  -- What an object asks of a job, by the argument names of bridge.enqueue; null has the default.
+  --
+  -- Errors  JB001 as bridge.enqueue, an unknown key, a value of the wrong type
+declare
+  v_given jsonb;
+  v_key text;
+  v_asked bridge.job_request;
+begin
+  if jsonb_typeof(p_job) is distinct from 'object' then
+    perform bridge.refuse(format('job is %s', coalesce('a JSON ' || jsonb_typeof(p_job), 'null')), 'give a JSON object');
+  end if;
+  select string_agg(k, ', ') into v_key from jsonb_object_keys(p_job - bridge.request_names()) k;
+  if v_key is not null then
+    perform bridge.refuse(format('unknown key %s', v_key), 'use the argument names of bridge.enqueue');
+  end if;
+  select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given from jsonb_each(p_job) e where e.value <> 'null';
+  v_asked := jsonb_populate_record(bridge.defaults(), v_given);
+  perform bridge.check_job(v_asked.task, v_asked.queue, v_asked.args::json, v_asked.kwargs::json, 0);
+  perform bridge.check_options(v_asked, p_now);
+  perform bridge.check_headers(v_asked.headers);
+  return v_asked;
+end
+$$;
+
+create or replace function bridge.wrong_type(p_job jsonb) returns text language plpgsql stable set search_path = '' as $$
+  -- Which key of an object has a value that its argument cannot take; null when there is none.
+declare
+  v_key text;
+begin
+  for v_key in select k from jsonb_object_keys(p_job) k loop
+    perform jsonb_populate_record(null::bridge.job_request, jsonb_build_object(v_key, p_job->v_key));
+  end loop;
+  return null;
+exception when data_exception then
+  return v_key;
+end
+$$;
+
+create or replace function bridge.goes_alone(p_asked bridge.job_request) returns boolean language sql stable set search_path = ''
+  -- Whether a job asks for something that bridge.write_rows does not know how to do for many at once.
+  begin atomic
+    select coalesce(p_asked.depends_on <> '{}', false) or p_asked.on_conflict not in ('skip', 'raise') or jsonb_strip_nulls(to_jsonb(p_asked) - v.known)
+      is distinct from jsonb_strip_nulls(to_jsonb(bridge.defaults()) - v.known)
+    from (values (array['task', 'args', 'kwargs', 'queue', 'priority', 'run_at', 'delay', 'max_attempts', 'backoff', 'unique_key', 'on_conflict',
+      'depends_on', 'timeout', 'expires_at', 'headers', 'retry_on', 'never_on', 'soft_timeout', 'deadline', 'serial_key', 'unique_until',
+      'unique_for'])) v (known);
+  end;
+
+create or replace function bridge.take_keys(p_asked bridge.job_request[], p_alone boolean[], p_ids uuid[], p_which integer[], p_keys text[],
+    p_seqs bigint[], p_now timestamptz)
+  returns uuid[] language plpgsql set search_path = '' as $$
+  -- What bridge.take_key does, for the rows of a bulk call that skip or raise; of rows with one key the first has it.
+  --
+  -- Returns  by row, the id of the job that has its key: its own where that is taken now; null for other rows
+  -- Errors   JB003 for one of the rows, which is not named
+declare
+  v_held uuid[];
+  v_open boolean;
+begin
+  for i in 1..100 loop
+    delete from bridge.unique_key u where u.key = any (p_keys) and u.kept_until <= p_now;
+    insert into bridge.unique_key (key, seq, id, until_start, kept_until)
+    select distinct on (r.key) r.key, r.seq, r.id, bridge.is_free_at_start(p_asked[r.which]), p_now + (p_asked[r.which]).unique_for
+    from unnest(p_ids, p_which, p_keys, p_seqs) with ordinality r (id, which, key, seq, place)
+    where r.key is not null and not p_alone[r.which] order by r.key, r.place
+    on conflict (key) do nothing;
+    select array_agg(u.id order by r.place), coalesce(bool_or(r.key is not null and u.id is null and not p_alone[r.which]), false)
+    into v_held, v_open
+    from unnest(p_which, p_keys) with ordinality r (which, key, place) left join bridge.unique_key u on u.key = r.key;
+    exit when not v_open;  -- else one was given back between the two statements
+  end loop;
+  if exists (select from unnest(p_ids, p_which, v_held) r (id, which, held) where r.held <> r.id and (p_asked[r.which]).on_conflict = 'raise') then
+    perform bridge.refuse('unique_key belongs to another job', 'use on_conflict => ''skip'' to get its id', 'JB003');
+  end if;
+  return v_held;
+end
+$$;
+
+create or replace function bridge.write_rows(p_templates jsonb[], p_ids uuid[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[])
+  returns uuid[] language plpgsql set search_path = '' as $$
+  -- Write the jobs of a bulk call.
+  --
+  --   p_templates  objects as bridge.enqueue_many takes them; args, kwargs and unique_key are the rows' own, and unique_key is '*' there
+  --                where the rows have one
+  --   p_ids        of the jobs; p_which: by row, the number of its template; p_args, p_kwargs: JSON; p_keys: null where there is none
+  --
+  -- Returns  by row, the id of the job that stands; null when each is the row's own
+  -- Errors   as bridge.enqueue; which row it was, bridge.faults finds
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_asked constant bridge.job_request[] := array(select bridge.request_of(t.job, v_now) from unnest(p_templates) with ordinality t (job, n) order by t.n);
+  v_alone constant boolean[] := array(select bridge.goes_alone(a) from unnest(v_asked) a);
+  v_seqs constant bigint[] := array(select nextval('bridge.job_seq_seq') from generate_series(1, cardinality(p_ids)));
+  v_keys text[];
+  v_stands uuid[];
+  v_gate bridge.gate;
+  v_queues text[];
+  v_held bigint[];
+begin
+  perform bridge.check_rows(v_asked, p_which, p_args, p_kwargs, p_keys);
+  if array_length(array_remove(p_keys, null), 1) > 0 then
+    v_keys := p_keys;
+    v_stands := bridge.take_keys(v_asked, v_alone, p_ids, p_which, v_keys, v_seqs, v_now);
+  end if;
+  select g.* into v_gate from bridge.gate g;
+  with template as materialized (
+    select n, (v_asked[n]).*, bridge.headers_of(v_asked[n]) as all_headers, bridge.options_of(v_asked[n]) as options,
+      coalesce((v_asked[n]).run_at, v_now + (v_asked[n]).delay, v_now) as due
+    from generate_subscripts(v_asked, 1) n where not v_alone[n]
+  ), made as (
+    insert into bridge.job (seq, id, task, queue, rank, args, kwargs, headers, size, max_attempts, backoff, unique_key, expires_at, run_at,
+      created_at, updated_at, options, deadline, serial_key)
+    overriding system value
+    select r.seq, r.id, t.task, t.queue, (9 - t.priority)::smallint, r.args::json, r.kwargs::json, t.all_headers,
+      octet_length(r.args) + octet_length(r.kwargs), coalesce(t.max_attempts, 3), t.backoff, r.key, t.expires_at, t.due, v_now, v_now, t.options,
+      t.due + t.deadline, t.serial_key
+    from unnest(p_ids, p_which, p_args, p_kwargs, v_seqs, v_keys, v_stands) r (id, which, args, kwargs, seq, key, stands)
+    join template t on t.n = r.which
+    where r.key is null or r.stands = r.id
+    returning seq, queue, rank, size, run_at, run_at <= v_now as due, v_gate.in_use or serial_key is not null as held
+  ), later as (
+    insert into bridge.scheduled (seq, run_at) select m.seq, m.run_at from made m where not m.due
+  ), placed as (
+    insert into bridge.ready (queue, rank, seq, size, gate)
+    select m.queue, m.rank, m.seq, m.size, v_gate.version from made m where m.due and not m.held order by m.seq
+  )
+  select array_agg(distinct m.queue) filter (where m.due and not m.held), array_agg(m.seq order by m.seq) filter (where m.due and m.held)
+  into v_queues, v_held from made m;
+  perform pg_notify('bridge_ready', q) from unnest(v_queues) q;
+  if v_held is not null then
+    perform bridge.make_many_ready(v_held);
+  end if;
+  if true = any (v_alone) then
+    v_stands := bridge.write_alone(v_asked, v_alone, p_ids, p_which, p_args, p_kwargs, p_keys, coalesce(v_stands, array_fill(null::uuid, array[cardinality(p_ids)])));
+  end if;
+  return case when v_stands is not null then array(select coalesce(r.stands, r.id) from unnest(v_stands, p_ids) with ordinality r (stands, id, place)
+    order by r.place) end;
+end
+$$;
+
+create or replace function bridge.write_alone(p_asked bridge.job_request[], p_alone boolean[], p_ids uuid[], p_which integer[], p_args text[],
+    p_kwargs text[], p_keys text[], p_stands uuid[])
+  returns uuid[] language plpgsql set search_path = '' as $$
+  -- Write the rows of a bulk call that bridge.goes_alone tells of, in their order: a parent stands before its children.
+  --
+  --   p_stands  by row, who stands already; null where that is the row's own id or open
+  --
+  -- Returns  the same, with those rows
+declare
+  v_row record;
+  v_asked bridge.job_request;
+begin
+  for v_row in
+    select r.* from unnest(p_ids, p_which, p_args, p_kwargs, p_keys) with ordinality r (id, which, args, kwargs, key, place)
+    where p_alone[r.which] order by r.place
+  loop
+    v_asked := p_asked[v_row.which];
+    perform bridge.check_order(v_asked.depends_on, p_ids, v_row.place);
+    v_asked.args := v_row.args::jsonb;
+    v_asked.kwargs := v_row.kwargs::jsonb;
+    v_asked.unique_key := v_row.key;
+    -- A parent in this call whose key another job has is that job.
+    v_asked.depends_on := array(select coalesce(p_stands[array_position(p_ids, d)], d) from unnest(v_asked.depends_on) d);
+    p_stands[v_row.place] := bridge.enqueue_as(v_row.id, v_asked);
+  end loop;
+  return p_stands;
+end
+$$;
+
+create or replace function bridge.check_rows(p_asked bridge.job_request[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[])
+  returns void language plpgsql stable set search_path = '' as $$
+  -- Refuse rows of a bulk call that no worker could ever run: one look over all finds that there is none.
+declare
+  v_row record;
+begin
+  for v_row in
+    select r.* from unnest(p_which, p_args, p_kwargs, p_keys) r (which, args, kwargs, key)
+    where left(r.args, 1) is distinct from '[' or left(r.kwargs, 1) is distinct from '{' or octet_length(r.args) + octet_length(r.kwargs) > 65536
+      or octet_length(r.key) not between 1 and 2000
+  loop
+    perform bridge.check_row(p_asked[v_row.which], v_row.args, v_row.kwargs, v_row.key);
+  end loop;
+end
+$$;
+
+create or replace function bridge.check_row(p_asked bridge.job_request, p_args text, p_kwargs text, p_key text) returns void language plpgsql
+  stable set search_path = '' as $$
+  -- Refuse one row of a bulk call. Errors  as bridge.enqueue
+begin
+  perform bridge.check_job(p_asked.task, p_asked.queue, p_args::json, p_kwargs::json, octet_length(p_args) + octet_length(p_kwargs));
+  if p_key is not null then
+    p_asked.unique_key := p_key;
+    perform bridge.check_unique(p_asked);
+  end if;
+end
+$$;
+
+create or replace function bridge.check_order(p_parents uuid[], p_ids uuid[], p_place bigint) returns void language plpgsql immutable
+  set search_path = '' as $$
+  -- Refuse a row of a bulk call whose parent comes after it: so no call can go round in a circle.
+declare
+  v_later bigint;
+begin
+  select array_position(p_ids, d) into v_later from unnest(p_parents) d where array_position(p_ids, d) >= p_place limit 1;
+  if found then
+    perform bridge.refuse(format('depends_on names job %s of this call, which is not before it', v_later - 1), 'put parents before their children');
+  end if;
+end
+$$;
