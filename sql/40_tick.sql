@@ -151,7 +151,7 @@ begin
   select t.steady_since into v_steady from bridge.tick_state t;
   return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit),
     'unblocked', bridge.unblock_late(p_limit), 'joins', bridge.sweep_chords(least(p_limit, 200), p_now),
-    'counted', bridge.count_recent(p_now));
+    'counted', bridge.count_recent(p_now), 'untold', bridge.pass_on_untold(least(p_limit, 200)));
 end
 $$;
 

@@ -2,6 +2,20 @@
 -- on until that transaction ends. Whoever would end the run otherwise waits for that a little, or passes the job over, and finds afterwards
 -- that the run is over, or that it goes on as if nothing had been said.
 
+do $$
+begin
+  if to_regclass('bridge.untold') is null then
+    -- Parts of chords that an application counts in a result backend of its own: the part's job is completed, and not counted there yet.
+    create table bridge.untold (
+      id      uuid primary key,              -- the job
+      worker  uuid not null,                 -- whose processes count it when the task has returned, or died
+      queue   text not null,
+      context json not null                  -- what counting it needs of the message
+    ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_analyze_threshold = 2000000000);
+  end if;
+end
+$$;
+
 create or replace function bridge.hold_run(p_seq bigint, p_run uuid, p_token uuid default null) returns void language plpgsql
   security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Lock the row of a run until the caller's transaction ends: nobody else ends the run meanwhile.
@@ -127,5 +141,41 @@ create or replace function bridge.was_completed(p_seq bigint, p_token uuid) retu
 begin
   perform from bridge.inflight i where i.seq = p_seq and i.token = p_token for update;
   return exists (select from bridge.finished f where f.seq = p_seq and f.status = 'succeeded' and f.outcome ? 'completed');
+end
+$$;
+
+create or replace function bridge.keep_untold(p_seq bigint, p_run uuid, p_context json) returns void language sql security definer
+  set search_path = ''
+  -- Remember, with the completion, that a part of a chord is still to be counted in the application's own result backend.
+  begin atomic
+    insert into bridge.untold (id, worker, queue, context)
+    select j.id, i.worker, j.queue, p_context from bridge.inflight i join bridge.job j on j.seq = i.seq where i.seq = p_seq and i.run = p_run
+    on conflict (id) do update set worker = excluded.worker, queue = excluded.queue, context = excluded.context;
+  end;
+
+create or replace function bridge.told(p_id uuid) returns void language sql security definer set search_path = ''
+  -- The part is counted.
+  begin atomic
+    delete from bridge.untold where id = p_id;
+  end;
+
+create or replace function bridge.pass_on_untold(p_limit integer) returns integer language plpgsql set search_path = '' as $$
+  -- Have parts counted that nobody is left to count, because their worker is dead: by a job for another worker of their queue.
+  --
+  -- Returns  how many jobs were made
+declare
+  v_row bridge.untold;
+  v_count integer := 0;
+begin
+  for v_row in
+    delete from bridge.untold u where u.id = any (array (
+      select o.id from bridge.untold o join bridge.worker w on w.id = o.worker
+      where w.lost_at is not null or w.stopped_at is not null limit p_limit for update of o skip locked))
+    returning u.*
+  loop
+    perform bridge.enqueue('bridge.make_up', jsonb_build_array(v_row.context), queue => v_row.queue, priority => 9, max_attempts => 20);
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
 end
 $$;

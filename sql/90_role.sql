@@ -26,7 +26,7 @@ declare
   v_rights constant jsonb := '{
     "bridge_producer": ["next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
       "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
-    "bridge_worker": ["wait", "complete", "complete_run", "hold_run", "fate_of_run", "was_completed",
+    "bridge_worker": ["wait", "complete", "complete_run", "hold_run", "fate_of_run", "was_completed", "keep_untold", "told",
       "note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "enqueue_message", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "next_look", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",

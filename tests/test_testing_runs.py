@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fix_calls import MakeApp
+
+
+HELD: dict[str, Any] = {}  # connections that tests hold open, for tasks, by name
 
 
 class Shop:
@@ -50,6 +54,17 @@ class Shop:
         def leave() -> None:
             raise SystemExit(3)
 
+        @app.task(shared=False, name="shop.complete")
+        def complete(connection: Any, word: str, *, fails: bool = False) -> Any:
+            with contextlib.suppress(ValueError), HELD[connection].transaction():
+                HELD[connection].execute("insert into words values (%s)", (word,))
+                result = bridge.complete(HELD[connection], word)
+                if fails:
+                    raise ValueError(word)
+                return result
+            return "rolled back"
+
+        self.complete = complete
         self.note, self.add, self.fail, self.reject, self.leave = note, add, fail, reject, leave
 
 
@@ -202,3 +217,34 @@ def test_jobs_of_an_open_transaction_run_in_it_and_are_rolled_back_with_it(shop:
 
 def test_a_project_that_has_the_package_installed_gets_no_fixtures_unasked() -> None:
     assert [one for one in entry_points(group="pytest11") if one.value.startswith("bridge")] == []
+
+
+def test_a_completion_is_part_of_the_transaction_that_its_job_runs_in(shop: Shop, dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("create table words (word text)")
+        HELD["test"] = connection
+        with bridge.using(connection):
+            chained = shop.complete.s("test", "done") | shop.note.s()
+            chained.delay()
+            shop.complete.delay("test", "undone", fails=True)
+        ran = run_jobs(shop.app, connection=connection)
+        assert {(job.task, job.status, job.result) for job in ran} == {
+            ("shop.complete", "succeeded", "done"),
+            ("shop.note", "succeeded", None),
+            ("shop.complete", "succeeded", "rolled back"),
+        }
+        assert (shop.seen, connection.execute("select * from words").fetchall()) == (["done"], [("done",)])
+        connection.rollback()
+
+
+def test_a_completion_in_a_transaction_of_its_own_is_seen_when_the_run_ends(shop: Shop, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("create table words (word text)")
+        HELD["own"] = connection
+        (shop.complete.s("own", "done") | shop.note.s()).delay()
+        assert [(job.status, job.result) for job in run_jobs(shop.app)] == [("succeeded", "done"), ("succeeded", None)]
+        assert shop.seen == ["done"]
+        with pytest.raises(BridgeError, match=r"bridge\.complete is called outside of a task"):
+            bridge.complete(connection, 1)
+        with pytest.raises(BridgeError, match=r"in task shop\.complete, whose message belongs to no job"):
+            shop.complete.apply(("own", "eager"), throw=True)

@@ -130,3 +130,28 @@ def test_tasks_of_a_real_worker_make_what_their_blocks_commit(dsn: str, launcher
         assert connection.execute("select array_agg(name order by name) from orders").fetchone() == (["a", "b", "d"],)
         mails = "select array_agg(args ->> 0 order by args ->> 0) from bridge.jobs where task = 'orders.mail'"
         assert connection.execute(mails).fetchone() == (["a", "b", "d", "last"],)
+
+
+def test_tasks_complete_their_jobs_in_atomic_blocks(dsn: str, launcher: Launcher, worker: StartWorker) -> None:
+    make_orders(dsn)
+    env = {"ORDERS_DSN": dsn, "DJANGO_SETTINGS_MODULE": "apps.django_orders.settings"}
+    calls = (
+        "import django; django.setup()\n"
+        "from apps.django_orders import celery, tasks\n"
+        "for dies in ('', 'before', 'after'):\n"
+        "    (tasks.complete.s(dies or 'none', dies=dies) | tasks.mail.s()).delay()\n"
+        "tasks.complete.delay('alone', blocks=False)\n"
+    )
+    done = python(dsn, "-c", calls)
+    assert done.returncode == 0, done.stderr
+    launcher.start("drainer", [sys.executable, "-c", MANAGE, "bridge", "drain"], env, dsn=dsn)
+    worker("apps.django_orders.celery", concurrency=1, env=env)
+    mails = "select array_agg(result #>> '{}' order by result #>> '{}') from bridge.jobs where task = 'orders.mail'"
+    wait_for_value(dsn, mails, value=["mail for after", "mail for before", "mail for none"], timeout=60)
+    refused = "select error ->> 'message' like '%%in autocommit mode%%' from bridge.jobs where status = 'failed'"
+    wait_for_value(dsn, refused)
+    with psycopg.connect(dsn) as connection:
+        made = "select array_agg(name order by name) from orders where name not like '%tried'"
+        assert connection.execute(made).fetchone() == (["after", "before", "none"],)
+        losses = "select args ->> 0, losses from bridge.jobs where task = 'orders.complete' and losses > 0"
+        assert connection.execute(losses).fetchall() == [("before", 1)]

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["COMPLETE", "HOLD", "ask", "fate", "was_completed", "written"]
+__all__ = ["COMPLETE", "HOLD", "KEEP_UNTOLD", "ask", "fate", "told", "was_completed", "written"]
 
 # The places of parameters are numbered, for whoever writes them as its driver does.
 HOLD = "select bridge.hold_run({0}::text::bigint, {1}::text::uuid, {2}::text::uuid)"
 COMPLETE = "select bridge.complete_run({0}::text::bigint, {1}::text::uuid, {2}::text::json, {3}::text::jsonb, {4}::text::uuid)"
+
+KEEP_UNTOLD = "select bridge.keep_untold({0}::text::bigint, {1}::text::uuid, {2}::text::json)"
 
 
 def written(statement: str, placeholder: str) -> str:
@@ -50,3 +52,9 @@ def was_completed(connection: Connection, seq: int, token: str) -> bool:
     with translated():
         row = connection.execute("select bridge.was_completed(%s, %s)", (seq, token)).fetchone()
     return bool(row and row[0])
+
+
+def told(connection: Connection, identity: UUID) -> None:
+    """A part of a chord is counted in the application's own result backend."""
+    with translated():
+        connection.execute("select bridge.told(%s)", (identity,))

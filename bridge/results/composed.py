@@ -7,19 +7,23 @@ waits for it finds that within a second, and stores it in the application's back
 from __future__ import annotations
 
 import json
+import logging
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from celery import states
+from celery.app.task import Context
 from celery.exceptions import TaskRevokedError, WorkerLostError
+from kombu.exceptions import EncodeError
 
 from bridge.errors import BridgeError
 from bridge.job import job_id
-from bridge.queries import results
+from bridge.queries import completion, results
 from bridge.queries.results import Scope
 from bridge.results.meta import Reader
+from bridge.results.text import json_text
 from bridge.results.writer import RowWriter
 from bridge.worker import outcome
 
@@ -28,9 +32,22 @@ if TYPE_CHECKING:
 
     from bridge.queries.results import Stored
 
-__all__ = ["Composed"]
+__all__ = ["MAKE_UP", "Composed", "register"]
 
+log = logging.getLogger("bridge.worker")
+
+MAKE_UP = "bridge.make_up"  # the sweep knows this name
+_OF_A_PART = ("id", "task", "group", "group_index", "chord", "ignore_result", "root_id", "parent_id")
 _EVERY = 1.0  # seconds between two looks at the rows while somebody waits
+
+
+def register(app: Any) -> None:
+    """Give an application the task that counts the part of a chord whose whole worker died after it was completed."""
+
+    def make_up(part: dict[str, Any]) -> None:
+        app.backend.make_up(Context(part))
+
+    app.task(name=MAKE_UP, shared=False, ignore_result=True)(make_up)
 
 
 class Composed(RowWriter):
@@ -53,6 +70,21 @@ class Composed(RowWriter):
         options["on_interval"] = self._caught_up([one.id for one in result.results], options.get("on_interval"))
         return super().iter_native(result, *args, **options)
 
+    def untold(self, request: Any) -> str | None:
+        """What counting the part of a chord needs that is completed before the application's own backend knows of it; JSON text."""
+        if not request.chord:
+            return None
+        try:
+            return json_text({name: request.get(name) for name in _OF_A_PART})
+        except EncodeError:
+            log.warning("a part of a chord is lost if its worker dies at its commit, its body is no JSON task_id=%s", request.id)
+            return None
+
+    def note_told(self, request: Any) -> None:
+        """It is counted."""
+        if request.chord:
+            outcome.patiently(lambda: completion.told(self._bridge.connections.get(), job_id(request.id)))
+
     def make_up(self, request: Any) -> None:
         """The process of a run was lost after it had completed its job: store its result, and count it in its chord."""
         task_id = request.id
@@ -60,6 +92,7 @@ class Composed(RowWriter):
         for stored in found:
             ignored = outcome.ignores_result(self.app.tasks[request.task], request)
             self.mark_as_done(task_id, self._rows.value(stored), request=request, store_result=not ignored)
+        self.note_told(request)
 
     @property
     def _rows(self) -> Reader:

@@ -65,6 +65,8 @@ class RowWriter(Waiting):
         if completed is not None and completed.stands():
             result = completed.of(result)
         super().mark_as_done(task_id, result, request=request, store_result=store_result, state=state)
+        if completed is not None and completed.told:
+            self.note_told(request)
         run = outcome.run_of(request)
         if run is not None:
             outcome.patiently(leave_sessions)
@@ -80,6 +82,12 @@ class RowWriter(Waiting):
             return self._columns(result, request)
         value = self._unstored(result, request)
         return Value(outcome='{"ignored": true}') if value.outcome is None else value
+
+    def untold(self, request: Any) -> str | None:
+        """What counting the part of a chord needs that is completed before the application's own backend knows of it; JSON text."""
+
+    def note_told(self, request: Any) -> None:
+        """It is counted."""
 
     def make_up(self, request: Any) -> None:
         """The process of a run was lost after it had completed its job: what the application's own backend should know of that."""

@@ -237,7 +237,10 @@ def _write(made: Completion, session: Any) -> None:
         target.ask(queries.HOLD, *named_run, run.delivery.token)
         with using(session), rows_alone():
             follow(made.task, made.request, made.result)
-    value = _writer(made.task).value_of_completed(made.result, made.request)
+    writer = _writer(made.task)
+    value, untold = writer.value_of_completed(made.result, made.request), writer.untold(made.request)
+    if untold is not None:
+        target.ask(queries.KEEP_UNTOLD, *named_run, untold)
     target.ask(queries.COMPLETE, *named_run, value.result, value.outcome, run.delivery.token)
 
 

@@ -18,7 +18,7 @@ from bridge.application import Membership, membership
 from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
-from bridge.results import chord
+from bridge.results import chord, composed
 from bridge.results.failure import error_of
 from bridge.worker import notifiers, outcome, webhooks
 from bridge.worker.acknowledgement import keep_rows_out_of_redis, stop_fetching
@@ -87,6 +87,7 @@ def register(app: Any) -> None:
     app.steps["consumer"].add(FenceStep)
     app.steps["worker"].add(LeaveStep)
     chord.register(app)
+    composed.register(app)
     webhooks.register(app)
     notifiers.register(app)
     signals.after_setup_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)

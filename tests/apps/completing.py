@@ -218,6 +218,20 @@ def other_result(task: Task, number: int, run: int) -> int:
     return number + 1
 
 
+def answer_lost(task: Task, number: int, run: int) -> None:
+    """The connection breaks when the commit has been sent: whether it arrived, the client does not know."""
+    del run
+    connection = connect()
+    connection.execute(effect(task, number))
+    bridge.complete(connection, number)
+    connection.pgconn.send_query(b"commit")
+    with connect(autocommit=True) as other:
+        while not other.execute("select 1 from effect where task_id = %s", (task.request.id,)).fetchone():
+            time.sleep(0.01)
+    connection.close()
+    raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+
 def twice(task: Task, number: int, run: int) -> Any:
     del run
     done(task, number)
@@ -341,9 +355,9 @@ def null_character(task: Task, number: int, run: int) -> Any:
 STRAYS = {
     function.__name__: function
     for function in (
-        raise_after, retry_after, ignore_after, leave_after, other_result, twice, twice_at_once, roll_back, roll_back_and_again,
-        savepoint, raise_inside, retry_inside, left_open, goes_on, without_transaction, elsewhere, elsewhere_by_sqlalchemy,
-        unencodable, null_character,
+        answer_lost, raise_after, retry_after, ignore_after, leave_after, other_result, twice, twice_at_once, roll_back,
+        roll_back_and_again, savepoint, raise_inside, retry_inside, left_open, goes_on, without_transaction, elsewhere,
+        elsewhere_by_sqlalchemy, unencodable, null_character,
     )
 }  # fmt: skip
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 from apps.django_orders.models import Order
 from celery import shared_task
-from django.db import transaction
+from django.db import connection, transaction
+
+import bridge
 
 
 @shared_task(name="orders.mail")
@@ -24,3 +28,20 @@ def place(self: Any, name: str, *, retry: bool = False, fail: bool = False) -> s
         if fail:
             raise ValueError(name)
     return name
+
+
+@shared_task(name="orders.complete")
+def complete(name: str, *, dies: str = "", blocks: bool = True) -> str:
+    """Make an order and complete with it; in its first run it may die before the commit, or after it."""
+    first = not Order.objects.filter(name=f"{name} was tried").exists()
+    Order.objects.create(name=f"{name} was tried")
+    if not blocks:
+        bridge.complete(connection, name)
+    with transaction.atomic():
+        Order.objects.create(name=name)
+        result = bridge.complete(connection, name)
+        if first and dies == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+    if dies == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return str(result)
