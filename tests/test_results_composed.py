@@ -116,6 +116,17 @@ def test_who_waits_hears_of_an_end_that_no_worker_stores(app: Any, plain: Any, b
     assert plain.AsyncResult(result.id).state == plain.AsyncResult(other.id).state == "REVOKED"
 
 
+def test_a_run_beyond_its_deadline_has_failed_in_both(app: Any, plain: Any, bare_stack: Stack) -> None:
+    result = app.send_task("chords.sleep", (600,), bridge={"deadline": 3600})
+    wait_until(lambda: bare_stack.job(result.id)["status"] == "running", PATIENCE)
+    bare_stack.sql.execute("update bridge.job set deadline = clock_timestamp() where id = %s", (result.id,))
+    with pytest.raises(bridge.DeadlineExceeded):
+        result.get(timeout=PATIENCE)
+    wait_until(lambda: plain.AsyncResult(result.id).state == "FAILURE", PATIENCE)
+    assert isinstance(plain.AsyncResult(result.id).result, bridge.DeadlineExceeded)
+    assert bare_stack.wait(result.id)["error"]["type"] == "DeadlineExceeded"
+
+
 def test_a_group_hears_of_it_too(app: Any, bare_stack: Stack) -> None:
     several = group(app.signature("chords.give", (number,), countdown=3600 * number) for number in range(2)).apply_async()
     bare_stack.sql.execute("select bridge.cancel(%s)", (job_id(several.results[1].id),))

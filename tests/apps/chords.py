@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def flaky(self: Task, value: Any) -> Any:
 @app.task(name="chords.fail")
 def fail(words: str) -> None:
     raise ValueError(words)
+
+
+@app.task(name="chords.sleep")
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 @app.task(name="chords.grow", bind=True)
