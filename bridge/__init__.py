@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge.application import install
+    from bridge.batches import cancel_batch, create_batch, get_batch, seal_batch, wait_batch
     from bridge.bulk import Counts, Filter, cancel_jobs, select_jobs
     from bridge.callbacks import remove_callback, set_channel, set_notifier, set_webhook, try_callback
     from bridge.changes import move, move_jobs, reschedule, reschedule_jobs, set_priority, set_priority_jobs
     from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
     from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
     from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
+    from bridge.flows import add_dependency, enqueue_flow, workflow
     from bridge.gate import limits, remove_limit, set_limit
     from bridge.job import Event, Job, LogLine, Status
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
@@ -38,16 +40,21 @@ __all__ = [
     "PermanentError",
     "Status",
     "__version__",
+    "add_dependency",
     "cancel",
+    "cancel_batch",
     "cancel_jobs",
     "checkpoint",
     "complete",
+    "create_batch",
     "discard",
     "discard_jobs",
     "drain",
     "enqueue",
+    "enqueue_flow",
     "enqueue_many",
     "get",
+    "get_batch",
     "history",
     "install",
     "join_sessions",
@@ -74,6 +81,7 @@ __all__ = [
     "run_schedule",
     "save_checkpoint",
     "schedule",
+    "seal_batch",
     "select_jobs",
     "set_channel",
     "set_limit",
@@ -87,17 +95,21 @@ __all__ = [
     "unschedule",
     "using",
     "wait",
+    "wait_batch",
+    "workflow",
 ]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "install": "bridge.application",
+    **dict.fromkeys(["cancel_batch", "create_batch", "get_batch", "seal_batch", "wait_batch"], "bridge.batches"),
     **dict.fromkeys(["remove_callback", "set_channel", "set_notifier", "set_webhook", "try_callback"], "bridge.callbacks"),
     **dict.fromkeys(["Counts", "Filter", "cancel_jobs", "select_jobs"], "bridge.bulk"),
     **dict.fromkeys(["cancel", "enqueue", "enqueue_many", "get", "history", "retry", "wait"], "bridge.client"),
     **dict.fromkeys(["discard", "discard_jobs", "redrive", "redrive_jobs"], "bridge.dead"),
     **dict.fromkeys(["BridgeError", "DeadlineExceeded", "PermanentError"], "bridge.errors"),
+    **dict.fromkeys(["add_dependency", "enqueue_flow", "workflow"], "bridge.flows"),
     **dict.fromkeys(["limits", "remove_limit", "set_limit"], "bridge.gate"),
     **dict.fromkeys(["Event", "Job", "LogLine", "Status"], "bridge.job"),
     **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),

@@ -90,6 +90,8 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     unique_until: str | None = None,
     unique_for: float | timedelta | None = None,
     webhook: str | Mapping[str, Any] | None = None,
+    on_parent_failure: str | None = None,
+    batch: UUID | None = None,
 ) -> UUID:
     """Enqueue one job.
 
@@ -126,6 +128,9 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
             default is "started", because what runs cannot be changed.
         unique_for: seconds, or a timedelta, from this call: how long the key is taken instead, whatever becomes of the job.
         webhook: where its end is posted to: an address, or a mapping of url, events, secret and result as for ``set_webhook``.
+        on_parent_failure: when a job of depends_on does not succeed: "cancel" this one (None is the same); "run" it anyway; "wait" until
+            that job is redriven and succeeds.
+        batch: the batch that it belongs to, see ``create_batch``.
 
     Returns:
         The job's id; that of the other job when it has the unique key.
@@ -146,8 +151,6 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         "depends_on": list(depends_on) if depends_on else None,
         "timeout": interval(timeout),
         "expires_at": expires_at,
-        "backoff": None if backoff is None else jobs.jsonb(backoff),
-        "headers": jobs.jsonb(dict(headers)) if headers else None,
         "retry_on": classes("retry_on", retry_on),
         "never_on": classes("never_on", never_on),
         "soft_timeout": interval(soft_timeout),
@@ -155,16 +158,22 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         "serial_key": serial_key,
         "unique_until": unique_until,
         "unique_for": interval(unique_for),
-        "webhook": None if webhook is None else jobs.jsonb(webhook),
+        "on_parent_failure": on_parent_failure,
+        "batch": batch,
     }
+    documents = {"backoff": backoff, "headers": dict(headers) if headers else None, "webhook": webhook}
+    return _make({"task": task, "args": list(args), "kwargs": dict(kwargs or {})}, options, documents, connection)
+
+
+def _make(content: dict[str, Any], options: dict[str, Any], documents: dict[str, Any], connection: Any) -> UUID:
+    """Make one job, at once or with the transaction that it joins; ``documents`` are those of its options that are JSON."""
     target = _target(connection)
     if target is None:
-        return jobs.enqueue(_connections().get(), task, list(args), dict(kwargs or {}), options)
-    content = {"task": task, "args": list(args), "kwargs": dict(kwargs or {}), "backoff": backoff, "headers": headers and dict(headers)}
-    content["webhook"] = webhook
-    job = plain({**options, **content})
-    require_json(task, **job)
-    return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=unique_key is not None)
+        given = {**options, **{name: None if value is None else jobs.jsonb(value) for name, value in documents.items()}}
+        return jobs.enqueue(_connections().get(), content["task"], content["args"], content["kwargs"], given)
+    job = plain({**options, **content, **documents})
+    require_json(content["task"], **job)
+    return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=options["unique_key"] is not None)
 
 
 def enqueue_many(jobs_to_make: Iterable[Mapping[str, Any]], *, connection: Any = None) -> Sequence[UUID]:

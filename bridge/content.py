@@ -34,6 +34,7 @@ _LOWER_IS_SOONER, _HIGHER_IS_SOONER = {"redis"}, {"amqp", "mongodb", "zookeeper"
 _PROPERTIES = (  # AMQP's own; what else Celery hands to a producer steers the publishing
     "priority", "reply_to", "correlation_id", "message_id", "timestamp", "type", "user_id", "app_id", "cluster_id",
 )  # fmt: skip
+_LINKS = {"called": "parent_id", "group": "group"}
 _DELAY_PREFIX = re.compile(r"^(?:[01]\.){28}")
 
 
@@ -66,8 +67,14 @@ def content_of(
         queue=queue, rank=_rank(options.get("priority"), kind), args=args, kwargs=kwargs, embed=embed, payload=payload,
         content_type=content_type, content_encoding=encoding, headers=_json(headers), properties=_json(properties),
         expires_at=expires_at, run_at=run_at, chord=headers.get("group") if body[2].get("chord") else None,
-        options=_json(asked) if asked else None,
+        options=_json(asked) if asked else None, links=_links(headers),
     )  # fmt: skip
+
+
+def _links(headers: dict[str, Any]) -> str | None:
+    """Whom a task belongs to, as ids: who called it, its group; None for most."""
+    belongs = {kind: str(job_id(headers[name])) for kind, name in _LINKS.items() if headers.get(name)}
+    return json.dumps(belongs) if belongs else None
 
 
 def _moment(app: Any, value: Any) -> datetime | None:

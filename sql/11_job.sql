@@ -94,7 +94,7 @@ begin
       primary key (parent, child)            -- finish: who waits for this job
     );
     -- unblock: does this child still wait for another; cancel of a child
-    create index dependency_child on bridge.dependency (child);
+    create index dependency_child on bridge.dependency (child, parent);
 
     create table bridge.unique_key (
       key text primary key,

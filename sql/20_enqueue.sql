@@ -27,7 +27,9 @@ begin
       serial_key text,
       unique_until text,
       unique_for interval,
-      webhook jsonb
+      webhook jsonb,
+      on_parent_failure text,
+      batch uuid
     );
   end if;
 end
@@ -111,6 +113,8 @@ begin
     perform bridge.refuse(format('expires_at is %s, before the job is due', p_asked.expires_at), 'give a later moment');
   elsif p_asked.serial_key = '' or length(p_asked.serial_key) > 500 then
     perform bridge.refuse(format('serial_key has %s characters', length(p_asked.serial_key)), 'give a text of 1 to 500 characters, or null for none');
+  elsif p_asked.on_parent_failure is not null then
+    perform bridge.check_on_failure(p_asked.on_parent_failure);
   end if;
   perform bridge.check_unique(p_asked);
   if num_nonnulls(p_asked.backoff, p_asked.retry_on, p_asked.never_on, p_asked.soft_timeout, p_asked.deadline) > 0 then
@@ -133,26 +137,6 @@ begin
     perform bridge.refuse(format('headers sets %s', (select string_agg(k, ', ') from jsonb_object_keys(p_headers) k where k = any (v_ours))),
       'these are made by the bridge: use the arguments task, run_at, expires_at and timeout');
   end if;
-end
-$$;
-
-create or replace function bridge.live_parents(p_ids uuid[]) returns bigint[] language plpgsql stable set search_path = '' as $$
-  -- The numbers of those parents that have not ended; refuses ids that never existed and parents that ended without success.
-declare
-  v_id uuid;
-  v_status text;
-  v_live bigint[];
-begin
-  for v_id, v_status in
-    select p.id, f.status from unnest(p_ids) p (id)
-    left join bridge.job j on j.id = p.id left join bridge.finished f on f.id = p.id
-    where j.id is null and f.status is distinct from 'succeeded'
-  loop
-    perform bridge.refuse(format('depends_on names job %s, which %s', v_id, coalesce('ended as ' || v_status, 'does not exist')),
-      'name jobs that exist and have not failed');
-  end loop;
-  select coalesce(array_agg(distinct j.seq), '{}') into v_live from bridge.job j where j.id = any (p_ids);
-  return v_live;
 end
 $$;
 
@@ -196,16 +180,19 @@ begin
     end if;
   end if;
   if p_asked.depends_on <> '{}' then
-    v_parents := bridge.live_parents(p_asked.depends_on);
+    v_parents := bridge.parents_of(p_asked.depends_on, p_asked.on_parent_failure);
+  end if;
+  if p_asked.batch is not null then
+    perform bridge.join_batch(p_asked.batch);
   end if;
   insert into bridge.job (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
       size, max_attempts, backoff, unique_key, expires_at, run_at, created_at, updated_at, chord, options, deadline,
-      serial_key)
+      serial_key, batch)
   overriding system value
   values (v_seq, p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
       p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
       case when p_asked is null then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline,
-      p_asked.serial_key)
+      p_asked.serial_key, p_asked.batch)
   on conflict (id) do nothing;
   if not found then
     perform bridge.give_key_back(p_asked.unique_key, v_seq, v_held.seq);
@@ -219,10 +206,12 @@ begin
     delete from bridge.finished f where f.id = p_id;
   end if;
   if v_parents <> '{}' then
-    insert into bridge.dependency (parent, child) select p, v_seq from unnest(v_parents) p;
-    insert into bridge.blocked (seq, run_at) values (v_seq, v_run_at);
+    perform bridge.block(v_seq, v_run_at, v_parents, p_asked.on_parent_failure);
   else
     perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
+  end if;
+  if v_parents is not null or p_asked.batch is not null then
+    perform bridge.link_job(p_id, p_asked.depends_on, p_asked.batch, p_now);
   end if;
   if p_given and bridge.take_revoke(p_id, p_headers, p_now) then
     perform bridge.leave_waiting(v_seq);
@@ -258,7 +247,9 @@ create or replace function bridge.enqueue(
     soft_timeout interval default null, deadline interval default null,
     serial_key text default null,
     unique_until text default null, unique_for interval default null,
-    webhook jsonb default null)
+    webhook jsonb default null,
+    on_parent_failure text default null,
+    batch uuid default null)
   returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
   --
@@ -272,7 +263,7 @@ create or replace function bridge.enqueue(
   --   unique_key    at most one job has it
   --   on_conflict   when another has it: skip returns the id of that job, raise is JB003, and of one that has not begun, replace exchanges
   --                 the content, move the time when it is due, debounce both
-  --   depends_on    ids of jobs that must succeed first
+  --   depends_on    ids of jobs that must succeed first; see on_parent_failure
   --   timeout       hard limit of one attempt
   --   expires_at    a job not started by then ends as expired
   --   headers       further headers of the Celery message, a JSON object
@@ -283,6 +274,9 @@ create or replace function bridge.enqueue(
   --   unique_until  when the key is free again: started or finished, the default; with replace, move and debounce that is started
   --   unique_for    instead: the key is free when so much time has passed since this call, whatever becomes of the job
   --   webhook       where its end is posted to: an address, or {"url", "events", "secret", "result"} as in bridge.set_webhook
+  --   on_parent_failure  when a job of depends_on does not succeed: cancel (this job; null is the same), run (however it ends), wait
+  --                 (until it is redriven and succeeds; cancelled when that is cancelled)
+  --   batch         the batch that it belongs to, see bridge.create_batch
   --
   -- Returns  the job's id; that of the other job when it has the unique key
   -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
@@ -293,7 +287,9 @@ begin
     enqueue.serial_key,
     enqueue.unique_until,
     enqueue.unique_for,
-    enqueue.webhook)::bridge.job_request);
+    enqueue.webhook,
+    enqueue.on_parent_failure,
+    enqueue.batch)::bridge.job_request);
 end
 $$;
 
@@ -315,7 +311,8 @@ begin
   where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'retry_on', 'never_on', 'deadline',
     'serial_key',
     'unique_until', 'unique_for',
-    'webhook');
+    'webhook',
+    'on_parent_failure', 'batch');
   if v_names is not null then
     perform bridge.refuse(format('option bridge of task %s has %s', p_task, v_names),
       'give arguments of bridge.enqueue that Celery has no option for; countdown, eta, expires, priority and queue are Celery''s');
@@ -329,7 +326,8 @@ $$;
 
 create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json,
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
-    p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null, p_options jsonb default null)
+    p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null, p_options jsonb default null,
+    p_links jsonb default null)
   returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries, where
   -- neither an option nor a policy says otherwise.
@@ -338,6 +336,7 @@ create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_t
   --   p_properties               what the message's properties must say again when it is published
   --   p_chord                    the chord whose part it is
   --   p_options                  see bridge.asked_of_call
+  --   p_links                    whom it belongs to: {"called": id of the job that called it, "group": id of its group}; null for most
   --
   -- Returns  its id; that of another job when it has the unique key; null when a job of that id is live already: nothing was written. One
   --          whose run has replaced itself by this task becomes it
@@ -351,6 +350,9 @@ begin
   perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size);
   v_stands := bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
     p_headers, p_properties, v_size, p_expires_at, p_run_at, v_asked, true, clock_timestamp(), p_chord);
+  if p_links is not null and coalesce(v_stands = p_id, true) then
+    perform bridge.link_message(p_id, p_links);
+  end if;
   if v_stands is not null then
     return v_stands;
   end if;

@@ -61,7 +61,7 @@ create or replace function bridge.goes_alone(p_asked bridge.job_request) returns
       is distinct from jsonb_strip_nulls(to_jsonb(bridge.defaults()) - v.known)
     from (values (array['task', 'args', 'kwargs', 'queue', 'priority', 'run_at', 'delay', 'max_attempts', 'backoff', 'unique_key', 'on_conflict',
       'depends_on', 'timeout', 'expires_at', 'headers', 'retry_on', 'never_on', 'soft_timeout', 'deadline', 'serial_key', 'unique_until',
-      'unique_for'])) v (known);
+      'unique_for', 'batch'])) v (known);
   end;
 
 create or replace function bridge.take_keys(p_asked bridge.job_request[], p_alone boolean[], p_ids uuid[], p_which integer[], p_keys text[],
@@ -121,21 +121,24 @@ begin
     v_stands := bridge.take_keys(v_asked, v_alone, p_ids, p_which, v_keys, v_seqs, v_now);
   end if;
   select g.* into v_gate from bridge.gate g;
+  perform bridge.join_batch(b.batch) from (select distinct a.batch from unnest(v_asked) a where a.batch is not null) b;
   with template as materialized (
     select n, (v_asked[n]).*, bridge.headers_of(v_asked[n]) as all_headers, bridge.options_of(v_asked[n]) as options,
       coalesce((v_asked[n]).run_at, v_now + (v_asked[n]).delay, v_now) as due
     from generate_subscripts(v_asked, 1) n where not v_alone[n]
   ), made as (
     insert into bridge.job (seq, id, task, queue, rank, args, kwargs, headers, size, max_attempts, backoff, unique_key, expires_at, run_at,
-      created_at, updated_at, options, deadline, serial_key)
+      created_at, updated_at, options, deadline, serial_key, batch)
     overriding system value
     select r.seq, r.id, t.task, t.queue, (9 - t.priority)::smallint, r.args::json, r.kwargs::json, t.all_headers,
       octet_length(r.args) + octet_length(r.kwargs), coalesce(t.max_attempts, 3), t.backoff, r.key, t.expires_at, t.due, v_now, v_now, t.options,
-      t.due + t.deadline, t.serial_key
+      t.due + t.deadline, t.serial_key, t.batch
     from unnest(p_ids, p_which, p_args, p_kwargs, v_seqs, v_keys, v_stands) r (id, which, args, kwargs, seq, key, stands)
     join template t on t.n = r.which
     where r.key is null or r.stands = r.id
-    returning seq, queue, rank, size, run_at, run_at <= v_now as due, v_gate.in_use or serial_key is not null as held
+    returning seq, id, batch, queue, rank, size, run_at, run_at <= v_now as due, v_gate.in_use or serial_key is not null as held
+  ), linked as (
+    insert into bridge.link (above, below, kind, made_at) select m.batch, m.id, 'batch', v_now from made m where m.batch is not null
   ), later as (
     insert into bridge.scheduled (seq, run_at) select m.seq, m.run_at from made m where not m.due
   ), placed as (

@@ -14,7 +14,7 @@ $$;
 
 create or replace function bridge.check_alone(p_asked bridge.job_request, p_key text, p_ids uuid[], p_place integer) returns void language plpgsql
   set search_path = '' as $$
-  -- Refuse a row for what is elsewhere: its parents, and who has its key.
+  -- Refuse a row for what is elsewhere: its parents, its batch, and who has its key.
   --
   --   p_ids    of all rows
   --   p_place  which of them it is
@@ -23,7 +23,10 @@ declare
 begin
   if p_asked.depends_on <> '{}' then
     perform bridge.check_order(p_asked.depends_on, p_ids, p_place);
-    perform bridge.live_parents(array(select d from unnest(p_asked.depends_on) d where array_position(p_ids, d) is null));
+    perform bridge.parents_of(array(select d from unnest(p_asked.depends_on) d where array_position(p_ids, d) is null), p_asked.on_parent_failure);
+  end if;
+  if p_asked.batch is not null then
+    perform bridge.join_batch(p_asked.batch);
   end if;
   if p_key is not null and p_asked.on_conflict = 'raise' then
     select u.* into v_held from bridge.unique_key u where u.key = p_key and (u.kept_until is null or u.kept_until > clock_timestamp());

@@ -52,10 +52,11 @@ begin
 end
 $$;
 
-create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text, p_chord text, p_index integer, p_webhook boolean)
+create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text, p_chord text, p_index integer, p_webhook boolean,
+    p_batch uuid)
   returns void language plpgsql set search_path = '' as $$
-  -- A job has just ended: free its unique key, count it in its chord, release its children, tell those who wait for it or are to be
-  -- called back, forget its checkpoint when it succeeded.
+  -- A job has just ended: free its unique key, count it in its chord, release its children, end its batch, tell those who wait for it or are
+  -- to be called back, forget its checkpoint when it succeeded.
 declare
   v_has_children boolean;
   v_is_awaited boolean;
@@ -75,6 +76,9 @@ begin
   into v_has_children, v_is_awaited, v_has_checkpoint, v_has_callbacks;
   if v_has_children then
     perform bridge.release_children(p_seq, p_status);
+  end if;
+  if p_batch is not null then
+    perform bridge.end_member(p_batch, p_seq);
   end if;
   if v_is_awaited then
     perform pg_notify('bridge_done', p_id::text);
@@ -98,6 +102,8 @@ declare
   v_chord text;
   v_index integer;
   v_webhook boolean;
+  v_batch uuid;
+  v_embed json;
 begin
   with gone as (
     delete from bridge.job j where j.seq = p_seq returning j.*
@@ -111,62 +117,18 @@ begin
       g.chord, g.options, g.deadline, g.batch, g.serial_key
     from gone g
   )
-  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end, coalesce(g.options ? 'webhook', false)
-  into v_id, v_key, v_chord, v_index, v_webhook from gone g;
-  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index, v_webhook);
+  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end, coalesce(g.options ? 'webhook', false), g.batch,
+    case when p_status <> 'succeeded' then g.embed end
+  into v_id, v_key, v_chord, v_index, v_webhook, v_batch, v_embed from gone g;
+  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index, v_webhook, v_batch);
   if v_chord is not null then
     perform bridge.ask_to_join(v_chord);
   end if;
   if p_status = 'cancelled' then
     perform bridge.refuse_replacement(p_seq, v_id);
   end if;
-end
-$$;
-
-create or replace function bridge.release_children(p_seq bigint, p_status text) returns void language plpgsql
-  set search_path = '' as $$
-  -- A job has ended: those that waited for it alone are due now, or cancelled when it did not succeed.
-  --
-  -- Locks    its own rows of dependency, and children that nobody else has in hand (skip locked): a finish never waits for another.
-  --          Two parents that end at the same time each see the other's row still, and a child in other hands keeps its row:
-  --          the sweep releases those. Rows that name a child which is blocked no more are taken away when their parent ends.
-declare
-  v_children bigint[];
-  v_child bigint;
-begin
-  if p_status = 'succeeded' then
-    with gone as (delete from bridge.dependency d where d.parent = p_seq returning d.child)
-    select array_agg(g.child) into v_children from gone g;
-    foreach v_child in array coalesce(v_children, '{}') loop
-      if not exists (select from bridge.dependency d where d.child = v_child) then
-        perform bridge.unblock(v_child);
-      end if;
-    end loop;
-    return;
-  end if;
-  with ours as (
-    select b.seq from bridge.dependency d join bridge.blocked b on b.seq = d.child where d.parent = p_seq for update of b skip locked
-  ), gone as (
-    delete from bridge.blocked b using ours o where b.seq = o.seq returning b.seq
-  )
-  select array_agg(g.seq) into v_children from gone g;
-  foreach v_child in array coalesce(v_children, '{}') loop
-    perform bridge.end_job(v_child, 'cancelled', null, json_build_object('type', 'ParentFailed', 'message',
-      format('a job that it depends on ended as %s', p_status), 'traceback', null), null, 0, null, null, null, null);
-  end loop;
-  delete from bridge.dependency d where d.parent = p_seq and not exists (select from bridge.blocked b where b.seq = d.child);
-end
-$$;
-
-create or replace function bridge.unblock(p_seq bigint) returns void language plpgsql set search_path = '' as $$
-  -- Put a blocked job where it waits next; does nothing when it is blocked no more, or in other hands.
-declare
-  v_run_at timestamptz;
-begin
-  delete from bridge.blocked b
-  where b.seq = (select o.seq from bridge.blocked o where o.seq = p_seq for update skip locked) returning b.run_at into v_run_at;
-  if found then
-    perform bridge.place(j.seq, j.queue, j.rank, j.size, v_run_at) from bridge.job j where j.seq = p_seq;
+  if json_typeof(v_embed->'chain') = 'array' and p_error->'exception' is null then  -- one with an exception is a worker's, who does this
+    perform bridge.end_steps(v_id, p_status, v_embed, p_error);
   end if;
 end
 $$;
@@ -204,6 +166,7 @@ declare
   v_chord text;
   v_index integer;
   v_webhook boolean;
+  v_batch uuid;
 begin
   -- What bridge.leave and bridge.end_job do, in one statement: this is the one that every job pays for.
   with taken as (
@@ -221,13 +184,13 @@ begin
       g.chord, g.options, g.deadline, g.batch, g.serial_key
     from gone g
   )
-  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end, coalesce(g.options ? 'webhook', false)
-  into v_id, v_key, v_chord, v_index, v_webhook from gone g;
+  select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end, coalesce(g.options ? 'webhook', false), g.batch
+  into v_id, v_key, v_chord, v_index, v_webhook, v_batch from gone g;
   if not found then
     perform bridge.keep_late(p_seq, p_run, p_result, p_error);
     return false;
   end if;
-  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index, v_webhook);
+  perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index, v_webhook, v_batch);
   return true;
 end
 $$;

@@ -161,7 +161,10 @@ begin
   update bridge.unique_key u set seq = v_seq where u.key = v_key;
   delete from bridge.chord_part p where p.chord = p_old.chord and p.id = p_old.id;  -- its chord, if it still waits, waits for it again
   update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = p_old.id;
-  perform bridge.release_children(p_old.seq, p_old.status);  -- those that the sweep was still to release: the number is history now
+  perform bridge.follow_retry(p_old.seq, v_seq, p_old.status);
+  if p_old.batch is not null then
+    perform bridge.reopen_batch(p_old.batch);
+  end if;
   perform bridge.note_end(p_old, v_seq);
   perform bridge.note_job(p_old.id, p_action, p_by, p_note, p_old.attempts, p_before);
   perform bridge.place(v_seq, p_old.queue, p_old.rank, p_old.size, p_old.run_at);

@@ -115,31 +115,6 @@ begin
 end
 $$;
 
-create or replace function bridge.unblock_late(p_limit integer) returns integer language plpgsql set search_path = '' as $$
-  -- Release blocked jobs whose parents have all ended, where the ends could not see each other. A parent that is in no place at all was
-  -- retried while its child was being enqueued, and has another number now.
-declare
-  v_row record;
-  v_count integer := 0;
-begin
-  for v_row in
-    select e.parent, coalesce((select f.status from bridge.finished f where f.seq = e.parent limit 1), 'retried') as status
-    from (select distinct d.parent from bridge.dependency d where not exists (select from bridge.job j where j.seq = d.parent) limit p_limit) e
-  loop
-    perform bridge.release_children(v_row.parent, v_row.status);
-  end loop;
-  for v_row in
-    select b.seq from bridge.blocked b where not exists (select from bridge.dependency d where d.child = b.seq)
-      and not exists (select from bridge.replaced r where r.seq = b.seq) limit p_limit
-  loop
-    perform bridge.unblock(v_row.seq);
-    v_count := v_count + 1;
-  end loop;
-  perform bridge.forget_replaced(p_limit);
-  return v_count;
-end
-$$;
-
 create or replace function bridge.sweep(p_limit integer default 1000, p_now timestamptz default clock_timestamp()) returns jsonb
   language plpgsql security definer set search_path = '' as $$
   -- Recover what dead processes left behind: claims, runs, deliveries, children, chords. The tick calls it; by hand it does no harm.
@@ -149,8 +124,9 @@ declare
   v_steady timestamptz;
 begin
   select t.steady_since into v_steady from bridge.tick_state t;
+  perform bridge.forget_replaced(p_limit);
   return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit),
-    'unblocked', bridge.unblock_late(p_limit), 'joins', bridge.sweep_chords(least(p_limit, 200), p_now),
+    'unblocked', bridge.settle_late(p_limit), 'joins', bridge.sweep_chords(least(p_limit, 200), p_now),
     'counted', bridge.count_recent(p_now), 'untold', bridge.pass_on_untold(least(p_limit, 200)));
 end
 $$;
@@ -248,8 +224,8 @@ $$;
 
 create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
   language plpgsql security definer set search_path = '' as $$
-  -- Drop the days of history that are older than the retention, dead letters in them kept aside, and forget processes, checkpoints, notes
-  -- and runs of schedules as old, waiters of a day ago and a week of pg_cron's log of our entries.
+  -- Drop the days of history that are older than the retention, dead letters in them kept aside, and forget processes, checkpoints, notes,
+  -- batches and runs of schedules as old, waiters of a day ago and a week of pg_cron's log of our entries.
   --
   --   dry_run  say what would go, change nothing
   --
@@ -278,6 +254,7 @@ begin
     delete from bridge.schedule_run r where r.created_at < v_before and r.finished_at is not null;
     delete from bridge.revoked r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
     delete from bridge.revoked_stamp r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
+    perform bridge.forget_links(v_before);
   end if;
   -- Last, because whoever ends a job waits while days are dropped.
   v_days := bridge.drop_days((v_before at time zone 'utc')::date, p_now - bridge.seconds('dead_retention'), cleanup.dry_run);

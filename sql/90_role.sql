@@ -24,9 +24,13 @@ create or replace function bridge.grant_all() returns void language plpgsql set 
   -- Give each role what it needs and nobody else anything. Roles that do not exist are left out.
 declare
   v_rights constant jsonb := '{
-    "bridge_producer": ["next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
+    "bridge_producer": [
+      "enqueue_flow", "create_batch", "seal_batch",
+      "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
       "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
-    "bridge_worker": ["wait", "complete", "complete_run", "hold_run", "fate_of_run", "was_completed", "keep_untold", "told",
+    "bridge_worker": [
+      "enqueue_flow", "create_batch", "seal_batch", "add_dependency", "workflow", "batch_status",
+      "wait", "complete", "complete_run", "hold_run", "fate_of_run", "was_completed", "keep_untold", "told",
       "note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "enqueue_message", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "next_look", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
@@ -34,14 +38,18 @@ declare
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
       "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_silent", "set_aside",
       "revoke", "revoke_stamped", "heed_revoke", "purge"],
-    "bridge_operator": ["set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
+    "bridge_operator": [
+      "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
+      "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
       "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",
       "set_retry", "remove_retry", "history"],
-    "bridge_viewer": ["wait", "logs", "checkpoint",
+    "bridge_viewer": [
+      "workflow", "batch_status",
+      "wait", "logs", "checkpoint",
       "next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;
   v_role text;
   v_names jsonb;
@@ -61,6 +69,7 @@ begin
       execute format('grant select on bridge.jobs, bridge.failed_jobs, bridge.dead_jobs, bridge.stuck_jobs, bridge.job_queue_stats, bridge.attempts, '
         'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
+        'bridge.batches, '
         'bridge.unreported_jobs, bridge.callbacks, bridge.deliveries, bridge.paused, bridge.pauses, '
         'bridge.limits, bridge.limit_keys, '
         'bridge.live_jobs, bridge.job_note, bridge.retry_policies to %I', v_role);

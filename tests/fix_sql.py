@@ -19,6 +19,7 @@ CASTS = {
     "run_at": "timestamptz", "expires_at": "timestamptz", "depends_on": "uuid[]", "priority": "integer", "max_attempts": "integer",
     "soft_timeout": "interval", "deadline": "interval", "retry_on": "text[]", "never_on": "text[]",
     "unique_for": "interval",
+    "batch": "uuid",
 }  # fmt: skip
 
 

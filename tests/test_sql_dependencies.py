@@ -144,7 +144,7 @@ def test_a_child_enqueued_while_its_parent_fails_is_cancelled(db: Session, dsn: 
     assert db.status(child) == "cancelled"
 
 
-def test_a_child_enqueued_while_its_parent_ends_and_is_retried_does_not_wait_for_ever(db: Session, dsn: str) -> None:
+def test_a_child_enqueued_while_its_parent_ends_and_is_retried_waits_for_the_retry(db: Session, dsn: str) -> None:
     parent = db.enqueue()
     run = db.run()
     other = Session(dsn)
@@ -153,7 +153,9 @@ def test_a_child_enqueued_while_its_parent_ends_and_is_retried_does_not_wait_for
         db.finish(*run)
         db.do("select bridge.retry(%s)", parent)
     db.tick()
-    assert db.status(child) == "cancelled"
+    assert db.status(child) == "blocked"
+    db.finish(*db.run())
+    assert db.status(child) == "queued"
 
 
 def test_many_children_of_one_parent_are_all_released(db: Session) -> None:

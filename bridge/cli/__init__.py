@@ -20,6 +20,7 @@ _COMMANDS = {
     "dead": "bridge.cli.dead",
     "queues": "bridge.cli.queues",
     "limits": "bridge.cli.limits",
+    "batches": "bridge.cli.batches",
     "schedules": "bridge.cli.schedules",
     "callbacks": "bridge.cli.callbacks",
     "retries": "bridge.cli.retries",

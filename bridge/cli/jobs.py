@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge import bulk, dead
-from bridge.cli import job_notes, job_text, steering
+from bridge.cli import job_flows, job_notes, job_text, steering
 from bridge.cli.database import open_database
 from bridge.cli.selection import LIVE, by_ids, filter_of, filters, require_one_way, whoami
 from bridge.cli.tables import print_json, span
@@ -200,5 +200,5 @@ def cancel_command(*, ids: Sequence[str], everything: bool, dry_run: bool, yes: 
     steering.report(done, "cancel", as_json=as_json)
 
 
-for _command in job_notes.COMMANDS:
+for _command in (*job_notes.COMMANDS, *job_flows.COMMANDS):
     jobs_command.add_command(_command)

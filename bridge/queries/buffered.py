@@ -65,7 +65,7 @@ def message_row(content: Content) -> Row:
     }  # fmt: skip
     texts = {
         "args": content.args, "kwargs": content.kwargs, "embed": content.embed, "headers": content.headers,
-        "properties": content.properties, "options": content.options,
+        "properties": content.properties, "options": content.options, "links": content.links,
     }  # fmt: skip
     parts = "".join(f', "{name}": {text}' for name, text in texts.items() if text is not None)
     return Row(content.id, json.dumps(plain).removesuffix("}") + parts + "}")

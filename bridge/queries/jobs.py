@@ -65,6 +65,7 @@ class Content:
     run_at: datetime | None
     chord: str | None = None
     options: str | None = None
+    links: str | None = None
 
     def content(self) -> tuple[Any, ...]:
         """The parameters that ``enqueue_message`` and ``retry_run`` share, in their order."""
@@ -91,6 +92,8 @@ _CASTS = {
     **dict.fromkeys(["delay", "timeout", "soft_timeout", "deadline", "unique_for"], "::interval"),
     **dict.fromkeys(["retry_on", "never_on"], "::text[]"),
     "depends_on": "::uuid[]",
+    "on_parent_failure": "::text",
+    "batch": "::uuid",
 }
 
 
@@ -98,8 +101,8 @@ def enqueue_message(connection: Connection, content: Content) -> UUID:
     """Call ``bridge.enqueue_message``; the id of the job that stands for the call: another's when that has its unique key."""
     with translated():
         row = connection.execute(
-            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (content.id, content.task_id, *content.content(), content.chord, content.options),
+            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (content.id, content.task_id, *content.content(), content.chord, content.options, content.links),
         ).fetchone()
     return content.id if row is None or row[0] is None else row[0]
 
