@@ -260,16 +260,23 @@ def wait(*identities: UUID | str | Iterable[UUID | str], timeout: float | None =
     return [ended[identity] for identity in wanted]
 
 
-def cancel(identity: UUID | str, *, connection: Any = None) -> Status:
+def cancel(identity: UUID | str, *, terminate: bool = True, signal: str = "TERM", connection: Any = None) -> Status:
     """Cancel a job: what waits never runs, what runs is asked to stop.
+
+    Args:
+        identity: its id, or its Celery task id.
+        terminate: stop what runs; False lets it come to its end and gives it no further attempt.
+        signal: what the process of the run gets.
+        connection: whose transaction to join.
 
     Returns:
         ``cancelled``, ``running`` (asked to stop), or the final status of a job that had ended.
 
     Raises:
+        InvalidArgumentError: there is no such signal.
         NotFoundError: there is no such job.
     """
-    return jobs.cancel(connection_for(connection, job_id(identity)), job_id(identity))
+    return jobs.cancel(connection_for(connection, job_id(identity)), job_id(identity), terminate=terminate, signal=signal)
 
 
 def retry(identity: UUID | str, *, by: str | None = None, note: str | None = None, connection: Any = None) -> Status:

@@ -145,7 +145,7 @@ create or replace function bridge.statuses_of(p_filter jsonb, p_statuses text[])
   --
   -- Errors  JB001 when it names another, or asks when a job ended that has not
 declare
-  v_named text[] := coalesce(bridge.texts_of(p_filter, 'status'), p_statuses);
+  v_named text[] := array(select distinct t from unnest(coalesce(bridge.texts_of(p_filter, 'status'), p_statuses)) t);
   v_wrong text;
 begin
   select s into v_wrong from unnest(v_named) s where s <> all (p_statuses) limit 1;
@@ -189,18 +189,23 @@ begin
 end
 $$;
 
-create or replace function bridge.ended_tasks(p_patterns text[]) returns text[] language plpgsql stable set search_path = ''
+create or replace function bridge.ended_tasks(p_filter jsonb) returns text[] language plpgsql stable set search_path = ''
   set enable_seqscan = off set jit = off as $$
-  -- The names of tasks that jobs in history have, of these patterns; null for all. Hops from name to name, whatever the number of jobs.
+  -- The names of the tasks that a filter chooses in history: those that it names, or what there is of its patterns, found by hops from name
+  -- to name, whatever the number of jobs.
   --
   -- Index  finished_task_status
 declare
+  v_patterns constant text[] := bridge.patterns_of(p_filter, 'task');
   v_name text;
   v_names text[] := array[]::text[];
 begin
+  if not exists (select from unnest(bridge.texts_of(p_filter, 'task')) t where t like '%*%') and v_patterns is not null then
+    return array(select distinct t from unnest(bridge.texts_of(p_filter, 'task')) t);
+  end if;
   select f.task into v_name from bridge.finished f order by f.task limit 1;
   while v_name is not null loop
-    if p_patterns is null or v_name like any (p_patterns) then
+    if v_patterns is null or v_name like any (v_patterns) then
       v_names := v_names || v_name;
     end if;
     select f.task into v_name from bridge.finished f where f.task > v_name order by f.task limit 1;
@@ -229,7 +234,7 @@ begin
   end if;
   return format('select o.id, o.finished_at as at, o.seq from unnest(%L::text[]) t (task) cross join unnest(%L::text[]) s (status)
     cross join lateral (select v.id, v.finished_at, v.seq from bridge.finished v where v.task = t.task and v.status = s.status and %s %s) o',
-    bridge.ended_tasks(v_patterns), p_statuses, v_where, v_order);
+    bridge.ended_tasks(p_filter), p_statuses, v_where, v_order);
 end
 $$;
 

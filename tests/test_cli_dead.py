@@ -183,8 +183,9 @@ def test_python_refuses_what_sql_refuses_before_anything_is_done(db: Session) ->
         for function in (bridge.redrive_jobs, bridge.discard_jobs):
             with pytest.raises(InvalidArgumentError, match=words):
                 function(wanted)  # type: ignore[operator]
-    with pytest.raises(InvalidArgumentError, match="signal is 'NO SIGNAL'"):
-        bridge.cancel_jobs({"all": True}, signal="NO SIGNAL")
+    for cancel, meant in ((bridge.cancel_jobs, {"all": True}), (bridge.cancel, identity)):
+        with pytest.raises(InvalidArgumentError, match="signal is 'NO SIGNAL'"):
+            cancel(meant, signal="NO SIGNAL")
     with pytest.raises(InvalidArgumentError, match="created_after of the filter is not JSON"):
         bridge.select_jobs({"created_after": object()})  # type: ignore[typeddict-item]
     assert db.status(identity) == "failed"

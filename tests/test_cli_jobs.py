@@ -227,6 +227,12 @@ def test_cancel_takes_filters_and_a_dry_run_changes_nothing(stack: Stack, jobs: 
 def test_cancel_asks_a_running_job_to_stop(stack: Stack, jobs: Callable[..., Result], tmp_path: Path) -> None:
     running = stack.enqueue("kinds.hold", str(tmp_path / "started"), str(tmp_path / "go"))
     stack.wait(running, "running")
+    refused = jobs("cancel", running, "--signal", "NO SIGNAL")
+    assert (refused.exit_code, "signal is 'NO SIGNAL'" in refused.stderr) == (1, True)
+    assert jobs("cancel", running, "--no-terminate", "--json").exit_code == 0
+    assert stack.sql.execute(
+        "select stop_signal from bridge.inflight i join bridge.job j using (seq) where j.id = %s", (running,)
+    ).fetchone() == (None,)
     result = jobs("cancel", running, "--json")
     (tmp_path / "go").touch()
     assert result.exit_code == 0

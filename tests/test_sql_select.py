@@ -104,10 +104,10 @@ def test_a_filter_chooses_the_jobs_for_which_all_holds_that_it_names(some: Sessi
 
 
 def test_ids_choose_live_and_ended_jobs_and_go_with_what_else_a_filter_names(some: Session) -> None:
-    ids = {row[0]: str(row[1]) for row in some.rows("select args->>0, id from bridge.jobs")}
-    assert chosen(some, ids=[ids["failed"], ids["queued"]]) == {"failed", "queued"}
-    assert chosen(some, ids=[ids["failed"], ids["queued"]], status="failed") == {"failed"}
-    assert chosen(some, ids=ids["failed"].upper()) == {"failed"}
+    (failed,), (queued,) = ids(some, "failed"), ids(some, "queued")
+    assert chosen(some, ids=[failed, queued]) == {"failed", "queued"}
+    assert chosen(some, ids=[failed, queued], status="failed") == {"failed"}
+    assert chosen(some, ids=failed.upper()) == {"failed"}
 
 
 def test_a_filter_chooses_no_more_than_max_jobs_the_first_that_ended_before_the_others(db: Session) -> None:
@@ -122,6 +122,16 @@ def test_a_filter_chooses_no_more_than_max_jobs_the_first_that_ended_before_the_
     for wanted in ({"max_jobs": 3}, {"max_jobs": 3, "task": "a.*"}, {"max_jobs": 3, "status": "failed"}):
         assert [row[0] for row in db.rows(query.format("false"), json.dumps(wanted))] == ["0", "1", "2"], wanted
         assert [row[0] for row in db.rows(query.format("true"), json.dumps(wanted))] == ["5", "4", "3"], wanted
+
+
+def test_what_is_named_twice_chooses_a_job_once(some: Session) -> None:
+    twice = {"task": ["ended.failed"] * 2, "status": ["failed"] * 2, "queue": ["old"] * 2}
+    for wanted in (twice, {**twice, "task": ["ended.fail*", "ended.f*"]}, {**twice, "ids": [*ids(some, "failed"), *ids(some, "failed")]}):
+        assert len(some.rows(SELECT, json.dumps(wanted))) == 1, wanted
+
+
+def ids(db: Session, word: str) -> list[str]:
+    return [str(row[0]) for row in db.rows("select id from bridge.jobs where args->>0 = %s", word)]
 
 
 def test_texts_of_a_filter_are_data_and_never_sql(some: Session) -> None:

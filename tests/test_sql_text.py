@@ -269,9 +269,10 @@ def test_a_filter_reads_of_the_ended_jobs_little_more_than_it_chooses(full: Sess
 
 
 def test_the_names_of_tasks_are_found_by_hops(full: Session) -> None:
-    full.do("load 'auto_explain'")
-    assert len(full.one("select bridge.ended_tasks(null)")) == 20
-    assert full.one("select bridge.ended_tasks('{task.1%%}')") == ["task.1", *(f"task.1{n}" for n in range(10))]
+    names = "select bridge.ended_tasks(%s)"
+    assert len(full.one(names, "{}")) == 20
+    assert full.one(names, '{"task": ["task.1*", "task.19"]}') == ["task.1", *(f"task.1{n}" for n in range(10))]
+    assert full.one(names, '{"task": ["task.7", "no.such"]}') == ["no.such", "task.7"], "what is named whole is not looked for"
     text, rows = plan(full, "select f.task from bridge.finished f where f.task > 'task.1' order by f.task limit 1")
     assert "task_status_finished_at_idx" in text
     assert rows < 50

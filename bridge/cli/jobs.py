@@ -172,10 +172,14 @@ def retry_command(*, ids: Sequence[str], failed: bool, note: str | None, dry_run
 @_ids
 @click.option("--all", "everything", is_flag=True, help="All that have not ended.")
 @filters(default_limit=1000, statuses=LIVE)
+@click.option("--terminate/--no-terminate", default=True, help="Stop what runs, or let it come to its end without a further attempt.")
+@click.option("--signal", default="TERM", show_default=True, help="What the process of a run gets.")
 @_dry_run
 @_yes
 @_json
-def cancel_command(*, ids: Sequence[str], everything: bool, dry_run: bool, yes: bool, as_json: bool, **chosen: Any) -> None:
+def cancel_command(
+    *, ids: Sequence[str], everything: bool, terminate: bool, signal: str, dry_run: bool, yes: bool, as_json: bool, **chosen: Any
+) -> None:
     """Cancel jobs: what waits never runs, what runs is asked to stop. Exit 1 when an ID had ended before.
 
     With filters instead of IDs, the jobs that have not ended and that all filters leave. On a terminal it asks before.
@@ -188,15 +192,16 @@ def cancel_command(*, ids: Sequence[str], everything: bool, dry_run: bool, yes: 
     """
     require_one_way(ids, chosen, chosen=everything, how="give IDs, at least one filter, or --all")
     wanted = filter_of(chosen, everything=everything)
+    how: Any = {"terminate": terminate, "signal": signal}
     with open_database("bridge jobs cancel") as connection:
         if not ids:
-            steering.operate(connection, bulk.CANCEL, wanted, "cancel", dry_run=dry_run, as_json=as_json, ask=not yes)
+            steering.operate(connection, bulk.CANCEL, wanted, "cancel", dry_run=dry_run, as_json=as_json, ask=not yes, **how)
             return
         meant = by_ids(connection, ids)
         if dry_run:
             job_text.print_jobs(meant, as_json=as_json)
             return
-        done = steering.steer(meant, lambda job: jobs.cancel(connection, job), {Status.CANCELLED, Status.RUNNING})
+        done = steering.steer(meant, lambda job: jobs.cancel(connection, job, **how), {Status.CANCELLED, Status.RUNNING})
     steering.report(done, "cancel", as_json=as_json)
 
 

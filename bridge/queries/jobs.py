@@ -164,9 +164,9 @@ def history(connection: Connection, identity: UUID) -> list[Event]:
         return cursor.execute("select * from bridge.history(%(id)s)", {"id": identity}).fetchall()
 
 
-def cancel(connection: Connection, identity: UUID) -> Status:
+def cancel(connection: Connection, identity: UUID, *, terminate: bool = True, signal: str = "TERM") -> Status:
     """Call ``bridge.cancel``."""
-    return Status(_one(connection, "select bridge.cancel(%s)", identity))
+    return Status(_one(connection, "select bridge.cancel(%s, %s, %s)", identity, terminate, signal))
 
 
 def retry(connection: Connection, identity: UUID, by: str | None = None, note: str | None = None) -> Status:
