@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from unittest.mock import patch
 
 from celery import _state, current_app
@@ -19,14 +19,16 @@ from bridge.queries.shared import Shared
 from bridge.transaction.current import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from uuid import UUID
 
-    from bridge.queries.connection import Connections
+    from bridge.queries.connection import Connection, Connections
     from bridge.queries.runs import Finish
     from bridge.transaction.target import Target
 
 __all__ = ["connections_of", "joined_application", "renew", "target_of", "writing_through"]
+
+Answer = TypeVar("Answer")
 
 
 def joined_application(app: Any = None) -> Any:
@@ -82,6 +84,10 @@ class InlineChannel:
     def finish(self, finish: Finish) -> None:
         """Write the outcome of a run."""
         runs.finish(self._connections.get(), finish)
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """Put a question."""
+        return question(self._connections.get())
 
     def settle(self) -> None:
         """Nothing: every answer has been read."""

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -22,6 +22,7 @@ from bridge.queries import runs
 from bridge.queries.connection import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from bridge.queries.connection import Connection
@@ -32,6 +33,7 @@ __all__ = ["Channels", "RunChannel"]
 
 log = logging.getLogger("bridge.worker")
 
+Answer = TypeVar("Answer")
 _OUTAGE = (ServerError, psycopg.OperationalError)
 _REFUSAL = (BridgeError, psycopg.Error)
 _TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
@@ -57,11 +59,19 @@ class RunChannel:
         Raises:
             ServerError: Postgres is away.
         """
+        return self.ask(lambda connection: runs.start(connection, seq, token, worker, pid))
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        """Put a question where starts are asked for: what runs have to tell needs no connection of its own.
+
+        Raises:
+            ServerError: Postgres is away.
+        """
         with self._starting:
             try:
                 if self._starts is None or self._starts.closed:
                     self._starts = self._connect()
-                return runs.start(self._starts, seq, token, worker, pid)
+                return question(self._starts)
             except _OUTAGE:
                 if self._starts is not None:
                     self._starts.close()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bridge.application import Membership
+    from bridge.queries.connection import Connection
     from bridge.worker.fence import Run
 
 __all__ = ["checkpoint", "in_hand", "log", "progress", "save_checkpoint"]
@@ -57,7 +58,11 @@ def save_checkpoint(data: str) -> bool:
     if found is None:
         return False
     joined, run, identity = found
-    return outcome.patiently(lambda: queries.save_checkpoint(joined.connections.get(), identity, data, run.id))
+
+    def save(connection: Connection) -> bool:
+        return queries.save_checkpoint(connection, identity, data, run.id)
+
+    return outcome.patiently(lambda: joined.channels.get().ask(save))
 
 
 def checkpoint() -> Any:
@@ -66,7 +71,7 @@ def checkpoint() -> Any:
     if found is None:
         return None
     joined, _, identity = found
-    return outcome.patiently(lambda: queries.checkpoint(joined.connections.get(), identity))
+    return outcome.patiently(lambda: joined.channels.get().ask(lambda connection: queries.checkpoint(connection, identity)))
 
 
 @contextmanager

@@ -218,7 +218,8 @@ def _write(joined: Membership, run: Run) -> None:
             return
         notes.sent_at = time.monotonic()
         try:
-            notes.superseded = not queries.note(joined.connections.get(), run.delivery.seq, run.id, progress, lines.text())
+            asked = (run.delivery.seq, run.id, progress, lines.text())
+            notes.superseded = not joined.channels.get().ask(lambda connection: queries.note(connection, *asked))
         except _OUTAGE:
             notes.put_back(progress, lines)
             raise

@@ -40,6 +40,17 @@ def talk(times: int, go: str | None = None) -> int:
     return times
 
 
+@app.task(name="telling.say")
+def say(folder: str, *words: str) -> int:
+    """Say each word when there is a file of that name, and leave another that it has been said."""
+    for word in words:
+        wait_for(f"{folder}/{word}")
+        bridge.log(word)
+        bridge.progress(0.5, word)
+        Path(f"{folder}/{word}.said").touch()
+    return len(words)
+
+
 @app.task(name="telling.pages", bind=True)
 def pages(self: Any, count: int, seconds: float = 0.0, break_at: int = -1) -> int:
     """Do pages one after the other, going on where an attempt before stopped; break once at one of them."""
