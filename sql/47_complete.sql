@@ -30,7 +30,7 @@ begin
   select i.stop_signal into v_signal from bridge.inflight i
   where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token)) for update;
   if not found then
-    perform bridge.refuse(format('run %s of job number %s is over: it ended, or another run took its place', p_run, p_seq),
+    perform bridge.refuse(format('run %s of job number %s is over: it ended, or another run took its place', p_run, coalesce(p_seq::text, 'unknown')),
       'roll back: nothing of this run may stand', 'JB006');
   elsif v_signal is not null then
     perform bridge.refuse(format('run %s of job number %s was told to stop, by a cancel or its deadline', p_run, p_seq),
@@ -56,27 +56,65 @@ begin
 end
 $$;
 
-create or replace function bridge.complete(seq bigint, run uuid, result jsonb default null) returns void language plpgsql
-  security definer set search_path = '' as $$
+create or replace function bridge.complete(seq bigint default null, run uuid default null, result jsonb default null, id uuid default null)
+  returns void language plpgsql security definer set search_path = '' as $$
   -- For workers in any language: end the job of a run as succeeded, together with what else this transaction writes. When it commits, the
   -- job is over, and what waits for it goes on; when it rolls back, the run goes on. Commit soon: the job's row is locked until then.
   --
-  --   seq     the job's number, from its message
-  --   run     what bridge.start has returned
+  -- For people: say by its id alone that the work of a job that has not started is done otherwise. What waits for it goes on.
+  --
+  --   seq     the job's number, from its message; or
+  --   id      its id
+  --   run     what bridge.start has returned; null for a job that has not started
   --   result  what the task returns
   --
-  -- Errors   JB001 when a later step of a Celery chain, or a callback, follows the job: only Celery can make those
-  --          JB006 when the run is over already, or was told to stop
+  -- Errors   JB001 when the arguments name no job, or two; or when a later step of a Celery chain, or a callback, follows the job: only
+  --          Celery can make those
+  --          JB002 when there is no such job
+  --          JB006 when the run is over already, or was told to stop; without a run: when the job runs, or has ended
 declare
-  v_embed json;
+  v_job bridge.job;
 begin
-  perform bridge.hold_run(complete.seq, complete.run);
-  select j.embed into v_embed from bridge.job j where j.seq = complete.seq;
-  if bridge.is_followed(v_embed) then
-    perform bridge.refuse(format('a step of a chain or a callback follows job number %s', complete.seq),
-      'run its task in a Celery worker, which can make what follows');
+  if (complete.seq is null) = (complete.id is null) or (complete.run is null and complete.id is null) then
+    perform bridge.refuse(format('seq is %s, id is %s and run is %s', coalesce(complete.seq::text, 'null'), coalesce(complete.id::text, 'null'),
+      coalesce(complete.run::text, 'null')), 'give seq and run, or id and run, or the id of a job that has not started');
   end if;
-  perform bridge.complete_run(complete.seq, complete.run, complete.result::json);
+  select j.* into v_job from bridge.job j where j.seq = complete.seq or j.id = complete.id;
+  if bridge.is_followed(v_job.embed) then
+    perform bridge.refuse(format('a step of a chain or a callback follows job %s', v_job.id),
+      'run its task in a Celery worker, which can make what follows');
+  elsif complete.run is null then
+    perform bridge.complete_waiting(complete.id, complete.result::json);
+  else
+    perform bridge.complete_run(coalesce(complete.seq, v_job.seq), complete.run, complete.result::json);
+  end if;
+end
+$$;
+
+create or replace function bridge.complete_waiting(p_id uuid, p_result json) returns void language plpgsql set search_path = ''
+  set enable_seqscan = off set jit = off as $$
+  -- End a job as succeeded that has not started, wherever it waits; one that keeps moving is looked for again.
+  --
+  -- Errors   JB002 when there is no such job, JB006 when it runs or has ended
+declare
+  v_seq bigint;
+  v_status text;
+begin
+  for i in 1..3 loop
+    select j.seq into v_seq from bridge.job j where j.id = p_id;
+    exit when v_seq is null;
+    if bridge.leave_waiting(v_seq) then
+      perform bridge.end_job(v_seq, 'succeeded', p_result, null, '{"completed": true, "reason": "somebody has completed it by hand"}', 0,
+        null, null, null, null);
+      return;
+    end if;
+  end loop;
+  select v.status into v_status from bridge.jobs v where v.id = p_id;
+  if v_status is null then
+    perform bridge.refuse(format('job %s does not exist', p_id), 'see: select id, status from bridge.jobs', 'JB002');
+  end if;
+  perform bridge.refuse(format('job %s is %s', p_id, v_status),
+    case v_status when 'running' then 'cancel it first, or name its run' else 'only jobs that have not started can be completed by hand' end, 'JB006');
 end
 $$;
 
@@ -86,7 +124,7 @@ create or replace function bridge.is_followed(p_embed json) returns boolean lang
     or coalesce(json_typeof(p_embed->'chain') = 'array' and json_array_length(p_embed->'chain') > 0, false);
 
 create or replace function bridge.fate_of_run(p_seq bigint, p_run uuid, p_token uuid default null) returns text language plpgsql
-  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  security definer set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- What has become of a run that was completed in some transaction. Never waits.
   --
   -- Returns  completed; running: that transaction rolled back, and the run has its job still; open: its row is locked, so the transaction

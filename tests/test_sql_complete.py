@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from fix_servers import wait_until
+
+from bridge.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +99,7 @@ def test_a_job_that_only_celery_can_follow_is_refused(db: Session, other: Any) -
         embed,
     )
     claim, run = db.run()
-    with pytest.raises(psycopg.Error, match="a step of a chain or a callback follows job number") as refused:
+    with pytest.raises(psycopg.Error, match="a step of a chain or a callback follows job ") as refused:
         complete(other, claim, run)
     assert refused.value.sqlstate == "JB001"
 
@@ -215,3 +218,60 @@ def test_no_deadline_waits_for_a_completion(db: Session, other: Any) -> None:
     with pytest.raises(psycopg.Error, match="was told to stop, by a cancel or its deadline"):
         complete(other, *late)
     assert [db.status(job) for job in jobs] == ["succeeded", "running"]
+
+
+def test_a_run_may_be_named_with_the_id_of_its_job(db: Session, other: Any) -> None:
+    job = db.enqueue()
+    _, run = db.run()
+    other.execute("select bridge.complete(id => %s, run => %s, result => '5')", (job, run))
+    other.commit()
+    assert (db.status(job), db.field(job, "result")) == ("succeeded", 5)
+
+
+def test_a_job_that_has_not_started_is_completed_by_hand_wherever_it_waits(db: Session) -> None:
+    parent = db.enqueue(delay="1 hour")
+    child = db.enqueue(depends_on=[parent])
+    published = db.enqueue()
+    claim = db.publish()
+    for job in (parent, published):
+        db.do('select bridge.complete(id => %s, result => \'{"by": "hand"}\')', job)
+        assert (db.status(job), db.field(job, "result"), db.field(job, "attempts")) == ("succeeded", {"by": "hand"}, 0)
+    assert db.status(child) == "queued"
+    assert db.start(claim) is None, "its message starts nothing any more"
+    reason = "select reason from bridge.history(%s) where event = 'succeeded'"
+    assert db.rows(reason, parent) == [("somebody has completed it by hand",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state", "words"),
+    [
+        ("seq => 1", "JB001", "seq is 1, id is null and run is null"),
+        ("run => gen_random_uuid()", "JB001", "seq is null, id is null"),
+        ("seq => 1, id => gen_random_uuid(), run => gen_random_uuid()", "JB001", "seq is 1, id is "),
+        ("id => gen_random_uuid()", "JB002", "does not exist"),
+        ("id => '{running}'", "JB006", "is running"),
+        ("id => '{ended}'", "JB006", "is succeeded"),
+        ("id => gen_random_uuid(), run => gen_random_uuid()", "JB006", "is over"),
+    ],
+)
+def test_what_cannot_be_completed_is_refused_in_words(db: Session, arguments: str, state: str, words: str) -> None:
+    ended, running = db.enqueue(), db.enqueue()
+    assert db.finish(*db.run(limit=1))
+    db.run(limit=1)
+    with pytest.raises(psycopg.Error) as refused:
+        db.do(f"select bridge.complete({arguments.format(ended=ended, running=running)})")
+    assert refused.value.sqlstate == state
+    assert words in str(refused.value)
+    assert refused.value.diag.message_hint
+
+
+def test_the_command_line_completes_a_job_by_hand(db: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
+    job = db.enqueue()
+    done = CliRunner().invoke(main, ["jobs", "complete", str(job), "--result", "[1]"])
+    assert (done.exit_code, done.output) == (0, f"{job} succeeded\n")
+    assert (db.status(job), db.field(job, "result")) == ("succeeded", [1])
+    again = CliRunner().invoke(main, ["jobs", "complete", str(job)])
+    assert (again.exit_code, "is succeeded: only jobs that have not started" in again.output) == (1, True)
+    wrong = CliRunner().invoke(main, ["jobs", "complete", str(job), "--result", "{"])
+    assert wrong.exit_code == 2

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["COMPLETE", "HOLD", "KEEP_UNTOLD", "ask", "fate", "told", "was_completed", "written"]
+__all__ = ["COMPLETE", "HOLD", "KEEP_UNTOLD", "ask", "by_hand", "fate", "told", "was_completed", "written"]
 
 # The places of parameters are numbered, for whoever writes them as its driver does.
 HOLD = "select bridge.hold_run({0}::text::bigint, {1}::text::uuid, {2}::text::uuid)"
@@ -58,3 +58,9 @@ def told(connection: Connection, identity: UUID) -> None:
     """A part of a chord is counted in the application's own result backend."""
     with translated():
         connection.execute("select bridge.told(%s)", (identity,))
+
+
+def by_hand(connection: Connection, identity: UUID, result: str | None) -> None:
+    """Call ``bridge.complete`` for a job that has not started; the result is JSON text."""
+    with translated():
+        connection.execute("select bridge.complete(id => %s, result => %s::jsonb)", (identity, result))
