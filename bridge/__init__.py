@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bridge.bulk import Counts, Filter, cancel_jobs, select_jobs
     from bridge.callbacks import remove_callback, set_channel, set_notifier, set_webhook, try_callback
     from bridge.changes import move, move_jobs, reschedule, reschedule_jobs, set_priority, set_priority_jobs
+    from bridge.circuit import breakers, remove_breaker, reset_breaker, set_breaker
     from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
     from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
     from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
@@ -41,6 +42,7 @@ __all__ = [
     "Status",
     "__version__",
     "add_dependency",
+    "breakers",
     "cancel",
     "cancel_batch",
     "cancel_jobs",
@@ -69,11 +71,13 @@ __all__ = [
     "progress",
     "redrive",
     "redrive_jobs",
+    "remove_breaker",
     "remove_callback",
     "remove_limit",
     "remove_retry",
     "reschedule",
     "reschedule_jobs",
+    "reset_breaker",
     "resume",
     "resume_schedule",
     "retry",
@@ -83,6 +87,7 @@ __all__ = [
     "schedule",
     "seal_batch",
     "select_jobs",
+    "set_breaker",
     "set_channel",
     "set_limit",
     "set_notifier",
@@ -115,6 +120,7 @@ _HOMES = {
     **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),
     **dict.fromkeys(["remove_retry", "retry_policies", "set_retry"], "bridge.policies"),
     **dict.fromkeys(["move", "move_jobs", "reschedule", "reschedule_jobs", "set_priority", "set_priority_jobs"], "bridge.changes"),
+    **dict.fromkeys(["breakers", "remove_breaker", "reset_breaker", "set_breaker"], "bridge.circuit"),
     **dict.fromkeys(["drain", "pause", "resume", "set_window"], "bridge.queues"),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],

@@ -197,3 +197,29 @@ begin
   end if;
 end
 $$;
+
+-- What is held back as a whole: a queue, a task, everything; by an operator until he resumes it, or by a circuit breaker.
+do $$
+begin
+  if to_regclass('bridge.paused') is null then
+    create table bridge.paused (
+      kind      text not null,
+      name      text not null,               -- of the queue or the task; empty for everything
+      breaker   boolean not null,            -- a circuit breaker holds it, not an operator
+      hard      boolean not null,            -- what is published does not start either
+      admit     integer not null default 0,  -- jobs that may be in flight all the same: probes of a breaker
+      paused_at timestamptz not null,
+      paused_by text not null,
+      reason    text,
+      primary key (kind, name, breaker),     -- claim: is this queue paused
+      constraint paused_kind_is_known check (kind in ('queue', 'task') or (kind = 'everything' and name = ''))
+    );
+  end if;
+end
+$$;
+
+create or replace function bridge.is_paused(p_queue text) returns boolean language sql stable set search_path = '' set enable_seqscan = off
+  -- Whether nothing of a queue may be claimed, because it or everything is paused.
+  begin atomic
+    select exists (select from bridge.paused p where ((p.kind = 'queue' and p.name = p_queue) or p.kind = 'everything') and p.admit = 0);
+  end;

@@ -55,9 +55,9 @@ create or replace function bridge.note_end(p_old bridge.finished, p_seq bigint) 
   --
   --   p_seq  its number from now on
 begin
-  insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result, reason)
+  insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, result, reason, task, queue)
   values (p_old.id, p_seq, p_old.attempts, p_old.run, p_old.worker, p_old.started_at, p_old.finished_at, p_old.status, p_old.error, p_old.result,
-    bridge.why_ended(p_old.status, p_old.attempts, p_old.max_attempts, p_old.outcome));
+    bridge.why_ended(p_old.status, p_old.attempts, p_old.max_attempts, p_old.outcome), p_old.task, p_old.queue);
 end
 $$;
 

@@ -209,9 +209,9 @@ begin
   update bridge.job j set updated_at = clock_timestamp(), error = coalesce(p_error, j.error), run_at = p_run_at,
     attempts = j.attempts + v_counts::integer, losses = j.losses + (p_outcome = 'lost')::integer
   where j.seq = p_row.seq returning j.* into v_job;
-  insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, reason)
+  insert into bridge.attempt (id, seq, attempt, run, worker, started_at, ended_at, outcome, error, reason, task, queue)
   values (v_job.id, v_job.seq, v_job.attempts + (not v_counts)::integer, p_row.run, p_row.worker, p_row.started_at, clock_timestamp(), p_outcome,
-    p_error, coalesce(p_reason, bridge.why_again(p_outcome, v_job, p_error)));
+    p_error, coalesce(p_reason, bridge.why_again(p_outcome, v_job, p_error)), v_job.task, v_job.queue);
   return v_job;
 end
 $$;

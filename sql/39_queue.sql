@@ -1,4 +1,45 @@
--- What operators do to queues: pause, resume, drain for a deployment, set a window.
+-- What operators do to queues: pause, resume, drain for a deployment, set a window. What is paused is held back in the claim, so it costs
+-- nothing and no worker has to know.
+
+create or replace function bridge.scope(p_queue text, p_task text, p_everything boolean, out kind text, out name text) language plpgsql immutable
+  set search_path = '' as $$
+  -- What is meant: one queue, one task, or everything.
+  --
+  -- Errors  JB001 when it is not exactly one of them, or no name that a queue or task can have
+begin
+  if num_nonnulls(p_queue, p_task) + coalesce(p_everything, false)::integer <> 1 then
+    perform bridge.refuse(format('queue is %L, task is %L, everything is %L', p_queue, p_task, p_everything), 'give one of them');
+  elsif p_queue !~ '^[^\s,]{1,255}$' then
+    perform bridge.refuse(format('queue is %L', left(p_queue, 80)), 'give a queue name, 1 to 255 characters without spaces and commas');
+  elsif p_task !~ '^[^\s*?]{1,255}$' then
+    perform bridge.refuse(format('task is %L', left(p_task, 80)), 'give the whole name of a Celery task, 1 to 255 characters without spaces, * and ?');
+  end if;
+  kind := case when p_queue is not null then 'queue' when p_task is not null then 'task' else 'everything' end;
+  name := coalesce(p_queue, p_task, '');
+end
+$$;
+
+create or replace function bridge.may_claim(p_queue text) returns boolean language plpgsql set search_path = '' as $$
+  -- Announce a claim of a queue until its transaction ends, so that a pause can wait for it; see bridge.hold_claims.
+  --
+  -- Returns  false while somebody is pausing or resuming what the queue belongs to, or judges the probes of a breaker
+  -- Locks    two advisory locks, shared, tried and never waited for
+begin
+  return pg_try_advisory_xact_lock_shared(hashtextextended('bridge.pause', 0))
+    and pg_try_advisory_xact_lock_shared(hashtextextended('bridge.pause ' || p_queue, 0))
+    and (not exists (select from bridge.breaker b where b.state = 'half_open') or bridge.judge_breakers(clock_timestamp(), p_half_open => true));
+end
+$$;
+
+create or replace function bridge.hold_claims(p_kind text, p_name text) returns void language plpgsql set search_path = '' as $$
+  -- Wait for the claims that are under way, and keep further ones waiting until this transaction ends: then none can have slipped
+  -- through between a pause and its commit. Two who pause and resume the same take turns.
+  --
+  -- Locks  an advisory lock of the queue; of all queues for a task or everything
+begin
+  perform pg_advisory_xact_lock(hashtextextended('bridge.pause' || case p_kind when 'queue' then ' ' || p_name else '' end, 0));
+end
+$$;
 
 create or replace function bridge.take_back(p_kind text, p_name text) returns integer language plpgsql set search_path = '' set enable_seqscan = off
   set jit = off as $$
@@ -33,7 +74,10 @@ begin
   if p_kind <> 'task' then
     return;
   end if;
-  select min(p.admit) into v_admit from bridge.paused p where p.kind = 'task' and p.name = p_name;
+  -- What runs since before a breaker opened takes nothing from its probes.
+  select min(case when p.admit = 0 then 0 else p.admit + (
+    select count(*) from bridge.inflight i join bridge.job j on j.seq = i.seq where j.task = p_name and i.claimed_at < p.paused_at) end)
+  into v_admit from bridge.paused p where p.kind = 'task' and p.name = p_name;
   if v_admit is null then
     perform bridge.open_gate(v_gate);
   else

@@ -155,6 +155,7 @@ begin
       'expired', bridge.expire_due(p_limit, p_now), 'overdue', bridge.end_overdue(p_limit, p_now),
       'keys', bridge.clean_keys(p_limit, p_now))
     || bridge.sweep(p_limit, p_now);
+  perform bridge.judge_breakers(p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
     v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now) + bridge.clean_chords(p_now));
     if p_source <> 'pg_cron' then
@@ -250,6 +251,7 @@ begin
     delete from bridge.worker w where w.seen_at < v_before and not exists (select from bridge.inflight i where i.worker = w.id);
     delete from bridge.drainer d where d.seen_at < v_before;
     delete from bridge.silent_worker s where s.seen_at < v_before;
+    delete from bridge.breaker_change c where c.at < v_before;
     delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
     delete from bridge.schedule_run r where r.created_at < v_before and r.finished_at is not null;
     delete from bridge.revoked r where r.revoked_at < p_now - bridge.seconds('revoke_memory');

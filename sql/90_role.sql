@@ -42,7 +42,7 @@ declare
       "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
-      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
+      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",
@@ -70,7 +70,7 @@ begin
         'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
         'bridge.batches, '
-        'bridge.unreported_jobs, bridge.callbacks, bridge.deliveries, bridge.paused, bridge.pauses, '
+        'bridge.unreported_jobs, bridge.callbacks, bridge.deliveries, bridge.paused, bridge.pauses, bridge.breakers, bridge.breaker_changes, '
         'bridge.limits, bridge.limit_keys, '
         'bridge.live_jobs, bridge.job_note, bridge.retry_policies to %I', v_role);
     end if;

@@ -1,4 +1,4 @@
-"""Pausing, resuming and draining queues from Python and from the command line."""
+"""Pausing, resuming and draining queues, and circuit breakers, from Python and from the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fix_servers import ROOT, wait_until
 import bridge
 from bridge.cli import main
 from bridge.client import forget_connections
-from bridge.errors import InvalidArgumentError, WaitTimeoutError
+from bridge.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,6 +152,43 @@ def test_a_drain_that_is_interrupted_leaves_the_pause_and_says_so(db: Session, s
     assert json.loads(said)["drained"] is False
     assert complaint == "the pause stays; bridge queues resume --all ends it\n"
     assert db.rows(PAUSES) == [("everything", "", "soft", "drained")]
+
+
+def test_breakers_are_made_shown_reset_and_removed_from_python(db: Session) -> None:
+    assert bridge.set_breaker(task="a.task", minimum=1, within=60, cooldown=30, probes=2) == "created"
+    (row,) = bridge.breakers()
+    assert (row["kind"], row["name"], row["state"], row["within"].total_seconds()) == ("task", "a.task", "closed", 60)
+    db.enqueue(max_attempts=1)
+    db.fail(*db.run())
+    db.tick()
+    with db.connection.transaction(force_rollback=True):
+        assert bridge.reset_breaker(task="a.task", connection=db.connection) == "open"
+    assert bridge.breakers()[0]["state"] == "open"
+    assert bridge.reset_breaker(task="a.task") == "open"
+    assert (bridge.remove_breaker(task="a.task"), bridge.remove_breaker(task="a.task")) == (True, False)
+    with pytest.raises(NotFoundError, match="breaker of queue a does not exist"):
+        bridge.reset_breaker("a")
+    with pytest.raises(InvalidArgumentError, match="ratio is 2"):
+        bridge.set_breaker("a", ratio=2)
+
+
+def test_breakers_are_made_shown_reset_and_removed_from_the_command_line(db: Session) -> None:
+    def breakers(*words: str) -> Result:
+        return CliRunner().invoke(main, ["breakers", *words])
+
+    assert breakers("set", "--queue", "celery", "--minimum", "1", "--within", "1m").stdout == "queue celery created\n"
+    db.enqueue(max_attempts=1)
+    db.fail(*db.run())
+    db.tick()
+    header, line = breakers("list").stdout.splitlines()
+    shown = dict(zip(header.split("\t"), line.split("\t"), strict=True))
+    assert {"kind": "queue", "name": "celery", "state": "open", "ratio": "0.5", "within": "1 min 0 s"}.items() <= shown.items()
+    assert json.loads(breakers("list", "--json").stdout)[0]["within"] == 60
+    assert breakers("reset", "--queue", "celery").stdout == "queue celery was open\n"
+    assert [row["state"] for row in json.loads(breakers("log", "--json").stdout)] == ["closed", "open"]
+    assert json.loads(breakers("remove", "-Q", "celery", "--json").stdout) == {"queue": "celery", "outcome": "removed"}
+    assert breakers("set").exit_code == 2
+    assert breakers("reset", "--task", "t").exit_code == 1
 
 
 @pytest.fixture

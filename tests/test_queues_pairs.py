@@ -12,6 +12,7 @@ from bridge.client import forget_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from fix_pairs import Pairs, StartPairs
     from fix_servers import StartDrainer
@@ -125,3 +126,25 @@ def test_an_urgent_job_behind_a_hundred_thousand_starts_within_one_window(runnin
         where u.id = %s and j.id <> u.id and j.started_at between u.created_at and u.started_at"""
     assert db.one(ahead, urgent) <= WINDOW + 2 * PROCESSES, "a window, and what workers held"
     assert db.one("select count(*) from bridge.ready") > 90_000
+
+
+def test_a_breaker_opens_is_probed_and_closes_by_itself_while_a_drainer_dies(running: Pairs, tmp_path: Path) -> None:
+    db, relay = running.db, tmp_path / "relay"
+    db.do("select bridge.set_breaker(task => 'ledger.call', minimum => 5, cooldown => '1 second', probes => 3)")
+    for _ in range(200):
+        db.enqueue("ledger.call", args=[str(relay)], queue="work", max_attempts=1)
+    wait_for_value(db.dsn, "select count(*) > 0 from bridge.breaker_changes", timeout=60)
+    running.kill_a_drainer()
+    fill(running, "work", 40)
+    wait_for_value(db.dsn, "select count(*) from bridge.finished where task = 'ledger.work'", value=40, timeout=60)
+    wait_for_value(db.dsn, "select count(*) >= 2 from bridge.breaker_changes where state = 'half_open'", timeout=60)
+    relay.touch()
+    running.wait_for_all()
+    assert db.one("select state from bridge.breakers") == "closed"
+    # Before it was back, no probing let out more jobs than it was to.
+    failed = """
+        select max(n) from (select c.id, (select count(*) from bridge.finished f where f.task = 'ledger.call' and f.status = 'failed'
+          and f.started_at between c.at and (select min(o.at) from bridge.breaker_changes o where o.id > c.id)) as n
+        from bridge.breaker_changes c where c.state = 'half_open') probing"""
+    assert db.one(failed) in range(1, 4)
+    assert db.one("select count(*) from bridge.finished where task = 'ledger.call' and status = 'succeeded'") > 0

@@ -180,6 +180,24 @@ def test_a_line_is_added_to_a_log_and_an_end_is_told_by_their_indexes(inside: Se
     assert [scan for scan in (*big_scans(noted), *big_scans(told)) if "One-Time" not in scan] == []
 
 
+BREAKERS = {
+    "task": "finished_[0-9]+_task_status_finished_at_idx|finished_task_status",
+    "queue": "finished_[0-9]+_queue_finished_at_idx|finished_failed_queue",
+}
+
+
+@pytest.mark.parametrize("kind", BREAKERS)
+def test_a_breaker_is_judged_by_the_indexes_of_what_failed_lately(inside: Session, kind: str) -> None:
+    name = {"task": "task.0", "queue": "queue0"}[kind]
+    with inside.connection.transaction(force_rollback=True):
+        inside.do(f"select bridge.set_breaker({kind} => %s, ratio => 0.9, minimum => 10, within => '1 day')", name)
+        inside.do("update bridge.breaker set changed_at = now() - interval '1 day'")
+        text = plans_of(inside, "select bridge.judge_breakers(now())")
+    assert re.search(BREAKERS[kind], text), text
+    assert re.search(f"attempt_[0-9]+_{kind}_ended_at_idx|attempt_failed_{kind}", text), text
+    assert big_scans(text) == []
+
+
 def test_a_tick_reads_no_dependency_that_nobody_asks_it_to(inside: Session) -> None:
     with inside.connection.transaction(force_rollback=True):
         inside.do("insert into bridge.dependency (parent, child) select seq - 1, seq from bridge.job order by seq desc limit 500")

@@ -19,6 +19,7 @@ _COMMANDS = {
     "jobs": "bridge.cli.jobs",
     "dead": "bridge.cli.dead",
     "queues": "bridge.cli.queues",
+    "breakers": "bridge.cli.breakers",
     "limits": "bridge.cli.limits",
     "batches": "bridge.cli.batches",
     "schedules": "bridge.cli.schedules",

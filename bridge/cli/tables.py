@@ -20,7 +20,7 @@ __all__ = ["STYLES", "ago", "one_line", "print_json", "print_table", "span", "st
 # What each status looks like on a terminal; anything else is plain.
 STYLES = {
     "succeeded": "green", "failed": "bold red", "cancelled": "magenta", "expired": "magenta", "running": "cyan", "published": "blue",
-    "alive": "green", "lost": "bold red",
+    "alive": "green", "lost": "bold red", "closed": "green", "open": "bold red", "half_open": "cyan",
 }  # fmt: skip
 
 _LOG_WIDTH = 200

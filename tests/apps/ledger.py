@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from functools import cache
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -74,3 +75,11 @@ def divide(self: Any, number: int) -> float:
     """Divide 12 by a number: by 0 this fails until the arguments are others."""
     with noted(self.request):
         return 12 / number
+
+
+@app.task(name="ledger.call", bind=True)
+def call(self: Any, relay: str) -> None:
+    """Fail while there is no file at this path."""
+    with noted(self.request):
+        if not Path(relay).exists():
+            raise ConnectionError("the relay is down")
