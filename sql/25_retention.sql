@@ -17,41 +17,53 @@ create or replace function bridge.old_days(p_table text, p_before date) returns 
     order by c.relname;
   end;
 
-create or replace function bridge.drop_table_days(p_table text, p_before date, p_dead_since timestamptz) returns integer
+create or replace function bridge.outliving(p_table text, p_column text, p_before date, p_dead_since timestamptz) returns text language sql stable
+  set search_path = ''
+  -- The rows v of days before one that are to be kept and are not yet, as the rest of a SELECT.
+  return format(' from bridge.%I v where v.%I < %L and v.tableoid <> coalesce(to_regclass(%L), 0) and %s', p_table, p_column,
+    p_before::timestamp at time zone 'utc', 'bridge.' || p_table || '_kept', bridge.kept_condition(p_table, p_dead_since));
+
+create or replace function bridge.drop_table_days(p_table text, p_column text, p_before date, p_dead_since timestamptz) returns integer
   language plpgsql set search_path = '' as $$
   -- Drop the days of one table, and move what outlives them into its partition "_kept", which holds whatever is older than the oldest day.
   --
+  --   p_column      when a row came there
   --   p_dead_since  dead letters that ended earlier are not kept
   --
   -- Returns  how many rows were moved
-  -- Locks    the whole table; with the caller's lock_timeout
+  -- Locks    the whole table; with the caller's lock_timeout. Attempts of days that are over do not change, so they are read before
   -- Index    finished_dead
 declare
   v_kept constant text := p_table || '_kept';
   v_keep constant text := bridge.kept_condition(p_table, p_dead_since);
+  v_first constant timestamptz := p_before::timestamp at time zone 'utc';
+  v_lock constant text := format('lock table bridge.%I in access exclusive mode', p_table);
   v_day text;
-  v_moved integer := 0;
-  v_more integer;
+  v_moved integer;
+  v_any integer;
 begin
-  execute format('lock table bridge.%I in access exclusive mode', p_table);
+  if p_table <> 'attempt' then
+    execute v_lock;
+  end if;
+  execute 'create temp table bridge_moving on commit drop as select v.*' || bridge.outliving(p_table, p_column, p_before, p_dead_since);
+  get diagnostics v_moved = row_count;
+  execute v_lock;
   if to_regclass('bridge.' || v_kept) is null then
     execute format('create table bridge.%I (like bridge.%I including all)', v_kept, p_table);
   else
     execute format('delete from bridge.%I v where not (%s)', v_kept, v_keep);
     execute format('alter table bridge.%I detach partition bridge.%I', p_table, v_kept);
   end if;
+  execute format('insert into bridge.%I select * from pg_temp.bridge_moving', v_kept);
+  drop table pg_temp.bridge_moving;
   for v_day in select o.name from bridge.old_days(p_table, p_before) o loop
-    execute format('insert into bridge.%I select v.* from bridge.%I v where %s', v_kept, v_day, v_keep);
-    get diagnostics v_more = row_count;
-    v_moved := v_moved + v_more;
     execute format('drop table bridge.%I', v_day);
   end loop;
-  execute format('select 1 from bridge.%I limit 1', v_kept) into v_more;
-  if v_more is null then
+  execute format('select 1 from bridge.%I limit 1', v_kept) into v_any;
+  if v_any is null then
     execute format('drop table bridge.%I', v_kept);
   else
-    execute format('alter table bridge.%I attach partition bridge.%I for values from (minvalue) to (%L)', p_table, v_kept,
-      p_before::timestamp at time zone 'utc');
+    execute format('alter table bridge.%I attach partition bridge.%I for values from (minvalue) to (%L)', p_table, v_kept, v_first);
   end if;
   return v_moved;
 end
@@ -83,10 +95,9 @@ begin
     continue when v_old.names is null;
     begin
       if p_dry_run then
-        execute format('select count(*) from bridge.%I v where v.%I < %L and %s', v_table.name, v_table.timed, p_before::timestamp at time zone 'utc',
-          bridge.kept_condition(v_table.name, p_dead_since)) into v_moved;
+        execute 'select count(*)' || bridge.outliving(v_table.name, v_table.timed, p_before, p_dead_since) into v_moved;
       else
-        v_moved := bridge.drop_table_days(v_table.name, p_before, p_dead_since);
+        v_moved := bridge.drop_table_days(v_table.name, v_table.timed, p_before, p_dead_since);
       end if;
     exception when lock_not_available then
       continue;

@@ -220,7 +220,7 @@ create or replace function bridge.ended_query(p_filter jsonb, p_statuses text[],
   --
   --   p_dead  those alone that nobody has discarded
   --
-  -- Index  finished_id with ids; finished_task_status, once for each task and status that there is, where tasks are named or successes are
+  -- Index  finished_id with ids, finished_batch with a batch; finished_task_status, once for each task and status that there is, where tasks are named or successes are
   --        among them; finished_dead or finished_unsuccessful otherwise
 declare
   v_where constant text := bridge.conditions_of(p_filter, 'finished_at') || case when p_dead then ' and v.discarded_at is null' else '' end;
@@ -228,7 +228,7 @@ declare
   v_patterns constant text[] := bridge.patterns_of(p_filter, 'task');
   v_tasks constant text := case when v_patterns is null then '' else format(' and v.task like any (%L::text[])', v_patterns) end;
 begin
-  if p_filter ? 'ids' or (v_patterns is null and 'succeeded' <> all (p_statuses)) then
+  if p_filter ?| array['ids', 'batch'] or (v_patterns is null and 'succeeded' <> all (p_statuses)) then
     return format('select v.id, v.finished_at as at, v.seq from bridge.finished v where v.status = any (%L::text[])%s and %s %s',
       p_statuses, v_tasks, v_where, v_order);
   end if;

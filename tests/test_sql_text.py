@@ -273,6 +273,7 @@ ENDED = {
     "dead letters": ({"queue": "queue0", "max_jobs": 50}, ["failed"], "finished_at_idx"),
     "unsuccessful": ({"max_jobs": 50}, ["failed", "cancelled"], "finished_at_idx"),
     "ids": ({"ids": ["0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11"]}, ["failed"], "_id_idx"),
+    "a batch": ({"batch": "0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11"}, ["succeeded", "failed"], "batch_status_idx"),
 }
 
 
