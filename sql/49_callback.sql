@@ -52,7 +52,9 @@ begin
       'give an http or https address without user and password, at most 2000 characters');
   end if;
   select s.value into v_allowed from bridge.setting s where s.name = 'webhook_hosts';
-  if v_allowed <> '[]' and not exists (select from jsonb_array_elements_text(v_allowed) a where bridge.is_like(v_host, lower(a))) then
+  if jsonb_typeof(v_allowed) <> 'array' then
+    perform bridge.refuse(format('setting webhook_hosts is %s', v_allowed), 'give a JSON array of hosts, [] for all whose address is public');
+  elsif v_allowed <> '[]' and not exists (select from jsonb_array_elements_text(v_allowed) a where bridge.is_like(v_host, lower(a))) then
     perform bridge.refuse(format('url leads to host %s, which the setting webhook_hosts does not allow', v_host),
       format('choose one of %s, or add it there', v_allowed));
   end if;

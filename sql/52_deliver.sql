@@ -24,12 +24,14 @@ declare
   v_payload jsonb;
 begin
   if p_callback.kind = 'channel' then
-    perform pg_notify(p_callback.target, json_build_object('event', p_event, 'id', p_job->'id', 'task_id', left(p_job->>'task_id', 1000),
+    perform pg_notify(p_callback.target, json_build_object('event', p_event, 'id', p_job->'id', 'task_id', p_job->'task_id',
       'task', p_job->'task', 'queue', p_job->'queue', 'attempts', p_job->'attempts')::text);
     return;
   end if;
   if v_queue is null then
-    v_queue := coalesce(nullif((select s.value #>> '{}' from bridge.setting s where s.name = 'callback_queue'), ''), p_job->>'queue');
+    select s.value #>> '{}' into v_queue from bridge.setting s
+    where s.name = 'callback_queue' and s.value #>> '{}' ~ '^[^\s,]{1,255}$';  -- what is no queue is not used
+    v_queue := coalesce(v_queue, p_job->>'queue');
   end if;
   v_payload := jsonb_build_object('type', 'job.' || p_event, 'timestamp', clock_timestamp(), 'data', p_job);
   if p_callback.kind = 'notifier' then
@@ -87,7 +89,7 @@ begin
   if v_job.id is null or v_job.task in ('bridge.deliver_webhook', 'bridge.deliver_notification') then
     return;
   end if;
-  v_told := jsonb_build_object('id', v_job.id, 'task_id', coalesce(v_job.task_id, v_job.id::text), 'task', v_job.task, 'queue', v_job.queue,
+  v_told := jsonb_build_object('id', v_job.id, 'task_id', left(coalesce(v_job.task_id, v_job.id::text), 500), 'task', v_job.task, 'queue', v_job.queue,
     'status', p_event, 'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts, 'created_at', v_job.created_at,
     'started_at', v_job.started_at, 'finished_at', v_job.finished_at, 'error', bridge.plain_error(v_job.error));
   for v_callback in

@@ -78,6 +78,14 @@ def test_the_setting_names_the_queue_of_deliveries_where_the_callback_names_none
     assert db.one("select queue from bridge.jobs where task = 'bridge.deliver_webhook'") == "callbacks"
 
 
+def test_a_setting_that_names_no_queue_does_not_keep_jobs_from_ending(db: Session) -> None:
+    db.do("update bridge.setting set value = '\"no queue\"' where name = 'callback_queue'")
+    db.do("select bridge.set_webhook('all', %s)", URL)
+    identity = finish(db, queue="a")
+    assert db.status(identity) == "succeeded"
+    assert db.one("select queue from bridge.jobs where task = 'bridge.deliver_webhook'") == "a"
+
+
 def test_a_job_has_a_webhook_of_its_own(db: Session) -> None:
     own = json.dumps({"url": URL, "events": ["failed"], "secret": "shop"})
     for webhook in (own, json.dumps(URL)):
@@ -211,6 +219,9 @@ def test_hosts_that_are_not_allowed_are_refused_before_anything_is_written(db: S
     assert db.one("select bridge.set_webhook('w', %s)", URL) == "created"
     with pytest.raises(psycopg.Error, match=r"url leads to host example\.com, which the setting webhook_hosts does not allow"):
         db.do("select bridge.set_webhook('v', 'https://example.com/x')")
+    db.do("""update bridge.setting set value = '"example.org"' where name = 'webhook_hosts'""")
+    with pytest.raises(psycopg.Error, match=r'setting webhook_hosts is "example\.org"'):
+        db.do("select bridge.set_webhook('v', 'https://example.org/x')")
 
 
 @pytest.mark.parametrize("call", ["remove_callback('none')", "try_callback('none')"])

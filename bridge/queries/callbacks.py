@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
 
+from bridge.errors import SettingError
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
@@ -63,10 +64,16 @@ def deliveries(connection: Connection, callback: str | None, limit: int) -> list
 
 
 def allowed_hosts(connection: Connection) -> list[str]:
-    """The setting ``webhook_hosts``: patterns of hosts that webhooks may go to; empty means any whose address is public."""
+    """The setting ``webhook_hosts``: patterns of hosts that webhooks may go to; empty means any whose address is public.
+
+    Raises:
+        SettingError: it is no list.
+    """
     with translated():
         row = connection.execute("select value::text from bridge.setting where name = 'webhook_hosts'").fetchone()
     found = json.loads(row[0]) if row else []
+    if not isinstance(found, list):
+        raise SettingError(f"setting webhook_hosts is {found!r}", "give a JSON array of hosts, [] for all whose address is public")
     return [str(host).lower() for host in found]
 
 
