@@ -341,7 +341,7 @@ class Life(RuleBasedStateMachine):
                 continue
             if status == "succeeded":
                 child.parents = [other for other in child.parents if other != identity]
-                child.status = "blocked" if child.parents else "queued"
+                child.status = "blocked" if child.parents else "queued" if child.due <= self.now else "scheduled"
             else:
                 self.end(name, "cancelled")
 

@@ -139,6 +139,7 @@ RETRY_RUN = (
 )
 BY_TOKEN = "p_token => %(token)s"  # noqa: S105 - a delivery's
 END = "select bridge.end_delivery(%(seq)s, %(token)s, %(worker)s, "
+TAKEN = "update bridge.inflight set taken_by = '{old}' where seq = %(seq)s and state = 'published'"
 LOSE = "select bridge.lose(%(seq)s, %(token)s, 'killed')"
 END_PARENT = [
     "select bridge.retry(%(parent)s)",
@@ -160,6 +161,8 @@ CALLS: dict[str, list[list[str]]] = {
         ]
     ],
     "start": [["select bridge.start(%(seq)s, %(token)s, %(worker)s, 1)"]],
+    "complete": [["select bridge.complete(%(seq)s, %(run)s)"]],
+    "complete_run": [[f"select bridge.complete_run(%(seq)s, %(run)s, '1', {BY_TOKEN})"]],
     "finish": [[f"select bridge.finish(%(seq)s, %(run)s, 'succeeded', {BY_TOKEN})"]],
     "fail": [
         [f"select bridge.fail(%(seq)s, %(run)s, '{{}}', {BY_TOKEN})"],
@@ -186,6 +189,14 @@ CALLS: dict[str, list[list[str]]] = {
     "pause": [["select bridge.pause(queue => %(queue)s, hard => true)"]],
     "retry": [["select bridge.retry(%(id)s)"]],
     "redrive": [["select bridge.redrive(%(id)s)"], ["select bridge.redrive(%(id)s, delay => '1 h')"]],
+    "add_dependency": [["select bridge.add_dependency(%(id)s, bridge.enqueue('a.task', delay => '1 h'))"]],
+    "move": [["select bridge.move(%(id)s, 'another')"]],
+    "set_priority": [["select bridge.set_priority(%(id)s, 5)"]],
+    "reschedule": [["select bridge.reschedule(%(id)s, delay => '0')"], ["select bridge.reschedule(%(id)s, delay => '1 h')"]],
+    "settle_unreported": [
+        [TAKEN, "select bridge.settle_unreported(true, queue => %(queue)s)"],
+        [TAKEN, "select bridge.settle_unreported(false, queue => %(queue)s)"],
+    ],
     "tick": [
         ["update bridge.scheduled set run_at = clock_timestamp() where seq = %(seq)s", TICK],
         ["update bridge.inflight set claimed_at = clock_timestamp() - interval '1 h' where seq = %(seq)s", TICK],
@@ -200,6 +211,34 @@ CALLS: dict[str, list[list[str]]] = {
         ["select bridge.cancel(%(parent)s)"],
     ],
 }
+
+
+# What else of the granted functions reaches a place: it makes jobs, does the same to many, or is a part or another name of one above.
+MAKES = {
+    "create_batch", "enqueue", "enqueue_buffered", "enqueue_flow", "enqueue_lines", "enqueue_many", "enqueue_message", "never_ran",
+    "run_schedule", "seal_batch", "try_callback",
+}  # fmt: skip
+MANY = {
+    "cancel_batch", "cancel_jobs", "discard_jobs", "move_jobs", "purge", "redrive_jobs", "reschedule_jobs", "retry_failed", "revoke",
+    "revoke_stamped", "set_priority_jobs",
+}  # fmt: skip
+PARTS = {"heed_revoke", "sweep", "tick_if_late"}
+# These write to a row and leave it in its place, or drop ended ones whose time is over.
+NOTES = {"cleanup", "discard", "forget", "log", "mark_missing", "note", "progress", "resume", "set_aside", "set_limit"}
+
+
+def movers(db: Session) -> set[str]:
+    """Names of the granted functions that write to a place, or call what does."""
+    sources = db.rows(
+        """select p.proname, coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), exists (
+          select from aclexplode(p.proacl) a join pg_roles r on r.oid = a.grantee where r.rolname like 'bridge\\_%')
+        from pg_proc p where p.pronamespace = 'bridge'::regnamespace"""
+    )
+    places = r"(?is)(insert\s+into|delete\s+from|update)\s+bridge\.(ready|scheduled|inflight|blocked|held|finished)\b"
+    found = {name for name, source, _ in sources if re.search(places, source)}
+    while more := {name for name, source, _ in sources if found & set(re.findall(r"bridge\.(\w+)\(", source))} - found:
+        found |= more
+    return found & {name for name, _, granted in sources if granted}
 
 
 def call(db: Session, job: Job, statements: list[str]) -> None:
@@ -233,6 +272,10 @@ def test_the_table_of_steps_is_what_the_functions_do(db: Session) -> None:
             steps |= {(before, after, name)} if after != before else set()
     made = {step for step in documented() if step[0] != "nothing"}
     assert (sorted(steps - made), sorted(made - steps)) == ([], []), "steps that the page lacks, and steps that nothing takes"
+
+
+def test_every_function_that_moves_jobs_is_tried(db: Session) -> None:
+    assert movers(db) == (CALLS.keys() - {"parent"}) | MAKES | MANY | PARTS | NOTES
 
 
 def test_a_new_job_is_where_the_table_says(db: Session) -> None:

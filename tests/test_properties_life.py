@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg
+import pytest
 from fix_life import Life
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
-from life_model import WITH_BROKER, run_lives
+from life_model import FINAL, SHOWN, WITH_BROKER, run_lives
 
 if TYPE_CHECKING:
     import uuid
 
+    from fix_sql import Claim
 
-class PausedLife(Life):
-    """With operators who pause and resume the queue."""
+
+class SteeredLife(Life):
+    """With operators who pause queues and change jobs, and tasks that complete their jobs themselves."""
 
     paused = False
 
@@ -35,10 +39,52 @@ class PausedLife(Life):
         assert self.db.one("select bridge.resume(queue => %s)", self.queue) == self.paused
         self.paused = False
 
+    @rule(identity=Life.ids, priority=st.integers(0, 9))
+    def set_priority(self, identity: uuid.UUID, priority: int) -> None:
+        job = self.jobs[identity]
+        if job.status in {*FINAL, "running"}:
+            self.refused(identity, "select bridge.set_priority(%s, %s)", priority)
+            return
+        same = self.db.field(identity, "priority") == priority
+        if not same and job.status in {*WITH_BROKER, "queued"}:
+            job.leave("queued")
+        shown = SHOWN.get(job.status, job.status)
+        assert self.db.one("select bridge.set_priority(%s, %s)", identity, priority) == shown
+
+    @rule(identity=Life.ids, steps=st.none() | st.integers(0, 3))
+    def reschedule(self, identity: uuid.UUID, steps: int | None) -> None:
+        job, due = self.jobs[identity], self.after(steps) or self.now
+        ends = min(moment for moment in (job.expires, job.deadline, 1e9) if moment is not None)
+        query, delay = "select bridge.reschedule(%s, delay => %s * interval '1 s')", due - self.now
+        if job.status in {*FINAL, "running"} or ends <= due:
+            self.refused(identity, query, delay)
+            return
+        job.due = due
+        if job.status != "blocked":
+            job.leave("queued" if steps is None else "scheduled")
+        assert self.db.one(query, identity, delay) == job.status
+
+    @rule(held=Life.started)
+    def complete(self, held: tuple[Claim, Any]) -> None:
+        delivery, run = held
+        job = self.jobs[delivery.id]
+        query = "select bridge.complete_run(%s, %s, '1')"
+        if job.run != run or job.asked_to_stop or job.overtaken:
+            with self.unchanged(delivery.id, unless=False), pytest.raises(psycopg.Error, match=r"is over|was told to stop"):
+                self.db.do(query, delivery.seq, run)
+            return
+        self.db.do(query, delivery.seq, run)
+        self.end(delivery.id, "succeeded", counted=1)
+
+    def refused(self, identity: uuid.UUID, query: str, value: object) -> None:
+        """It is refused, and changes nothing."""
+        with self.unchanged(identity, unless=False), pytest.raises(psycopg.Error, match=str(identity)):
+            self.db.do(query, identity, value)
+
 
 def test_sql_and_model_agree_on_every_life(dsn: str) -> None:
-    run_lives(Life, dsn)
+    run_lives(Life, dsn, lives=15)
 
 
-def test_sql_and_model_agree_on_every_life_with_pauses(dsn: str) -> None:
-    run_lives(PausedLife, dsn, lives=10)
+def test_sql_and_model_agree_on_every_life_that_operators_and_tasks_steer(dsn: str) -> None:
+    run_lives(SteeredLife, dsn, lives=20)
