@@ -13,10 +13,11 @@ from bridge.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["asked_of_call", "classes", "interval", "plain", "require_json", "require_json_of"]
+__all__ = ["asked_of_call", "classes", "interval", "json_text", "plain", "require_json", "require_json_of"]
 
 _CLASSES = {"retry_on", "never_on"}
 _DURATIONS = ("delay", "timeout", "soft_timeout", "deadline", "unique_for")
+_encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps makes an encoder for each call
 _KEYS = "_key"  # how the names of those options end whose texts are templates over a call's arguments
 
 
@@ -77,12 +78,20 @@ def require_json_of(whose: str, values: Mapping[str, Any]) -> None:
         InvalidArgumentError: one of them is not.
     """
     for name, value in values.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(
-                f"{name} of {whose} is not JSON: {error}", "pass numbers, texts, booleans, lists and dicts"
-            ) from error
+        json_text(whose, name, value)
+
+
+def json_text(whose: str, name: str, value: Any) -> str:
+    """A value as JSON.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    try:
+        return _encode(value)
+    except (TypeError, ValueError) as error:
+        hint = "pass numbers, texts, booleans, lists and dicts"
+        raise InvalidArgumentError(f"{name} of {whose} is not JSON: {error}", hint) from error
 
 
 def asked_of_call(task: str, options: Sequence[object], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

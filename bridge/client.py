@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from bridge import settings as environment
-from bridge.asked import classes, interval, plain, require_json
+from bridge.asked import classes, interval, json_text, plain, require_json
 from bridge.errors import NotFoundError, WaitTimeoutError
 from bridge.job import Event, Job, Status, job_id
 from bridge.queries import buffered, bulk, jobs
@@ -139,7 +139,8 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         InvalidArgumentError: an argument can never work; nothing was written.
         ConflictError: the unique key is taken and on_conflict is "raise", or the job that has it has begun and cannot be changed.
     """
-    require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=dict(headers or {}), webhook=webhook)
+    if headers or webhook:
+        require_json(task, headers=dict(headers or {}), webhook=webhook)
     options = {
         "queue": queue,
         "priority": priority,
@@ -169,8 +170,9 @@ def _make(content: dict[str, Any], options: dict[str, Any], documents: dict[str,
     """Make one job, at once or with the transaction that it joins; ``documents`` are those of its options that are JSON."""
     target = _target(connection)
     if target is None:
+        args, kwargs = (json_text(f"task {content['task']}", name, content[name]) for name in ("args", "kwargs"))
         given = {**options, **{name: None if value is None else jobs.jsonb(value) for name, value in documents.items()}}
-        return jobs.enqueue(_connections().get(), content["task"], content["args"], content["kwargs"], given)
+        return jobs.enqueue(_connections().get(), content["task"], args, kwargs, given)
     job = plain({**options, **content, **documents})
     require_json(content["task"], **job)
     return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=options["unique_key"] is not None)

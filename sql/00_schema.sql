@@ -27,11 +27,14 @@ create or replace function bridge.version() returns text language sql immutable 
   -- The release that this schema belongs to; every process compares it with its own when it starts.
   return '0.1.0';
 
-create or replace function bridge.new_id() returns uuid language sql volatile parallel safe set search_path = ''
+create or replace function bridge.new_id() returns uuid language plpgsql volatile parallel safe set search_path = '' as $$
   -- A time-ordered random id (the layout of RFC 9562, version 7): neighbours in time are neighbours in every index.
+begin
   return encode(set_byte(overlay(uuid_send(gen_random_uuid())
       placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
     6, (get_byte(uuid_send(gen_random_uuid()), 6) & 15) | 112), 'hex')::uuid;
+end
+$$;
 
 create or replace function bridge.define_view(p_name text, p_query text, p_schema text default 'bridge') returns void language plpgsql
   set search_path = '' as $$

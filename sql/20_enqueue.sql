@@ -62,9 +62,9 @@ create or replace function bridge.check_job(p_task text, p_queue text, p_args js
 declare
   v_limit integer;
 begin
-  if p_task is null or p_task !~ '^\S{1,255}$' then
+  if p_task is null or length(p_task) not between 1 and 255 or p_task ~ '\s' then
     perform bridge.refuse(format('task is %L', left(p_task, 80)), 'give the registered name of a Celery task, 1 to 255 characters without spaces');
-  elsif p_queue is null or p_queue !~ '^[^\s,]{1,255}$' then
+  elsif p_queue is null or length(p_queue) not between 1 and 255 or p_queue ~ '[\s,]' then
     perform bridge.refuse(format('queue is %L', left(p_queue, 80)), 'give a queue name, 1 to 255 characters without spaces and commas');
   elsif json_typeof(p_args) is distinct from 'array' then
     perform bridge.refuse(format('args of task %s is %s', p_task, coalesce('a JSON ' || json_typeof(p_args), 'null')), 'give a JSON array, [] for none');
@@ -116,7 +116,9 @@ begin
   elsif p_asked.on_parent_failure is not null then
     perform bridge.check_on_failure(p_asked.on_parent_failure);
   end if;
-  perform bridge.check_unique(p_asked);
+  if p_asked.unique_key is not null or p_asked.unique_until is not null or p_asked.unique_for is not null or p_asked.on_conflict is distinct from 'skip' then
+    perform bridge.check_unique(p_asked);
+  end if;
   if num_nonnulls(p_asked.backoff, p_asked.retry_on, p_asked.never_on, p_asked.soft_timeout, p_asked.deadline) > 0 then
     perform bridge.check_retry(p_asked);
   end if;
@@ -145,8 +147,9 @@ create or replace function bridge.is_free_at_start(p_asked bridge.job_request) r
   return p_asked.unique_for is null
     and coalesce(p_asked.unique_until, case when p_asked.on_conflict in ('replace', 'move', 'debounce') then 'started' end, 'finished') = 'started';
 
-create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language sql stable set search_path = ''
+create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language plpgsql stable set search_path = '' as $$
   -- What few jobs ask for, by its name, as the column options keeps it; null when nothing is.
+begin
   return nullif(jsonb_strip_nulls(jsonb_build_object(
     'webhook', p_asked.webhook,
     'max_attempts', p_asked.max_attempts,
@@ -155,6 +158,8 @@ create or replace function bridge.options_of(p_asked bridge.job_request) returns
     'unique_until', case when p_asked.unique_key is not null and bridge.is_free_at_start(p_asked) then 'started' end,
     'unique_for', p_asked.unique_for
   )), '{}');
+end
+$$;
 
 create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
@@ -208,7 +213,14 @@ begin
   if v_parents <> '{}' then
     perform bridge.block(v_seq, v_run_at, v_parents, p_asked.on_parent_failure);
   else
-    perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
+    -- What bridge.place comes to for most jobs, without asking for what is known here.
+    insert into bridge.ready (queue, rank, seq, size, gate) select p_queue, p_rank, v_seq, p_size, g.version from bridge.gate g
+    where not g.in_use and v_run_at <= p_now and p_asked.serial_key is null;
+    if found then
+      perform pg_notify('bridge_ready', p_queue);
+    else
+      perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
+    end if;
   end if;
   if v_parents is not null or p_asked.batch is not null then
     perform bridge.link_job(p_id, p_asked.depends_on, p_asked.batch, p_now);
@@ -235,7 +247,7 @@ begin
   perform bridge.check_job(p_asked.task, p_asked.queue, v_args, v_kwargs, v_size);
   perform bridge.check_options(p_asked, v_now);
   return coalesce(bridge.add_job(p_id, null, p_asked.task, p_asked.queue, (9 - p_asked.priority)::smallint, v_args, v_kwargs, null, null, null, null,
-    bridge.headers_of(p_asked), null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now), p_id);
+    case when num_nonnulls(p_asked.headers, p_asked.timeout, p_asked.soft_timeout) > 0 then bridge.headers_of(p_asked) end, null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now), p_id);
 end
 $$;
 

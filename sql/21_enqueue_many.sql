@@ -1,10 +1,5 @@
 -- Making many jobs in one call: `bridge.enqueue_many` is for users, `bridge.enqueue_buffered` for what a process gathers in a transaction.
 
-create or replace function bridge.request_names() returns text[] language sql stable set search_path = ''
-  -- The names of what may be asked of a job.
-  return (select array_agg(a.attname::text order by a.attnum) from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.typrelid = a.attrelid
-    where t.oid = 'bridge.job_request'::regtype and a.attnum > 0 and not a.attisdropped);
-
 create or replace function bridge.row_template(p_job jsonb) returns jsonb language sql immutable set search_path = ''
   -- A job of a bulk call without what is its own, see bridge.write_rows.
   return case when jsonb_typeof(p_job) is distinct from 'object' then p_job
@@ -105,8 +100,12 @@ declare
   v_ids uuid[];
   v_labels text[];
 begin
+  if v_count = 1 and p_jobs->0->'job' is not null then
+    return next bridge.enqueue_as((p_jobs->0->>'id')::uuid, bridge.read_request((p_jobs->0->'job')::jsonb));
+    return;
+  end if;
   select array_agg((e->'job')::jsonb order by n), array_agg((e->>'id')::uuid order by n),
-    array_agg(case when v_count = 1 then '' else format('job %s, task %s: ', e->>'id', e->'job'->>'task') end order by n)
+    array_agg(format('job %s, task %s: ', e->>'id', e->'job'->>'task') order by n)
   into v_jobs, v_ids, v_labels
   from json_array_elements(p_jobs) with ordinality j (e, n) where e->'job' is not null;
   if cardinality(v_jobs) = v_count then
@@ -131,7 +130,7 @@ begin
       run_at timestamptz, chord text, options jsonb, links jsonb)
   loop
     if v_job.job is not null then
-      return next bridge.enqueue_as(v_job.id, bridge.request_of(v_job.job::jsonb, clock_timestamp()));
+      return next bridge.enqueue_as(v_job.id, bridge.read_request(v_job.job::jsonb));
     else
       return next coalesce(bridge.enqueue_message(v_job.id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs,
         v_job.embed, v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at,

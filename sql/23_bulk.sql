@@ -14,25 +14,35 @@ begin
 end
 $$;
 
-create or replace function bridge.request_of(p_job jsonb, p_now timestamptz) returns bridge.job_request language plpgsql stable
-  set search_path = '' as $$
+create or replace function bridge.read_request(p_job jsonb) returns bridge.job_request language plpgsql stable set search_path = '' as $$
   -- What an object asks of a job, by the argument names of bridge.enqueue; null has the default.
   --
-  -- Errors  JB001 as bridge.enqueue, an unknown key, a value of the wrong type
+  -- Errors  JB001 no object, an unknown key; 22… a value of the wrong type
 declare
+  v_defaults constant bridge.job_request := bridge.defaults();
+  v_known jsonb;
   v_given jsonb;
-  v_key text;
-  v_asked bridge.job_request;
+  v_unknown text;
 begin
   if jsonb_typeof(p_job) is distinct from 'object' then
     perform bridge.refuse(format('job is %s', coalesce('a JSON ' || jsonb_typeof(p_job), 'null')), 'give a JSON object');
   end if;
-  select string_agg(k, ', ') into v_key from jsonb_object_keys(p_job - bridge.request_names()) k;
-  if v_key is not null then
-    perform bridge.refuse(format('unknown key %s', v_key), 'use the argument names of bridge.enqueue');
+  v_known := to_jsonb(v_defaults);
+  select string_agg(e.key, ', ') filter (where not v_known ? e.key), jsonb_object_agg(e.key, e.value) filter (where e.value <> 'null')
+  into v_unknown, v_given from jsonb_each(p_job) e;
+  if v_unknown is not null then
+    perform bridge.refuse(format('unknown key %s', v_unknown), 'use the argument names of bridge.enqueue');
   end if;
-  select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given from jsonb_each(p_job) e where e.value <> 'null';
-  v_asked := jsonb_populate_record(bridge.defaults(), v_given);
+  return jsonb_populate_record(v_defaults, coalesce(v_given, '{}'));
+end
+$$;
+
+create or replace function bridge.request_of(p_job jsonb, p_now timestamptz) returns bridge.job_request language plpgsql stable
+  set search_path = '' as $$
+  -- The same, checked as far as it is not a row's own. Errors  as bridge.enqueue
+declare
+  v_asked constant bridge.job_request := bridge.read_request(p_job);
+begin
   perform bridge.check_job(v_asked.task, v_asked.queue, v_asked.args::json, v_asked.kwargs::json, 0);
   perform bridge.check_options(v_asked, p_now);
   perform bridge.check_headers(v_asked.headers);
@@ -61,7 +71,7 @@ create or replace function bridge.goes_alone(p_asked bridge.job_request) returns
       is distinct from jsonb_strip_nulls(to_jsonb(bridge.defaults()) - v.known)
     from (values (array['task', 'args', 'kwargs', 'queue', 'priority', 'run_at', 'delay', 'max_attempts', 'backoff', 'unique_key', 'on_conflict',
       'depends_on', 'timeout', 'expires_at', 'headers', 'retry_on', 'never_on', 'soft_timeout', 'deadline', 'serial_key', 'unique_until',
-      'unique_for', 'batch'])) v (known);
+      'unique_for', 'batch', 'webhook'])) v (known);
   end;
 
 create or replace function bridge.take_keys(p_asked bridge.job_request[], p_alone boolean[], p_ids uuid[], p_which integer[], p_keys text[],

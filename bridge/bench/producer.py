@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTS", "main"]
 
-_BULK = 1000  # jobs an enqueue_many
+_BULK = 1000  # messages an LPUSH
 
 
 def _app(name: str) -> Any:
@@ -77,9 +77,7 @@ def _transaction(count: int, _rate: float) -> list[int]:
 
 
 def _many(count: int, _rate: float) -> list[int]:
-    job = {"task": NOOP, "args": [PAYLOAD], "queue": QUEUE}
-    for at in range(0, count, _BULK):
-        bridge.enqueue_many([job] * min(_BULK, count - at))
+    bridge.enqueue_many({"task": NOOP, "args": [PAYLOAD], "queue": QUEUE} for _ in range(count))
     return []
 
 

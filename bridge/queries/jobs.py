@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
@@ -75,17 +76,23 @@ class Content:
         )  # fmt: skip
 
 
-def enqueue(connection: Connection, task: str, args: Sequence[Any], kwargs: dict[str, Any], options: dict[str, Any]) -> UUID:
-    """Call ``bridge.enqueue``; ``options`` are further arguments of it by name."""
-    named = {"task": task, "args": Jsonb(args), "kwargs": Jsonb(kwargs), **options}
-    call = ", ".join(f"{name} => %({name})s{_CASTS.get(name, '')}" for name in named)
+def enqueue(connection: Connection, task: str, args: str, kwargs: str, options: dict[str, Any]) -> UUID:
+    """Call ``bridge.enqueue`` with JSON texts; ``options`` are further arguments of it by name, of which None has the default."""
+    given = {"task": task, "args": args, "kwargs": kwargs, **{name: value for name, value in options.items() if value is not None}}
     with translated():
-        row = connection.execute(f"select bridge.enqueue({call})", named).fetchone()
+        row = connection.execute(_call(tuple(given)), tuple(given.values())).fetchone()
     assert row is not None  # noqa: S101 - a function returns a row
     return row[0]  # type: ignore[no-any-return]
 
 
+@lru_cache(maxsize=100)
+def _call(names: tuple[str, ...]) -> bytes:
+    arguments = ", ".join(f"{name} => %s{_CASTS.get(name, '')}" for name in names)
+    return f"select bridge.enqueue({arguments})".encode()
+
+
 _CASTS = {
+    **dict.fromkeys(["args", "kwargs"], "::jsonb"),
     **dict.fromkeys(["task", "queue", "unique_key", "on_conflict", "serial_key", "unique_until"], "::text"),
     **dict.fromkeys(["priority", "max_attempts"], "::integer"),
     **dict.fromkeys(["run_at", "expires_at"], "::timestamptz"),

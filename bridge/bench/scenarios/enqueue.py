@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from bridge.bench.jobs import QUEUE
-from bridge.bench.measure import BenchError, Sample
+from bridge.bench.measure import BenchError, Sample, Target
 from bridge.bench.rig import Producer
 from bridge.bench.rounds import Scenario
 
@@ -27,9 +27,11 @@ class Enqueue(Scenario):
     about = "jobs made a second by one process, with 1 KB of arguments, without drainer and worker"
     notes: ClassVar[tuple[str, ...]] = (
         "delay(): unmodified calls of the joined application, each committed by itself; single: bridge.enqueue, likewise",
-        "one transaction: bridge.enqueue in an open transaction, its commit included; bulk: bridge.enqueue_many, 1,000 jobs a call",
+        "one transaction: bridge.enqueue in an open transaction, its commit included",
+        "bulk: one call of bridge.enqueue_many with a generator of all jobs, in one transaction of its own",
     )
     sides: ClassVar[tuple[str, ...]] = tuple(_ACTS)
+    targets: ClassVar[tuple[Target, ...]] = (Target("bridge, single", "jobs_per_s", 1.0), Target("bridge, bulk", "jobs_per_s", 50.0))
 
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Make jobs; every one of them is there."""
