@@ -98,9 +98,34 @@ begin
 end
 $$;
 
+create or replace function bridge.cancel_one(p_id uuid, p_terminate boolean, p_signal text, p_patient boolean) returns text language plpgsql
+  set search_path = '' set enable_seqscan = off as $$
+  -- Cancel one of many: its end must not keep the others from theirs.
+  --
+  --   p_patient  wait for a transaction that is completing its run, 2 s at most
+  --
+  -- Returns  as bridge.cancel; completing when its run is just being completed, and nothing was done
+declare
+  v_seq bigint;
+begin
+  select i.seq into v_seq from bridge.job j join bridge.inflight i on i.seq = j.seq where j.id = p_id and i.state = 'running';
+  if found and not p_patient and bridge.is_in_other_hands(v_seq) then
+    return 'completing';
+  elsif v_seq is null then
+    return bridge.cancel_job(p_id, p_terminate, p_signal);
+  end if;
+  begin
+    return bridge.cancel_job(p_id, p_terminate, p_signal);
+  exception when sqlstate 'JB007' then
+    return 'completing';
+  end;
+end
+$$;
+
 create or replace function bridge.cancel_jobs(filter jsonb, dry_run boolean default false, terminate boolean default true, signal text default 'TERM')
   returns jsonb language plpgsql security definer set search_path = '' set jit = off as $$
-  -- Cancel the jobs that a filter chooses, of those that have not ended: as bridge.cancel does, the first made first, at most max_jobs.
+  -- Cancel the jobs that a filter chooses, of those that have not ended: as bridge.cancel does, the first made first, at most max_jobs. One
+  -- whose run is just being completed is passed by, the first of them after 2 s.
   --
   --   filter   see bridge.select_jobs
   --   dry_run  count, change nothing
@@ -109,6 +134,8 @@ create or replace function bridge.cancel_jobs(filter jsonb, dry_run boolean defa
   -- Errors   JB001 when the filter or the signal is none
 declare
   v_id uuid;
+  v_status text;
+  v_is_patient boolean := true;
   v_matched integer := 0;
   v_changed integer := 0;
 begin
@@ -116,9 +143,10 @@ begin
   perform bridge.require_filter(cancel_jobs.filter);
   for v_id in select bridge.select_jobs(cancel_jobs.filter, bridge.live_statuses()) loop
     v_matched := v_matched + 1;
-    if not dry_run and bridge.cancel_job(v_id, cancel_jobs.terminate, cancel_jobs.signal) in ('cancelled', 'running') then
-      v_changed := v_changed + 1;
-    end if;
+    continue when dry_run;
+    v_status := bridge.cancel_one(v_id, cancel_jobs.terminate, cancel_jobs.signal, v_is_patient);
+    v_changed := v_changed + (v_status in ('cancelled', 'running'))::integer;
+    v_is_patient := v_is_patient and v_status <> 'completing';
   end loop;
   return bridge.bulk_report(cancel_jobs.filter, v_matched, v_changed, cancel_jobs.dry_run);
 end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -209,3 +210,36 @@ def test_cancel_of_many_goes_page_by_page(db: Session) -> None:
         db.enqueue(args=[number])
     reports = [db.one("select bridge.cancel_jobs(%s)", json.dumps({"queue": "celery", "max_jobs": 2})) for _ in range(3)]
     assert [(report["changed"], report["more"]) for report in reports] == [(2, True), (2, True), (1, False)]
+
+
+def test_cancel_of_many_passes_by_runs_that_are_just_being_completed(db: Session, dsn: str) -> None:
+    jobs = [db.enqueue(args=[number]) for number in range(4)]
+    claims = db.claim()
+    for claim in claims[:3]:
+        db.start(claim)
+    other = Session(dsn)
+    with other.connection.transaction():
+        other.rows("select from bridge.inflight where seq = any(%s) for update", [claim.seq for claim in claims[:2]])
+        report = db.one("""select bridge.cancel_jobs('{"all": true}')""")
+    assert report == {"matched": 4, "changed": 2, "skipped": 2, "more": False}
+    query = "select status, cancelled_at is not null from bridge.jobs where id = %s"
+    assert [db.rows(query, job)[0] for job in jobs] == [("running", False)] * 2 + [("running", True), ("cancelled", False)]
+
+
+def test_two_who_do_opposite_things_to_the_same_many_at_once_do_not_wait_in_a_circle(db: Session, dsn: str) -> None:
+    ids = [str(db.enqueue("a.task", max_attempts=1)) for _ in range(60)]
+    for claim in db.claim():
+        db.fail(claim, db.start(claim))
+    sessions = [Session(dsn), Session(dsn)]
+    wanted = ['{"task": "a.*"}', json.dumps({"ids": ids[::-1]})]
+    with ThreadPoolExecutor(2) as pool:
+        redrive = pool.submit(sessions[0].one, "select bridge.redrive_jobs(%s)", wanted[0])
+        discard = pool.submit(sessions[1].one, "select bridge.discard_jobs(%s)", wanted[1])
+        reports = redrive.result(60), discard.result(60)
+    assert sum(report["changed"] for report in reports) == 60
+    assert {row[0] for row in db.rows("select status from bridge.jobs")} <= {"queued", "failed"}
+    with ThreadPoolExecutor(2) as pool:
+        db.one("""select bridge.retry_failed()""")
+        both = [pool.submit(session.one, "select bridge.cancel_jobs(%s)", meant) for session, meant in zip(sessions, wanted, strict=True)]
+        assert all(one.result(60) for one in both)
+    assert db.one("select count(*) from bridge.jobs where status = 'queued'") == 0
