@@ -37,7 +37,8 @@ begin
       id          bigint primary key,        -- made of the limit and the key, see bridge.bucket_id
       job_limit   integer not null,          -- 0: a serial key
       key         text,
-      room        integer not null default 0,  -- what the claim that has this row locked may still admit; counted anew by each
+      used        integer,                   -- permits, freed ones that nobody has taken away yet included; null: to be counted
+      room        integer not null default 0,  -- what the claim that has this row locked may still admit
       tokens      double precision,          -- of a rate; null: full
       refilled_at timestamptz not null default clock_timestamp(),
       due_at      timestamptz                -- look again then: a token comes, or has room been left
@@ -100,9 +101,13 @@ begin
 end
 $$;
 
-create or replace function bridge.bucket_id(p_limit integer, p_key text) returns bigint language sql immutable parallel safe set search_path = ''
+create or replace function bridge.bucket_id(p_limit integer, p_key text) returns bigint language plpgsql immutable parallel safe
+  set search_path = '' as $$
   -- The number of a limit's bucket for a key, null being one more; limit 0 is the serial keys. Whoever makes a job can say it without a row.
+begin
   return hashtextextended(p_limit || coalesce(' ' || p_key, ''), 0);
+end
+$$;
 
 create or replace function bridge.free_permits() returns trigger language plpgsql set search_path = '' as $$
   -- A job leaves its flight, however: its permits are free. Only rows of its own are written; a drainer is told when somebody waits for them.

@@ -224,6 +224,7 @@ begin
   loop
     update bridge.inflight i set permits = array_append(i.permits, v_row.bucket) where i.seq = v_row.seq;
     insert into bridge.permit (bucket, seq) values (v_row.bucket, v_row.seq) on conflict (bucket, seq) do update set freed = false;
+    update bridge.bucket b set used = null where b.id = v_row.bucket;
     v_count := v_count + 1;
   end loop;
   return v_count;
@@ -249,7 +250,7 @@ create or replace function bridge.look_again(p_limit integer) returns void langu
 declare
   v_queue text;
 begin
-  update bridge.bucket b set due_at = clock_timestamp() where b.job_limit = p_limit;
+  update bridge.bucket b set due_at = clock_timestamp(), used = null where b.job_limit = p_limit;
   for v_queue in select distinct l.queue from bridge.bucket b join bridge.lane l on l.blocked_by = b.id where b.job_limit = p_limit loop
     perform pg_notify('bridge_ready', v_queue);
   end loop;

@@ -1,23 +1,30 @@
 -- How claims let held jobs through: the open lanes of a queue, the most urgent first, in turn, each as far as all of its buckets have room.
 --
--- Whoever has a bucket's row locked is the one who admits by it; others pass it over. Its room is counted anew, in a statement after
--- the one that locked it, so that all that was admitted before is seen: nothing can drift, and two drainers never admit beyond a bound.
+-- Whoever has a bucket's row locked is the one who admits by it and takes freed permits away; others pass it over. It looks in a statement
+-- after the one that locked it, so that all that was done before is seen: two drainers never admit beyond a bound.
 
 create or replace function bridge.count_room(p_buckets bigint[], p_now timestamptz) returns void language plpgsql set search_path = ''
   set enable_seqscan = off set jit = off as $$
-  -- Count what may still be admitted by each of these buckets, whose rows the caller has locked: permits not in use, tokens not taken.
-  -- The turn of a serial key is free also for the job that has it and waits for its next attempt.
+  -- Say what may still be admitted by each of these buckets, whose rows the caller has locked: permits not in use, tokens not taken. Freed
+  -- permits go. The turn of a serial key is free also for the job that has it and waits for its next attempt.
 begin
-  with used as (
-    select b.id, (select count(*) from bridge.permit p where p.bucket = b.id and not p.freed
-        and (b.job_limit <> 0 or not exists (select from bridge.held h where h.seq = p.seq))) as permits,
-      least(l.burst, coalesce(b.tokens, l.burst) + l.pace * greatest(extract(epoch from p_now - b.refilled_at), 0)) as tokens,
-      case when b.job_limit = 0 then 1 else l.concurrency end as most
-    from bridge.bucket b left join bridge.job_limit l on l.id = b.job_limit
+  with gone as (
+    delete from bridge.permit p where p.freed and p.bucket = any (p_buckets) returning p.bucket
+  ), fewer as (
+    select g.bucket, count(*) as permits from gone g group by g.bucket
+  ), seen as (
+    select b.id, b.job_limit, l.concurrency, least(l.burst, coalesce(b.tokens, l.burst)
+        + l.pace * greatest(extract(epoch from p_now - b.refilled_at), 0)) as tokens,
+      case when b.job_limit = 0 then (select count(*) from bridge.permit p where p.bucket = b.id and not p.freed
+          and not exists (select from bridge.held h where h.seq = p.seq))
+        when l.concurrency is not null then coalesce(b.used - coalesce(f.permits, 0), (
+          select count(*) from bridge.permit p where p.bucket = b.id and not p.freed)) end as used
+    from bridge.bucket b left join bridge.job_limit l on l.id = b.job_limit left join fewer f on f.bucket = b.id
     where b.id = any (p_buckets)
   )
-  update bridge.bucket b set room = least(u.most - u.permits, floor(u.tokens), 1000000), tokens = u.tokens, refilled_at = p_now
-  from used u where b.id = u.id;
+  update bridge.bucket b set room = least(case when s.job_limit = 0 then 1 else s.concurrency end - s.used, floor(s.tokens), 1000000),
+    used = s.used, tokens = s.tokens, refilled_at = p_now
+  from seen s where b.id = s.id;
 end
 $$;
 
@@ -30,7 +37,7 @@ create or replace function bridge.plan_looks(p_buckets bigint[], p_now timestamp
 begin
   with planned as (
     select b.id, case
-      when not w.waits then case when b.tokens < l.burst then p_now + make_interval(secs => (l.burst - b.tokens) / l.pace) end
+      when not w.waits then case when b.tokens < l.burst then p_now + greatest(make_interval(secs => (l.burst - b.tokens) / l.pace), interval '1 minute') end
       when b.room >= 1 then p_now + case when b.job_limit = 0 then interval '5 seconds' else p_again end
       when b.tokens < 1 then p_now + make_interval(secs => greatest((1 - b.tokens) / l.pace, least(0.05, (l.burst - b.tokens) / l.pace)))
       else p_now + interval '5 minutes' end as due_at
@@ -59,6 +66,21 @@ begin
 end
 $$;
 
+create or replace function bridge.next_in_line(p_serial bigint) returns setof bigint language plpgsql set search_path = ''
+  set enable_seqscan = off set jit = off as $$
+  -- The lane of the job that is next of a serial key, if it waits for its turn, and lanes that nothing is left in.
+  --
+  -- Locks  these lanes (skip locked)
+declare
+  v_next bigint;
+begin
+  select h.lane into v_next from bridge.held h where h.serial = p_serial order by h.pos limit 1;
+  return query select l.id from bridge.lane l
+    where l.blocked_by = p_serial and (l.id = v_next or not exists (select from bridge.held h where h.lane = l.id))
+    for no key update skip locked;
+end
+$$;
+
 create or replace function bridge.open_lanes(p_now timestamptz) returns void language plpgsql set search_path = ''
   set enable_seqscan = off set jit = off as $$
   -- Open lanes that wait for buckets which may have room again: a run has ended, a token has come, a limit was changed. Buckets that
@@ -78,27 +100,34 @@ begin
   end if;
   select array_agg(o.id) into v_locked from (
     select b.id from bridge.bucket b where b.id = any (v_asked) order by b.id for no key update skip locked) o;
-  delete from bridge.permit p where p.freed and p.bucket = any (v_asked) and (p.bucket = any (v_locked) or not exists (
-    select from bridge.bucket b where b.id = p.bucket));
-  perform bridge.sweep_permits(v_locked, p_now);
+  delete from bridge.permit p where p.freed and p.bucket = any (v_asked) and not exists (select from bridge.bucket b where b.id = p.bucket);
   perform bridge.count_room(v_locked, p_now);
   update bridge.lane l set blocked_by = null where l.id = any (array (
     select n.id from bridge.bucket b cross join lateral bridge.next_lanes(b.id, least(b.room, 500)) n (id)
-    where b.id = any (v_locked) and b.room >= 1));
+    where b.id = any (v_locked) and b.room >= 1 and b.job_limit <> 0
+    union all
+    select n.id from bridge.bucket b cross join lateral bridge.next_in_line(b.id) n (id)
+    where b.id = any (v_locked) and b.room >= 1 and b.job_limit = 0));
   perform bridge.plan_looks(v_locked, p_now, interval '1 second');
   delete from bridge.bucket b where b.id = any (v_locked) and b.due_at is null
     and not exists (select from bridge.permit p where p.bucket = b.id) and not exists (select from bridge.held h where h.serial = b.id);
 end
 $$;
 
-create or replace function bridge.sweep_permits(p_buckets bigint[], p_now timestamptz) returns void language plpgsql set search_path = ''
-  set enable_seqscan = off as $$
+create or replace function bridge.sweep_permits() returns integer language plpgsql set search_path = '' set enable_seqscan = off as $$
   -- Take away permits that belong to no run, and turns that belong to no job, though nobody freed them: somebody has deleted rows by hand.
-  -- Only of buckets whose time has come, which is so every five minutes where lanes wait.
+  -- And have all of them counted anew.
+  --
+  -- Returns  how many
+declare
+  v_count integer;
 begin
-  delete from bridge.permit p using bridge.bucket b
-  where b.id = any (p_buckets) and b.due_at <= p_now and p.bucket = b.id and case when b.job_limit = 0
-    then not exists (select from bridge.job j where j.seq = p.seq) else not exists (select from bridge.inflight i where i.seq = p.seq) end;
+  update bridge.permit p set freed = true where not p.freed and not exists (select from bridge.inflight i where i.seq = p.seq)
+    and not (exists (select from bridge.job j where j.seq = p.seq) and exists (select from bridge.bucket b where b.id = p.bucket and b.job_limit = 0));
+  get diagnostics v_count = row_count;
+  update bridge.bucket b set used = null
+  where b.id = any (array (select o.id from bridge.bucket o where o.job_limit <> 0 for no key update skip locked));
+  return v_count;
 end
 $$;
 
@@ -165,14 +194,15 @@ declare
 begin
   return query
   with part as materialized (
-    select l.id as lane, l.turn, u.bucket, b.room, l.serial, u.job_limit, u.job_limit = 0 or m.concurrency is not null as counts
+    select l.id as lane, l.queue, l.turn, u.bucket, b.room, l.serial, u.job_limit = 0 or m.concurrency is not null as counts,
+      array_agg(u.bucket) filter (where m.concurrency is not null) over (partition by l.id) as permits
     from bridge.lane l cross join lateral unnest(l.buckets, l.limits) u (bucket, job_limit)
     left join bridge.bucket b on b.id = u.bucket and b.id = any (p_locked)
     left join bridge.job_limit m on m.id = u.job_limit
     where l.id = any (p_lanes)
-  ), open as (
-    select p.lane, p.turn, p.serial, min(p.room) as room from part p
-    group by p.lane, p.turn, p.serial having count(p.room) = count(*) and min(p.room) >= 1
+  ), open as materialized (
+    select p.lane, p.turn, p.serial, p.queue, p.permits, min(p.room) as room from part p
+    group by p.lane, p.turn, p.serial, p.queue, p.permits having count(p.room) = count(*) and min(p.room) >= 1
   ), found as materialized (
     select h.place, h.seq, h.size, o.lane, row_number() over (partition by o.lane order by h.pos) as nth, o.turn
     from open o cross join lateral (
@@ -180,28 +210,31 @@ begin
       for update skip locked) h
     where o.serial is null or not exists (select from bridge.held e where e.serial = o.serial and e.pos < h.pos)
   ), counted as (
-    select f.place, p.room, row_number() over (partition by p.bucket order by f.nth, f.turn, f.lane) as number
+    select f.*, p.room, row_number() over (partition by p.bucket order by f.nth, f.turn, f.lane) as number
     from found f join part p on p.lane = f.lane
   ), fitting as (
-    select c.place from counted c group by c.place having bool_and(c.number <= c.room)
+    select c.place, c.seq, c.size, c.lane, c.nth, c.turn from counted c
+    group by c.place, c.seq, c.size, c.lane, c.nth, c.turn having bool_and(c.number <= c.room)
   ), bounded as (
     select f.*, sum(f.size) over w - f.size as before, row_number() over w as number
-    from found f join fitting g on g.place = f.place window w as (order by f.nth, f.turn, f.lane)
+    from fitting f window w as (order by f.nth, f.turn, f.lane)
   ), chosen as materialized (
     select b.* from bounded b where b.number <= p_count and (b.before < p_bytes)
   ), taken as (
     delete from bridge.held h where h.ctid = any (array (select c.place from chosen c)) returning h.seq, h.token, h.lane
   ), kept as (
     insert into bridge.permit (bucket, seq) select p.bucket, t.seq from taken t join part p on p.lane = t.lane where p.counts
-    on conflict (bucket, seq) do update set freed = false
+    on conflict (bucket, seq) do update set freed = false returning permit.bucket, permit.xmax = 0::text::xid as is_new
   ), spent as (
-    update bridge.bucket b set room = b.room - n.jobs, tokens = b.tokens - n.jobs
-    from (select p.bucket, count(*) as jobs from taken t join part p on p.lane = t.lane group by p.bucket) n where b.id = n.bucket
+    update bridge.bucket b set room = b.room - n.jobs, tokens = b.tokens - n.jobs, used = b.used + coalesce(k.permits, 0)
+    from (select p.bucket, sum(t.jobs)::integer as jobs from (select t.lane, count(*) as jobs from taken t group by t.lane) t
+      join part p on p.lane = t.lane group by p.bucket) n
+    left join (select k.bucket, count(*)::integer as permits from kept k where k.is_new group by k.bucket) k on k.bucket = n.bucket
+    where b.id = n.bucket
   ), sent as (
     insert into bridge.inflight (seq, queue, token, copied, shipment, drainer, claimed_at, permits)
-    select t.seq, l.queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp(),
-      (select array_agg(p.bucket) from part p where p.lane = t.lane and p.counts and p.job_limit <> 0)
-    from taken t join bridge.lane l on l.id = t.lane
+    select t.seq, o.queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp(), o.permits
+    from taken t join open o on o.lane = t.lane
   )
   select array_agg(c.seq order by c.number), sum(c.size)::bigint from chosen c;
 end

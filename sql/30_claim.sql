@@ -130,7 +130,7 @@ begin
   )
   select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
   if v_held.seqs <> '{}' then
-    v_seqs := bridge.in_order(v_held.seqs, v_seqs);
+    v_seqs := case when v_seqs is null then v_held.seqs else bridge.in_order(v_held.seqs, v_seqs) end;
   end if;
   perform bridge.stamp_deadlines(v_seqs);
   if exists (select from bridge.unique_key u where u.until_start) then

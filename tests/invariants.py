@@ -31,6 +31,9 @@ RULES = {
         select p.* from bridge.permit p join bridge.bucket b on b.id = p.bucket where not p.freed and case when b.job_limit = 0
           then not exists (select from bridge.job j where j.seq = p.seq)
           else not exists (select from bridge.inflight i where i.seq = p.seq and p.bucket = any (i.permits)) end""",
+    "a bucket knows how many permits there are": """
+        select b.id, b.used from bridge.bucket b join bridge.job_limit l on l.id = b.job_limit and l.concurrency is not null
+        where b.used <> (select count(*) from bridge.permit p where p.bucket = b.id)""",
     "one job at a time has the turn of a serial key": """
         select b.key, count(*) from bridge.bucket b join bridge.permit p on p.bucket = b.id
         where b.job_limit = 0 and not p.freed group by b.key having count(*) > 1""",

@@ -24,9 +24,10 @@ SIDES = {
     "latency": ["celery", "bridge"],
     "enqueue": ["celery", "bridge, delay()", "bridge, single", "bridge, one transaction", "bridge, bulk"],
     "memory": ["bridge"],
+    "gate": ["plain", "gated"],
     "claim": ["alone", "beside"],
 }
-JOBS = {"drain": 300, "e2e": 200, "latency": 20, "enqueue": 100, "memory": 2000, "claim": 1000}
+JOBS = {"drain": 300, "e2e": 200, "latency": 20, "enqueue": 100, "memory": 2000, "gate": 200, "claim": 1000}
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

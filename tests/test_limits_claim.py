@@ -252,3 +252,14 @@ def test_dead_claims_come_back_and_keep_their_tokens(db: Session) -> None:
 def test_a_limit_that_cannot_be_is_refused_with_its_reason(db: Session, options: dict[str, Any], word: str) -> None:
     with pytest.raises(Exception, match=word):
         set_limit(db, **{"concurrency": None, **options})
+
+
+def test_the_next_of_a_serial_key_is_found_among_many_lanes_at_once(db: Session) -> None:
+    set_limit(db, key="args.0", concurrency=2)
+    ids = [db.enqueue(args=[number], serial_key="k", priority=number % 10) for number in range(20)]
+    for identity in ids:
+        [claim] = db.claim() or db.claim()
+        assert claim.id == identity
+        db.do("select bridge.cancel(%s)", identity)
+    db.claim()
+    assert db.one("select count(*) from bridge.lane") == 0

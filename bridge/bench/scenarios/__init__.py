@@ -8,6 +8,7 @@ from bridge.bench.scenarios.claim import Claim
 from bridge.bench.scenarios.drain import Drain
 from bridge.bench.scenarios.end_to_end import EndToEnd
 from bridge.bench.scenarios.enqueue import Enqueue
+from bridge.bench.scenarios.gate import Gate
 from bridge.bench.scenarios.latency import Latency
 from bridge.bench.scenarios.memory import Memory
 
@@ -16,4 +17,4 @@ if TYPE_CHECKING:
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in (Drain, EndToEnd, Latency, Enqueue, Memory, Claim)}
+SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in (Drain, EndToEnd, Latency, Enqueue, Memory, Claim, Gate)}
