@@ -145,6 +145,11 @@ begin
 end
 $$;
 
+create or replace function bridge.completing_session(p_seq bigint) returns text language sql set search_path = ''
+  -- The process id of the session whose transaction has the row of a job in flight, for people; "unknown" when that has just ended.
+  return coalesce((select l.pid::text from bridge.inflight i
+    join pg_catalog.pg_locks l on l.locktype = 'transactionid' and l.granted and l.transactionid = i.xmax where i.seq = p_seq), 'unknown');
+
 create or replace function bridge.wait_for_run(p_seq bigint) returns void language plpgsql set search_path = ''
   set lock_timeout = '2s' as $$
   -- Before somebody else than its run ends what runs: wait for a transaction that is completing it. That is over within moments; one that
@@ -160,7 +165,7 @@ begin
   perform from bridge.inflight i where i.seq = p_seq and i.state = 'running' for update;
 exception when lock_not_available then
   perform bridge.refuse(format('job number %s is being completed by a transaction of its own task', p_seq),
-    'repeat this when that transaction has ended', 'JB007');
+    format('repeat this when that transaction has ended (of the session with pid %s)', bridge.completing_session(p_seq)), 'JB007');
 end
 $$;
 
@@ -175,9 +180,11 @@ $$;
 
 create or replace function bridge.was_completed(p_seq bigint, p_token uuid) returns boolean language plpgsql security definer
   set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Asked when the process of a run is dead: had it completed its job? Waits for what the process has left on its way.
+  -- Asked when the process of a run is dead: had it completed its job? Waits a little for what the process has left on its way.
+  --
+  -- Errors   JB007 when that takes longer: a session notices the death of its client when its statement is over
 begin
-  perform from bridge.inflight i where i.seq = p_seq and i.token = p_token for update;
+  perform bridge.wait_for_run(i.seq) from bridge.inflight i where i.seq = p_seq and i.token = p_token;
   return exists (select from bridge.finished f where f.seq = p_seq and f.status = 'succeeded' and f.outcome ? 'completed');
 end
 $$;

@@ -171,3 +171,18 @@ def test_a_job_whose_process_dies_with_its_transaction_open_runs_again(stack: St
     go.touch()
     job = stack.wait(identity)
     assert (job["status"], job["losses"], effects(stack, identity)) == ("succeeded", 1, 1)
+
+
+def test_a_worker_goes_on_while_postgres_has_not_noticed_that_its_process_died(stack: Stack) -> None:
+    identity = stack.enqueue("completing.slow", 4)
+    worker = stack.processes[1]
+    wait_until(lambda: f"lost while its run was being completed task_id={identity}" in worker.log_text(), 30, "the death")
+    assert stack.run("completing.next", 1)["result"] == 2
+    with pytest.raises(Exception, match=r"of the session with pid \d+\)") as refused:
+        stack.sql.execute("select bridge.cancel(%s)", (identity,))
+    assert stack.job(identity)["status"] == "running"
+    pid = str(refused.value).partition("with pid ")[2].partition(")")[0]
+    sleeping = "select pg_terminate_backend(pid) from pg_stat_activity where query like '%%pg_sleep%%' and pid = %s"
+    assert stack.sql.execute(sleeping, (int(pid),)).fetchone() == (True,)
+    job = stack.wait(identity)
+    assert (job["status"], job["result"], job["losses"], effects(stack, identity)) == ("succeeded", 4, 1, 1)

@@ -33,6 +33,7 @@ __all__ = [
     "failed",
     "go_on",
     "ignores_result",
+    "insist",
     "is_final",
     "is_of_a_row",
     "lost",
@@ -161,14 +162,14 @@ def _from_outside(write: Callable[[], str | None]) -> Status | None:
         return _status(patiently(write))
     except CompletingError as error:
         log.info("the end of a run waits for a transaction of its task error=%s", error)
-        threading.Thread(target=_insist, args=(write,), name="bridge-insist", daemon=True).start()
+        threading.Thread(target=insist, args=(write,), name="bridge-insist", daemon=True).start()
         return None
 
 
-def _insist(write: Callable[[], str | None]) -> None:
-    """Repeat it until that transaction has ended. Should this process end before, the sweep does it."""
+def insist(ask: Callable[[], Written]) -> Written:
+    """Repeat it until that transaction has ended, in a thread. Should this process end before, the sweep does the rest."""
     again = retry_if_exception_type((CompletingError, ServerError, psycopg.OperationalError))
-    Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(write)
+    return Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(ask)
 
 
 def was_completed(joined: Membership, delivery: Delivery) -> bool:

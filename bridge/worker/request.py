@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
 from bridge.application import membership
-from bridge.errors import ServerError
+from bridge.errors import CompletingError, ServerError
 from bridge.job import job_id
 from bridge.message import HEADER, Delivery
 from bridge.queries import revokes
@@ -56,8 +57,12 @@ class RowRequest:
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         """Celery's word of a failure. A message that it gives back, because the child died, it reports to no backend: that is done here."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(exc, WorkerLostError | SystemExit) and self._was_completed():
-            return self._on_completed(exc)
+        if isinstance(exc, WorkerLostError | SystemExit):
+            try:
+                if self._was_completed():
+                    return self._on_completed(exc)
+            except CompletingError:
+                return self._on_undecided(exc)
         if isinstance(exc, WorkerLostError) and _is_row(self) and _is_given_back(self.task):  # type: ignore[attr-defined]
             self.task.backend.mark_as_failure(self.id, exc, request=self._context, store_result=self.store_errors)  # type: ignore[attr-defined]
         return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]
@@ -65,6 +70,22 @@ class RowRequest:
     def _was_completed(self) -> bool:
         delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)  # type: ignore[attr-defined]
         return delivery is not None and joined is not None and outcome.was_completed(joined, delivery)
+
+    def _on_undecided(self, exc: BaseException) -> None:
+        """The child died in the transaction that completes its job, and that goes on for a while: a thread waits for its end."""
+        log.warning("a process was lost while its run was being completed task_id=%s error=%s", self.id, exc)
+        state.task_ready(self)
+        self.acknowledge()  # type: ignore[attr-defined]
+        threading.Thread(target=self._decide_later, args=(exc,), name="bridge-decide", daemon=True).start()
+
+    def _decide_later(self, exc: BaseException) -> None:
+        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)  # type: ignore[attr-defined]
+        if delivery is None or joined is None:
+            return
+        if outcome.insist(self._was_completed):
+            self.task.backend.make_up(self._context)  # type: ignore[attr-defined]
+        else:
+            outcome.lost(joined, delivery, str(exc))
 
     def _on_completed(self, exc: BaseException) -> None:
         """The child died after it had completed its job in a transaction. Celery's ways with lost workers could run it again."""

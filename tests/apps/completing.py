@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from functools import cache
@@ -165,6 +166,19 @@ def hold(self: Task, started: str, go: str, *, seconds: float = 60.0) -> Any:
         while not Path(go).exists() and time.monotonic() < until:
             time.sleep(0.02)
     return "held"
+
+
+@app.task(name="completing.slow", bind=True)
+def slow(self: Task, number: int) -> Any:
+    """In its first run it dies while Postgres is busy with a statement of the transaction, and does not notice."""
+    first = attempted(self) == 1
+    with connect() as connection:
+        connection.execute(effect(self, number))
+        result = bridge.complete(connection, number)
+        if first:
+            threading.Timer(0.5, die).start()
+            connection.execute("select pg_sleep(120)")
+    return result
 
 
 @app.task(name="completing.limited", bind=True, time_limit=2)
