@@ -26,7 +26,9 @@ __all__ = ["bench_command"]
 @click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)))
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds of each scenario; a ratio is their median.")
 @click.option(
-    "--jobs", type=click.IntRange(2), help="Jobs a side and round. [default: 20,000; latency 200; memory 1,000,000; claim 5,000,000]"
+    "--jobs",
+    type=click.IntRange(2),
+    help="Jobs a side and round. [default: 20,000; latency 200; memory and urgent 1,000,000; claim 5,000,000]",
 )
 @click.option("--concurrency", default=2, show_default=True, type=click.IntRange(1), help="Pool children of a worker.")
 @click.option("--rate", default=20.0, show_default=True, type=click.FloatRange(0.1), help="Jobs a second in the scenario latency.")

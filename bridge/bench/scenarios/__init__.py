@@ -11,10 +11,11 @@ from bridge.bench.scenarios.enqueue import Enqueue
 from bridge.bench.scenarios.gate import Gate
 from bridge.bench.scenarios.latency import Latency
 from bridge.bench.scenarios.memory import Memory
+from bridge.bench.scenarios.urgent import Urgent
 
 if TYPE_CHECKING:
     from bridge.bench.rounds import Scenario
 
 __all__ = ["SCENARIOS"]
 
-SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in (Drain, EndToEnd, Latency, Enqueue, Memory, Claim, Gate)}
+SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in (Drain, EndToEnd, Latency, Enqueue, Memory, Claim, Gate, Urgent)}
