@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner, Result
 from fix_servers import wait_until
 from fix_sql import Session
 
 import bridge
+from bridge.cli import main
 from bridge.errors import InvalidArgumentError, NotFoundError, WrongStateError
 from bridge.message import envelope
 from bridge.queries.dispatch import Claimed
@@ -185,6 +187,28 @@ def test_python_says_the_same(db: Session, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(WrongStateError, match="is cancelled: only jobs that have not started"):
         bridge.set_priority(identity, 1)
     bridge.client.forget_connections()  # type: ignore[attr-defined]
+
+
+def test_the_command_line_says_the_same(db: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
+
+    def jobs(*words: object) -> Result:
+        return CliRunner().invoke(main, ["jobs", *map(str, words)])
+
+    one, two = db.enqueue(), db.enqueue("b.task")
+    assert jobs("set-priority", one, "--priority", 9).stdout.splitlines()[1].endswith("queued")
+    assert jobs("move", "--task", "b.*", "--to", "mail", "--dry-run").exit_code == 0
+    assert (row(db, one)[:2], row(db, two)[:2]) == ((9, "celery"), (0, "celery"))
+    assert json.loads(jobs("move", "--queue", "celery", "--task", "b.*", "--to", "mail", "--json").stdout)["changed"] == 1
+    assert row(db, two)[:2] == (0, "mail")
+    assert jobs("reschedule", "--all", "--delay", "2h").stdout.startswith("reschedule: 2 of 2 jobs")
+    assert db.rows("select distinct status from bridge.jobs") == [("scheduled",)]
+    assert jobs("reschedule", one, two, "--delay", 0).exit_code == 0
+    db.finish(*db.run())
+    refused = jobs("set-priority", one, two, "--priority", 1)
+    assert (refused.exit_code, refused.stderr.count("is succeeded: only jobs that have not started")) == (1, 1)
+    for words in (("move", one), ("reschedule", one), ("reschedule", one, "--delay", 1, "--run-at", "2031-01-31T06:00:00")):
+        assert jobs(*words).exit_code == 2
 
 
 def claimed(db: Session, queue: str) -> Claimed:

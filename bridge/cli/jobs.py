@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge import bulk, dead
-from bridge.cli import enqueue, job_complete, job_flows, job_notes, job_text, steering
+from bridge.cli import enqueue, job_changes, job_complete, job_flows, job_notes, job_text, steering
 from bridge.cli.database import open_database
 from bridge.cli.selection import LIVE, by_ids, filter_of, filters, require_one_way, whoami
 from bridge.cli.tables import print_json, span
@@ -205,5 +205,5 @@ def cancel_command(
     steering.report(done, "cancel", as_json=as_json)
 
 
-for _command in (enqueue.enqueue_command, *job_notes.COMMANDS, *job_flows.COMMANDS, *job_complete.COMMANDS):
+for _command in (enqueue.enqueue_command, *job_changes.COMMANDS, *job_notes.COMMANDS, *job_flows.COMMANDS, *job_complete.COMMANDS):
     jobs_command.add_command(_command)
