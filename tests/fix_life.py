@@ -85,11 +85,15 @@ class Life(RuleBasedStateMachine):
         del identity
         return False
 
+    def room(self) -> int:
+        """How many queued jobs a claim may take at most: of a limit, what is left of it."""
+        return len(self.jobs)
+
     @rule(target=deliveries, limit=st.integers(1, 3))
     def claim(self, limit: int) -> Any:
         claims = self.db.claim(queue=self.queue, limit=limit)
         free = [identity for identity, job in self.jobs.items() if job.status == "queued" and not self.is_held(identity)]
-        assert len(claims) == min(limit, len(free))
+        assert len(claims) == min(limit, len(free), self.room())
         for claim in claims:
             assert claim.id in free
             job = self.jobs[claim.id]

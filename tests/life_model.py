@@ -22,6 +22,7 @@ SHOWN = {"claimed": "queued"}  # what bridge.jobs calls a place, where that has 
 OWN, OTHER = "ValueError", "OSError"  # classes of errors; jobs with never_on name the first
 EMPTIED = [
     "job", "ready", "held", "scheduled", "inflight", "blocked", "dependency", "unique_key", "finished", "attempt", "job_note", "paused",
+    "permit", "lane", "bucket",
 ]  # fmt: skip
 # What the tables that move hold in moments: when time passes, all of them are longer ago.
 MOMENTS = {

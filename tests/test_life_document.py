@@ -69,6 +69,14 @@ class Makers:
             return self.ready(backoff=3600)
         return self.ready(delay="1 h")
 
+    def held(self) -> Job:
+        """Ready, and a limit holds it back: the page says that it goes the ways of ready."""
+        job = self.ready()
+        self.db.do("select bridge.set_limit(%s, queue => %s, concurrency => 0)", job.queue, job.queue)
+        self.db.claim(queue=job.queue)
+        assert self.db.rows("select from bridge.held where seq = %s", job.seq)
+        return job
+
     def blocked(self) -> Job:
         if self.ran:
             job = self.running()
@@ -224,7 +232,20 @@ MANY = {
 }  # fmt: skip
 PARTS = {"heed_revoke", "sweep", "tick_if_late"}
 # These write to a row and leave it in its place, or drop ended ones whose time is over.
-NOTES = {"cleanup", "discard", "forget", "log", "mark_missing", "note", "progress", "resume", "set_aside", "set_limit"}
+NOTES = {
+    "cleanup",
+    "discard",
+    "forget",
+    "log",
+    "mark_missing",
+    "note",
+    "progress",
+    "remove_breaker",
+    "reset_breaker",
+    "resume",
+    "set_aside",
+    "set_limit",
+}
 
 
 def movers(db: Session) -> set[str]:

@@ -82,9 +82,32 @@ class SteeredLife(Life):
             self.db.do(query, identity, value)
 
 
+class LimitedLife(Life):
+    """With a limit on the queue: what it holds back lives on, and ends, as any job that waits."""
+
+    most = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.db.do("select bridge.set_limit('two', queue => %s, concurrency => %s)", self.queue, self.most)
+
+    def room(self) -> int:
+        alive = sum(job.status in {*WITH_BROKER, "running"} for job in self.jobs.values())
+        return max(0, self.most - alive)
+
+    @rule(most=st.integers(1, 3))
+    def set_limit(self, most: int) -> None:
+        self.db.do("select bridge.set_limit('two', queue => %s, concurrency => %s)", self.queue, most)
+        self.most = most
+
+
 def test_sql_and_model_agree_on_every_life(dsn: str) -> None:
     run_lives(Life, dsn, lives=15)
 
 
 def test_sql_and_model_agree_on_every_life_that_operators_and_tasks_steer(dsn: str) -> None:
     run_lives(SteeredLife, dsn, lives=20)
+
+
+def test_sql_and_model_agree_on_every_life_under_a_limit(dsn: str) -> None:
+    run_lives(LimitedLife, dsn, lives=10)

@@ -148,6 +148,8 @@ CALLS = {
     "slots": ("select bridge.run_schedules(100, now() + interval '10 seconds')", "schedule_next"),
     "ended runs": ("select bridge.run_schedules(100, now())", "schedule_run_unsettled"),
     "expire": ("select bridge.expire_due(10, now() + interval '2 days')", "job_expires"),
+    "overdue": ("select bridge.end_overdue(10, now())", "job_deadline"),
+    "history": ("select * from bridge.history('{ended}')", "attempt_[0-9]+_id_idx|attempt_id"),
     "start": ("select bridge.start(1, (select token from bridge.inflight where seq = 1), gen_random_uuid(), 1)", "inflight_pkey"),
     "finish": ("select bridge.finish(1, gen_random_uuid(), 'succeeded')", "finished_[0-9]+_seq_idx|finished_seq"),
     "cancel": ("select bridge.cancel((select id from bridge.job where seq = 2))", "job_id"),
