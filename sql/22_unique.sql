@@ -25,8 +25,9 @@ begin
   elsif p_asked.unique_for is not null and v_changes then
     perform bridge.refuse(format('both unique_for and on_conflict %L are given', p_asked.on_conflict),
       'a job that has ended cannot be changed: use skip or raise, or leave unique_for away');
-  elsif p_asked.depends_on <> '{}' and v_changes then
-    perform bridge.refuse(format('both depends_on and on_conflict %L are given', p_asked.on_conflict), 'a job that waits keeps its parents: use skip or raise');
+  elsif v_changes and (p_asked.depends_on <> '{}' or p_asked.batch is not null) then
+    perform bridge.refuse(format('both %s and on_conflict %L are given', case when p_asked.batch is null then 'depends_on' else 'batch' end,
+      p_asked.on_conflict), 'a job that waits keeps its parents and its batch: use skip or raise');
   end if;
 end
 $$;
@@ -125,7 +126,8 @@ $$;
 
 create or replace function bridge.change_waiting(p_seq bigint, p_second bigint, p_on_conflict text, p_now timestamptz) returns void
   language plpgsql set search_path = '' as $$
-  -- Do to a job that waits what a second one with its key has asked for, and put it back. It keeps its id, its attempts and its parents.
+  -- Do to a job that waits what a second one with its key has asked for, and put it back. It keeps its id, its attempts, its parents
+  -- and its batch.
   --
   --   p_second       the second job, just written and in no place: it gives its content and is gone
   --   p_on_conflict  move: when it is due; replace: its content; debounce: both
@@ -143,7 +145,7 @@ begin
       content_encoding = v_content.content_encoding, headers = bridge.under_id(v_content.headers, v_content, coalesce(j.task_id, j.id::text)),
       properties = bridge.under_id(v_content.properties, v_content, coalesce(j.task_id, j.id::text)), size = v_content.size,
       max_attempts = v_content.max_attempts, backoff = v_content.backoff, expires_at = v_content.expires_at, options = v_content.options,
-      deadline = v_content.deadline + (j.run_at - v_content.run_at), batch = v_content.batch, serial_key = v_content.serial_key, updated_at = p_now
+      deadline = v_content.deadline + (j.run_at - v_content.run_at), serial_key = v_content.serial_key, updated_at = p_now
     where j.seq = p_seq;
   end if;
   perform bridge.put_back(p_seq);

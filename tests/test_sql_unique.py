@@ -164,6 +164,17 @@ def test_a_blocked_job_is_replaced_and_still_waits_for_its_parent(db: Session) -
     assert db.run()[0].args == ["second"]
 
 
+def test_a_replaced_job_stays_in_its_batch_which_ends_with_it(db: Session) -> None:
+    batch = db.one("select bridge.create_batch()")
+    db.do("select bridge.enqueue('a.task', unique_key => %s, batch => %s)", KEY, batch)
+    db.do("select bridge.seal_batch(%s)", batch)
+    db.enqueue(args=["second"], unique_key=KEY, on_conflict="debounce")
+    db.finish(*db.run())
+    assert db.rows("select status, total from bridge.batches") == [("succeeded", 1)]
+    with pytest.raises(psycopg.Error, match="both batch and on_conflict 'replace' are given"):
+        db.do("select bridge.enqueue('a.task', unique_key => %s, on_conflict => 'replace', batch => %s)", KEY, batch)
+
+
 def test_a_job_that_has_begun_is_not_changed_and_the_call_says_so(db: Session) -> None:
     first = db.enqueue(unique_key=KEY)
     db.run()
