@@ -51,7 +51,9 @@ def log_of(stack: Stack, identity: Any, words: str) -> None:
     wait_until(lambda: any(words in line and str(identity) in line for line in worker.log_text().splitlines()), 20, words)
 
 
-@pytest.mark.parametrize("how", ["answer_lost", "raise_after", "retry_after", "ignore_after", "leave_after", "other_result"])
+@pytest.mark.parametrize(
+    "how", ["answer_lost", "raise_after", "replace_after", "retry_after", "ignore_after", "leave_after", "other_result"]
+)
 def test_nothing_that_a_task_does_after_the_commit_changes_its_outcome(stack: Stack, how: str) -> None:
     job = stack.run("completing.stray", 5, how, max_attempts=3)
     assert (job["status"], job["result"], job["attempts"], job["losses"]) == ("succeeded", 5, 1, 0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_random_exponential
 
 from bridge.application import membership
@@ -38,8 +38,11 @@ log = logging.getLogger("bridge.worker")
 _UNDECIDED = 5.0  # seconds that a transaction may take to end when its task is over
 
 
-class LeftOpenError(WrongStateError, OperationalError):
-    """A task has ended with the transaction still open in which it completed its job. The tracer takes it for a failure of the task."""
+class LeftOpenError(WrongStateError, EncodeError):
+    """A task has ended with the transaction still open in which it completed its job.
+
+    An EncodeError, because that is what the tracers of all releases of Celery take for a failure of the task at this point.
+    """
 
 
 @dataclass

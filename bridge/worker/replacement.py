@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
 
+from bridge.errors import WrongStateError
 from bridge.results.ends import lead_to
 from bridge.worker import outcome
 
@@ -26,10 +27,15 @@ def note(joined: Membership, signatures: Collection[Any]) -> None:
     Args:
         joined: the application.
         signatures: what follows: later steps of a chain, the body of a chord.
+
+    Raises:
+        WrongStateError: the run has been completed: what comes with its id would take the place of its outcome.
     """
     if not signatures:
         return
     request: Any = getattr(get_current_task(), "request", None)
     run = outcome.run_of(request)
     if run is not None and not run.replaced and lead_to(signatures, request.id):
+        if outcome.tells_no_more(run):
+            raise WrongStateError(f"job {request.id} has been completed by this run", "replace it, or complete it, not both")
         outcome.about_to_be_replaced(joined, run)

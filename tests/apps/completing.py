@@ -214,6 +214,12 @@ def retry_after(task: Task, number: int, run: int) -> None:
     raise task.retry(countdown=0)
 
 
+def replace_after(task: Task, number: int, run: int) -> None:
+    del run
+    done(task, number)
+    raise task.replace(chain(next_step.s(1), next_step.s(2)))
+
+
 def ignore_after(task: Task, number: int, run: int) -> None:
     del run
     done(task, number)
@@ -369,7 +375,7 @@ def null_character(task: Task, number: int, run: int) -> Any:
 STRAYS = {
     function.__name__: function
     for function in (
-        answer_lost, raise_after, retry_after, ignore_after, leave_after, other_result, twice, twice_at_once, roll_back,
+        answer_lost, raise_after, replace_after, retry_after, ignore_after, leave_after, other_result, twice, twice_at_once, roll_back,
         roll_back_and_again, savepoint, raise_inside, retry_inside, left_open, goes_on, without_transaction, elsewhere,
         elsewhere_by_sqlalchemy, unencodable, null_character,
     )
