@@ -263,3 +263,32 @@ def test_the_next_of_a_serial_key_is_found_among_many_lanes_at_once(db: Session)
         db.do("select bridge.cancel(%s)", identity)
     db.claim()
     assert db.one("select count(*) from bridge.lane") == 0
+
+
+def test_held_jobs_expire_are_purged_and_show_when_they_wait_long(db: Session) -> None:
+    set_limit(db, concurrency=0)
+    expiring = db.one("select bridge.enqueue('a.task', expires_at => clock_timestamp() + interval '1 minute')")
+    many(db, 3)
+    many(db, 1, queue="other")
+    assert db.claim() == []
+    assert db.tick(by="2 minutes")["expired"] == 1
+    assert db.status(expiring) == "expired"
+    db.do("update bridge.held set since = since - interval '1 day'")
+    assert db.rows("select distinct status, reason like 'held back by a limit%' from bridge.stuck_jobs") == [("queued", True)]
+    assert db.one("select oldest_queued_at < now() - interval '1 hour' from bridge.job_queue_stats where queue = 'celery'")
+    assert db.rows("select * from bridge.purge('celery')") == [(3, 0)]
+    assert db.rows("select queue from bridge.live_jobs") == [("other",)]
+
+
+def test_what_a_hand_has_deleted_leaves_no_permit_behind(db: Session) -> None:
+    set_limit(db, task="a.*", concurrency=2)
+    many(db, 3)
+    claims = db.claim()
+    with db.connection.transaction():
+        db.do("set local session_replication_role = replica")
+        db.do("delete from bridge.inflight where seq = %s", claims[0].seq)
+        db.do("delete from bridge.job where seq = %s", claims[0].seq)
+    assert db.claim() == []
+    db.do("update bridge.tick_state set upkeep_at = '-infinity'")
+    assert db.tick()["permits"] == 1
+    assert len(db.claim()) == 1

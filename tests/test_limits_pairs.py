@@ -9,6 +9,8 @@ from fix_servers import wait_for_value
 
 if TYPE_CHECKING:
     from fix_pairs import Pairs, StartPairs
+    from fix_servers import StartDrainer
+    from fix_sql import Session
 
 STARTED = "select count(distinct task_id) from ledger where event = 'start'"
 # The most runs of a task's bodies that were alive at once, as the tasks themselves wrote it.
@@ -59,3 +61,11 @@ def test_limits_and_serial_keys_hold_while_a_drainer_dies(running: Pairs) -> Non
     assert db.one(TOOK) > 29 / 5 * 0.7
     assert db.one("select count(*) from bridge.lane") == 0
     wait_for_value(db.dsn, "select count(*) from bridge.permit where not freed", value=0)
+
+
+def test_a_drainer_wakes_for_each_token_of_a_rate(db: Session, drainer: StartDrainer) -> None:
+    db.do("select bridge.set_limit('rated', rate => 20, burst => 1)")
+    drainer()
+    db.do("select count(bridge.enqueue('a.task')) from generate_series(1, 60)")
+    # One token a second, the rhythm of its other duties, would take a minute.
+    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'published'", value=60, timeout=30)
