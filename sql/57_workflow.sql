@@ -35,7 +35,7 @@ $$;
 create or replace function bridge.workflow(id uuid, max_nodes integer default 10000) returns table (
     node uuid, kind text, name text, status text, parents uuid[], relations text[], queue text, attempts integer, error text,
     created_at timestamptz, started_at timestamptz, finished_at timestamptz)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = '' set jit = off as $$
   -- Everything that is connected with a job, a batch or a group of Celery's, one row a node: by depends_on, batches, and Celery's chains,
   -- groups and chords.
   --
@@ -61,29 +61,34 @@ begin
   with node as (
     select n.id, n.place from unnest(v_nodes) with ordinality n (id, place)
   ), content as (
-    select j.id, coalesce(j.task_id, j.id::text) as task_id, j.embed from node n join bridge.job j on j.id = n.id
+    select j.id, coalesce(j.task_id, j.id::text) as task_id, j.embed from bridge.job j where j.id = any (v_nodes)
     union all
-    select f.id, coalesce(f.task_id, f.id::text), f.embed from node n join bridge.finished f on f.id = n.id
+    select f.id, coalesce(f.task_id, f.id::text), f.embed from bridge.finished f where f.id = any (v_nodes)
   ), step as (
     -- What messages carry of later tasks, those that are no rows yet among them. Of the parts of a chord each carries its body.
-    select coalesce(k.id, bridge.step_id(s.id)) as id, max(s.task) as task, array_agg(distinct a.id) as parents, max(s.kind) as kind
-    from content c cross join lateral bridge.steps_after(c.task_id, c.embed) s left join content k on k.task_id = s.id
-    cross join lateral (select coalesce(m.id, bridge.step_id(u)) as id from unnest(s.after) u left join content m on m.task_id = u) a
-    where c.embed is not null and a.id is not null group by 1
+    select i.id, max(s.task) as task, array_agg(distinct a.id) as parents, max(s.kind) as kind
+    from content c cross join lateral bridge.steps_after(c.task_id, c.embed) s
+    cross join lateral (select coalesce(bridge.step_id(s.id), (select k.id from content k where k.task_id = s.id)) as id) i
+    cross join lateral (select coalesce(bridge.step_id(u), (select k.id from content k where k.task_id = u)) as id from unnest(s.after) u) a
+    where c.embed is not null and a.id is not null group by i.id
   ), edge as (
-    select l.below as id, l.above as parent, case l.kind when 'depends' then 'depends_on' else l.kind end as relation from node n join bridge.link l on l.below = n.id
-    where l.above = any (v_nodes)
+    select l.below as id, l.above as parent, case l.kind when 'depends' then 'depends_on' else l.kind end as relation from bridge.link l
+    where l.below = any (v_nodes) and l.above = any (v_nodes)
     union
     select s.id, p, s.kind from step s cross join unnest(s.parents) p where s.id is not null
       and not exists (select from bridge.link l where l.below = s.id and l.above = p and l.kind <> 'called')
+  ), kept as (
+    -- A chain's step was also called by the step before it, and a chord's body has the group of its header, says Celery: that is left out.
+    select e.* from edge e where case e.relation
+      when 'called' then not exists (select from edge o where o.id = e.id and o.parent = e.parent and o.relation <> 'called')
+      when 'group' then not exists (select from edge o join edge m on m.id = o.parent and m.parent = e.parent and m.relation = 'group'
+        where o.id = e.id and o.relation = 'chord') else true end
   ), named as (
-    -- A chain's step was also called by the step before it: that is said once.
-    select e.id, array_agg(e.parent order by e.parent, e.relation) as parents, array_agg(e.relation order by e.parent, e.relation) as relations from edge e
-    where e.relation <> 'called' or not exists (select from edge o where o.id = e.id and o.parent = e.parent and o.relation <> 'called')
-    group by e.id
+    select k.id, array_agg(k.parent order by k.parent, k.relation) as parents, array_agg(k.relation order by k.parent, k.relation) as relations
+    from kept k group by k.id
   ), found as (
     select n.place, v.id, 'job' as kind, v.task as name, v.status, v.queue, v.attempts, v.error->>'message' as error, v.created_at, v.started_at, v.finished_at
-    from node n join bridge.jobs v on v.id = n.id
+    from bridge.jobs v join node n on n.id = v.id where v.id = any (v_nodes)
     union all
     select n.place, b.id, 'batch', coalesce(b.name, 'batch'), bridge.batch_status(b), null, null, null, b.created_at, null, b.ended_at
     from node n join bridge.batch b on b.id = n.id
@@ -93,8 +98,8 @@ begin
     select n.place, n.id, 'group', 'group', case when count(v.id) = 0 then 'planned' when bool_or(v.finished_at is null) then 'running'
       when bool_and(v.status = 'succeeded') then 'succeeded' else 'failed' end, null, null, null, min(v.created_at), min(v.started_at),
       case when bool_and(v.finished_at is not null) then max(v.finished_at) end
-    from node n left join bridge.link l on l.above = n.id and l.kind = 'group' left join bridge.jobs v on v.id = l.below
-    where not exists (select from found f where f.id = n.id) and exists (select from bridge.link l where l.above = n.id and l.kind = 'group')
+    from node n join kept k on k.parent = n.id and k.relation = 'group' left join found v on v.id = k.id
+    where not exists (select from found f where f.id = n.id)
     group by n.place, n.id
     union all
     select null, s.id, case when v.id is null then 'step' else 'job' end, coalesce(v.task, s.task), coalesce(v.status, 'planned'), v.queue, v.attempts,

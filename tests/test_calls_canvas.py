@@ -168,3 +168,24 @@ def test_celery_call_makes_a_row(started: Stack) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
     job = started.wait(job_id(done.stdout.split()[-1]))
     assert (job["task"], job["args"], job["result"]) == ("canvas.add", [2, 3], 5)
+
+
+def shown(identity: str) -> dict[str, tuple[str, str, list[str]]]:
+    """What a workflow shows, by the arguments of a job or else its name."""
+    return {str(node.node): (node.kind, node.name, sorted(node.relations)) for node in bridge.workflow(identity)}
+
+
+def test_a_chain_shows_as_a_workflow_from_any_of_its_steps(app: Any) -> None:
+    result = chain(sig(app, "add", 1, 2), sig(app, "add", 10), sig(app, "add", 100)).apply_async()
+    assert result.get(timeout=PATIENCE) == 113
+    step = ("job", "canvas.add", ["chain"])
+    assert shown(result.id) == {result.parent.parent.id: ("job", "canvas.add", []), result.parent.id: step, result.id: step}
+
+
+def test_a_chord_shows_with_its_group_and_its_body(app: Any) -> None:
+    result = chord(group(sig(app, "add", 1, 2), sig(app, "add", 3, 4)), sig(app, "total")).apply_async()
+    assert result.get(timeout=PATIENCE) == 10
+    found = shown(result.id)
+    assert found[result.parent.id] == ("group", "group", [])
+    assert [found[part.id] for part in result.parent.results] == [("job", "canvas.add", ["group"])] * 2
+    assert found[result.id] == ("job", "canvas.total", ["chord", "chord"])
