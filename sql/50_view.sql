@@ -83,7 +83,7 @@ select bridge.define_view('job_queue_stats', $view$
     l.oldest_queued_at, h.average_seconds, p.paused_at, p.pause, w."window"
   from (
     select v.queue from bridge.job v union select f.queue from bridge.finished f where f.finished_at > now() - interval '1 hour'
-    union select q.name from bridge.queue q
+    union select q.name from bridge.queue q union select p.name from bridge.paused p where p.kind = 'queue'
   ) q
   left join (
     select v.queue, count(*) filter (where v.status = 'blocked') as blocked, count(*) filter (where v.status = 'scheduled') as scheduled,

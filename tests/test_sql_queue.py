@@ -283,3 +283,5 @@ def test_pauses_show_with_the_queues(db: Session) -> None:
     assert db.rows(shown) == [("soft", True)]
     db.do("select bridge.pause('celery', hard => true)")
     assert db.rows(shown) == [("hard", True)]
+    db.do("select bridge.pause('empty')")
+    assert db.rows("select queue, pause from bridge.job_queue_stats where queue = 'empty'") == [("empty", "soft")]
