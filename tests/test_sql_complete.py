@@ -275,3 +275,32 @@ def test_the_command_line_completes_a_job_by_hand(db: Session, monkeypatch: pyte
     assert (again.exit_code, "is succeeded: only jobs that have not started" in again.output) == (1, True)
     wrong = CliRunner().invoke(main, ["jobs", "complete", str(job), "--result", "{"])
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("first", [True, False], ids=["completed first", "completed last"])
+def test_children_and_batches_follow_beside_a_completion_that_is_open(db: Session, other: Any, commits: bool, first: bool) -> None:  # noqa: FBT001
+    batch = db.one("select bridge.create_batch(callback => 'the.callback')")
+    parents = [db.enqueue(batch=batch), db.enqueue(batch=batch)]
+    child = db.enqueue(depends_on=parents)
+    db.do("select bridge.seal_batch(%s)", batch)
+    held, quick = db.run(limit=1), db.run(limit=1)
+    if first:
+        complete(other, *held)
+    assert db.finish(*quick)
+    if not first:
+        complete(other, *held)
+    db.tick()
+    called = "select count(*) from bridge.jobs where task = 'the.callback'"
+    assert (db.status(child), db.one(called)) == ("blocked", 0)
+    if commits:
+        other.commit()
+    else:
+        other.rollback()
+        db.tick()
+        assert (db.status(child), db.one(called)) == ("blocked", 0)
+        assert db.finish(*held)
+    db.tick()
+    assert ([db.status(parent) for parent in parents], db.status(child), db.one(called)) == (["succeeded"] * 2, "queued", 1)
+    db.tick()
+    assert db.one(called) == 1
