@@ -60,6 +60,10 @@ begin
     execute format('drop table bridge.%I', v_day);
   end loop;
   execute format('select 1 from bridge.%I limit 1', v_kept) into v_any;
+  if v_any is null and p_table = 'attempt' then  -- a dead letter that is kept may have none yet: its end becomes one when it is redriven
+    select 1 into v_any from bridge.finished f
+    where f.status = 'failed' and f.discarded_at is null and f.finished_at >= p_dead_since and f.finished_at < v_first limit 1;
+  end if;
   if v_any is null then
     execute format('drop table bridge.%I', v_kept);
   else

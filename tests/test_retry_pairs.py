@@ -65,7 +65,7 @@ def test_rules_hold_and_every_history_is_whole_while_a_drainer_dies(running: Pai
         flaky.delay()
         broken.delay()
     own = bridge.enqueue("retried.flaky", [9], max_attempts=2)
-    asked = [asks.delay(), asked_for.delay("value"), asked_for.delay("other")]
+    asked = [asks.apply_async(bridge={"deadline": 3600}), asked_for.delay("value"), asked_for.delay("other")]
     wait_for_value(db.dsn, "select count(*) > 20 from ledger where event = 'start'")
     running.kill_a_drainer()
     running.wait_for_all()
@@ -75,6 +75,8 @@ def test_rules_hold_and_every_history_is_whole_while_a_drainer_dies(running: Pai
     assert starts(db, "retried.leaves") == [(2, "succeeded", 3)]
     # self.retry asks twice; the error that it raises then is one more for the queue's policy: attempts 3 to 5 fail.
     assert [bridge.get(result.id).attempts for result in asked] == [5, 1, 2]
+    # The deadline went out as the message's expiry, with which self.retry comes back: it is no expiry of the job.
+    assert db.rows("select expires_at, deadline is null from bridge.finished where task = 'retried.asks'") == [(None, False)]
     for (identity,) in db.rows("select id from bridge.jobs"):
         assert_whole(bridge.history(identity))
 

@@ -116,6 +116,17 @@ def test_a_redriven_job_has_as_many_attempts_again_whatever_its_policy(db: Sessi
     assert db.field(identity, "attempts") == 4
 
 
+def test_an_old_dead_letter_of_one_attempt_is_redriven_although_the_attempts_of_its_day_are_gone(db: Session) -> None:
+    db.do("update bridge.setting set value = '172800' where name = 'retention'")
+    db.do("select bridge.make_days((now() - interval '5 days')::date, 5)")
+    identity = db.enqueue(max_attempts=1)
+    fail(db, *db.run())
+    db.do("update bridge.finished set finished_at = finished_at - interval '4 days', created_at = created_at - interval '4 days'")
+    assert db.one("select bridge.cleanup()")["kept"] == 1
+    assert db.one("select bridge.redrive(%s)", identity) == "queued"
+    assert [row[0] for row in db.rows("select event from bridge.history(%s)", identity)][-3:] == ["failed", "redriven", "queued"]
+
+
 def limits(db: Session) -> list[Any]:
     claimed = db.rows("select headers from bridge.claim(%s, 'celery', gen_random_uuid())", db.drainer)
     return [json.loads(headers)["timelimit"] if headers else None for (headers,) in claimed]
