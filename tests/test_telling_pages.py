@@ -58,6 +58,23 @@ def test_the_import_goes_on_where_it_broke(shop: Any, db: Session) -> None:
     assert [row[3] for row in rows] == ["loaded torn", "loaded c"]
 
 
+def test_what_a_run_tells_in_a_tests_own_transaction_goes_with_it(shop: Any, db: Session) -> None:
+    @shop.task(name="shop.talk", shared=False)
+    def talk() -> object:
+        for number in range(50):
+            bridge.log(f"line {number}")
+            bridge.progress(number / 50, f"step {number}")
+        bridge.save_checkpoint({"at": 50})
+        return bridge.checkpoint()
+
+    with db.connection.transaction(force_rollback=True):
+        job = bridge.enqueue("shop.talk", connection=db.connection)
+        (done,) = run_jobs(shop, connection=db.connection)
+        assert (done.status, done.result, done.progress) == ("succeeded", {"at": 50}, {"fraction": 0.98, "message": "step 49"})
+        assert len(bridge.logs(job, connection=db.connection)) == 50
+    assert db.one("select (select count(*) from bridge.log_line) + (select count(*) from bridge.jobs)") == 0
+
+
 def test_the_callbacks_of_the_page_are_made(shop: Any, db: Session) -> None:
     for code in blocks("callbacks.md", "sql"):
         for statement in filter(str.strip, code.split(";\n")):
