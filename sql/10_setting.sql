@@ -20,7 +20,7 @@ insert into bridge.setting (name, value, about) values
   ('worker_lost',    '20',      'seconds without a report after which a worker counts as dead; several heartbeats'),
   ('max_losses',     '5',       'times a job may lose its worker before it fails'),
   ('max_payload',    '1048576', 'bytes of args and kwargs together; larger jobs are refused'),
-  ('window',         '1000',    'published but not started jobs a queue; smaller = priority, pause and cancel act sooner; 0 = no bound'),
+  ('window',         '500',     'published but not started jobs a queue; smaller = priority, pause and cancel act sooner; 0 = no bound'),
   ('retention',      '2592000', 'seconds that finished jobs are kept; whole days are dropped'),
   ('dead_retention', '7776000', 'seconds that dead letters are kept, with their attempts and notes; no less than retention'),
   ('republish_grace','10',      'seconds before a published job whose message is nowhere is published again; two heartbeats or more'),

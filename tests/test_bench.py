@@ -87,7 +87,7 @@ def test_the_settings_of_a_given_database_are_as_before(dsn: str, redis_url: str
     done = bench("drain", "--rounds", "1", "--jobs", "50", "--database-url", dsn, "--broker-url", redis_url)
     assert done.returncode == 0, done.stderr
     with psycopg.connect(dsn) as connection:
-        assert connection.execute("select bridge.setting('window')").fetchone() == (1000,)
+        assert connection.execute("select bridge.setting('window')").fetchone() == (500,)
 
 
 def test_a_run_that_is_ended_early_leaves_nothing_behind(redis_server: RedisServer, server_folder: Path) -> None:

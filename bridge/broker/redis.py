@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RedisBroker"]
 
 _TOKEN = re.compile(rb'"bridge": ?"\d+:([0-9a-f-]{36})"')
-_LOOK = 2000  # messages of a list looked at, oldest first; two windows
+_LOOK = 2000  # messages of a list looked at, oldest first; four windows
 _ORDER = timedelta(seconds=5)  # drainers mark what they published this much out of order, at most
 _MOST_PRIORITY = 9  # kombu's bound
 

@@ -41,7 +41,7 @@ class Urgent(Scenario):
     )
     notes: ClassVar[tuple[str, ...]] = (
         f"default settings, the window among them; {_URGENT} urgent jobs, each when the one before has ended; --jobs is the backlog",
-        "the tasks of the backlog do nothing: with longer ones it is the window times their length, divided by the processes",
+        "jobs_per_s is what the worker ran meanwhile: the wait is the window divided by it, whatever the tasks and the machine",
     )
     sides: ClassVar[tuple[str, ...]] = ("bridge",)
     baseline: ClassVar[str | None] = None
@@ -58,12 +58,15 @@ class Urgent(Scenario):
         rig.control.execute("checkpoint")  # what the filling has left to write would be written during the measurement
         with rig.drainer() as drainer, rig.worker("joined", self.options.concurrency) as worker:
             rig.wait_for(self._ended, min(1000, jobs), drainer, worker)
+            before, began = self._ended(), time.monotonic()
             waits = [self._one(number, drainer, worker) for number in range(_URGENT)]
+            rate = (self._ended() - before) / (time.monotonic() - began)
         left = int(rig.value("select count(*) from bridge.job"))
         ended = int(rig.value("select count(*) from bridge.finished where status = 'succeeded' and attempts = 1 and losses = 0"))
         if left + ended != jobs + _URGENT:
             raise BenchError(f"of {jobs + _URGENT} jobs {left} are live and {ended} have succeeded at first")
-        return Sample(side, _URGENT, {"worst_ms": max(waits), "median_ms": median(waits), "backlog_left": float(left)})
+        figures = {"worst_ms": max(waits), "median_ms": median(waits), "jobs_per_s": rate, "backlog_left": float(left)}
+        return Sample(side, _URGENT, figures)
 
     def _ended(self) -> int:
         return int(self.rig.value("select count(*) from bridge.finished"))
