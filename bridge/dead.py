@@ -110,7 +110,8 @@ def redrive_jobs(
         connection: whose transaction to join. Without one, each page of 500 jobs is committed by itself.
 
     Raises:
-        InvalidArgumentError: the filter names nothing, or what there is not; or an argument can never work, for the job that is named.
+        InvalidArgumentError: the filter names nothing, or what there is not; or an argument can never work, for the job that is named. Of
+            its page none is redriven then; pages before it are.
     """
     named = {**edits(args, kwargs, queue, priority, delay, max_attempts), "by": by, "note": note}
     return run(connection_of(connection), REDRIVE, jsonable(wanted), dry_run=dry_run, **named)

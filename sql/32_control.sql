@@ -160,6 +160,11 @@ create or replace function bridge.note_job(p_id uuid, p_action text, p_by text, 
     values (p_id, clock_timestamp(), p_action, coalesce(p_by, session_user), p_note, p_attempts, p_before);
   end;
 
+create or replace function bridge.as_at_first(p_headers json) returns json language sql immutable set search_path = ''
+  -- The headers of a Celery message that is to be sent anew: it has not been retried, and what it expired by is over.
+  return case when p_headers->>'expires' is not null or p_headers->>'retries' <> '0'
+    then (p_headers::jsonb || '{"expires": null, "retries": 0}')::json else p_headers end;
+
 create or replace function bridge.reopen(p_old bridge.finished, p_action text, p_by text, p_note text, p_before jsonb default null,
     p_more integer default null)
   returns bigint language plpgsql set search_path = '' as $$
@@ -181,7 +186,7 @@ begin
     max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord,
     options, deadline, batch, serial_key)
   values (p_old.id, p_old.task_id, p_old.task, p_old.queue, p_old.rank, p_old.args, p_old.kwargs, p_old.embed, p_old.payload, p_old.content_type,
-    p_old.content_encoding, p_old.headers, p_old.properties, p_old.size,
+    p_old.content_encoding, bridge.as_at_first(p_old.headers), p_old.properties, p_old.size,
     least(p_old.attempts + coalesce(p_more, p_old.max_attempts - coalesce(v_before, 0)), 10000), p_old.backoff, p_old.attempts, 0,
     p_old.error, v_key, null, p_old.run_at, p_old.created_at, clock_timestamp(), p_old.chord,
     coalesce(p_old.options, '{}') || jsonb_build_object('max_attempts', p_old.max_attempts), null, p_old.batch, p_old.serial_key)

@@ -99,6 +99,23 @@ def test_a_revoked_job_that_is_retried_runs_where_the_revoke_is_remembered(steer
     assert joined.AsyncResult(result.id).get(timeout=30) == 3
 
 
+def test_a_call_that_has_expired_runs_when_it_is_retried(steered: Stack, joined: Any) -> None:
+    result = joined.send_task("kinds.add", (1, 2), countdown=3600, expires=0.2)
+    steered.wait(result.id, "expired")
+    steered.sql.execute("select bridge.retry(%s)", (result.id,))
+    assert joined.AsyncResult(result.id).get(timeout=30) == 3
+
+
+def test_a_redriven_task_may_retry_itself_as_often_as_at_first(steered: Stack, joined: Any, tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    result = joined.send_task("kinds.auto", (str(marks),))
+    steered.wait(result.id, "failed")
+    assert len(marks.read_text().splitlines()) == 3
+    steered.sql.execute("select bridge.redrive(%s)", (result.id,))
+    steered.wait(result.id, "failed")
+    assert len(marks.read_text().splitlines()) == 6
+
+
 def test_a_revoke_holds_after_all_workers_have_restarted(steered: Stack, joined: Any, tmp_path: Path) -> None:
     revoked = joined.send_task("kinds.hold", (str(tmp_path / "never"), str(tmp_path / "go")), queue="later")
     steered.wait(revoked.id, "published")
