@@ -13,9 +13,9 @@ from bridge.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["asked_of_call", "classes", "interval", "json_text", "plain", "require_json", "require_json_of"]
+__all__ = ["CLASSES", "asked_of_call", "classes", "interval", "json_text", "plain", "require_json", "require_json_of"]
 
-_CLASSES = {"retry_on", "never_on"}
+CLASSES = {"retry_on", "never_on"}
 _DURATIONS = ("delay", "timeout", "soft_timeout", "deadline", "unique_for")
 _encode = json.JSONEncoder(allow_nan=False).encode  # json.dumps makes an encoder for each call
 _KEYS = "_key"  # how the names of those options end whose texts are templates over a call's arguments
@@ -114,7 +114,7 @@ def asked_of_call(task: str, options: Sequence[object], args: Sequence[Any], kwa
     asked = {name: value for option in options if isinstance(option, Mapping) for name, value in option.items()}
     if not asked:
         return None
-    for name in _CLASSES & asked.keys():
+    for name in CLASSES & asked.keys():
         asked[name] = classes(f"{name} of task {task}", asked[name])
     found = plain({name: _filled(task, name, value, args, kwargs) for name, value in asked.items()})
     require_json(task, **found)

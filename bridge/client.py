@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from bridge import settings as environment
-from bridge.asked import classes, interval, json_text, plain, require_json
+from bridge.asked import CLASSES, classes, interval, json_text, plain, require_json
 from bridge.errors import NotFoundError, WaitTimeoutError
 from bridge.job import Event, Job, Status, job_id
 from bridge.queries import buffered, bulk, jobs
@@ -203,7 +203,7 @@ def enqueue_many(jobs_to_make: Iterable[Mapping[str, Any]], *, connection: Any =
         return target.enqueue_many(jobs_to_make)
     made: list[UUID] = []
     for number, job in enumerate(bulk.with_parents(jobs_to_make, made)):
-        row = plain(job)
+        row = plain({name: classes(name, value) if name in CLASSES else value for name, value in job.items()})
         require_json(f"{row.get('task')} (job {number})", **row)
         made.append(target.enqueue(buffered.job_row(buffered.new_id(), row), answer=row.get("unique_key") is not None))
     return made

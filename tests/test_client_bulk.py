@@ -65,7 +65,7 @@ def test_jobs_that_ask_for_different_things_get_them(db: Session) -> None:
 def test_a_bulk_call_writes_what_single_calls_write(db: Session) -> None:
     options: dict[str, Any] = {
         "queue": "q", "priority": 3, "max_attempts": 2, "backoff": {"base": 1}, "timeout": 9, "soft_timeout": 8, "deadline": 70,
-        "headers": {"a": 1}, "serial_key": "s", "retry_on": ["ValueError"],
+        "headers": {"a": 1}, "serial_key": "s", "retry_on": [ValueError], "webhook": "http://127.0.0.1:1/",
     }  # fmt: skip
     single = bridge.enqueue("a.task", [1], {"k": 2}, **options, unique_key="one", unique_until="started")
     (many,) = bridge.enqueue_many(

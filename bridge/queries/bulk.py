@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge.asked import plain
+from bridge.asked import CLASSES, classes, plain
 from bridge.errors import InvalidArgumentError
 from bridge.ids import Ids, new_ids
 from bridge.queries.connection import is_pooled, translated
@@ -102,7 +102,7 @@ class Pager:
         return len(args_text) + len(kwargs_text)
 
     def _template_of(self, page: Page, number: int, asked: dict[str, Any]) -> int:
-        asked = plain(asked)
+        asked = plain({name: classes(name, value) if name in CLASSES else value for name, value in asked.items()})
         if asked.get("depends_on"):
             if any(isinstance(parent, int) for parent in asked["depends_on"]):
                 self._settle()
