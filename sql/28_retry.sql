@@ -292,11 +292,22 @@ create or replace function bridge.stamp_deadlines(p_seqs bigint[]) returns void 
   -- Give jobs that are published for the first time the deadline of their policy, counted from when they were due.
 begin
   if exists (select from bridge.retry_policy p where p.deadline is not null) then
-    update bridge.job j set deadline = j.run_at + (bridge.rules_of(j)).deadline
-    where j.seq = any (p_seqs) and j.deadline is null and (bridge.rules_of(j)).deadline is not null;
+    update bridge.job j set deadline = o.run_at + coalesce(t.deadline, q.deadline)
+    from bridge.job o
+    left join bridge.retry_policy t on t.scope = 'task' and t.name = o.task
+    left join bridge.retry_policy q on q.scope = 'queue' and q.name = o.queue
+    where o.seq = any (p_seqs) and j.seq = o.seq and o.deadline is null and coalesce(t.deadline, q.deadline) is not null;
   end if;
 end
 $$;
+
+create or replace function bridge.has_limits(p_task text, p_queue text) returns boolean language sql stable set search_path = ''
+  -- Whether a policy has time limits for jobs of this task or this queue.
+  begin atomic
+    select exists (select from bridge.retry_policy p
+      where ((p.scope = 'task' and p.name = p_task) or (p.scope = 'queue' and p.name = p_queue))
+        and (p.timeout is not null or p.soft_timeout is not null));
+  end;
 
 create or replace function bridge.delivered_headers(p_job bridge.job) returns json language plpgsql stable set search_path = '' as $$
   -- The headers of a job with what policies and its deadline say of one attempt: time limits where the job has none of its own, and the

@@ -78,8 +78,8 @@ declare
 begin
   return query
   select i.seq, i.token::text, j.id::text, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
-    j.content_encoding, case when v_limits or j.deadline is not null then bridge.delivered_headers(j) else j.headers end::text, j.properties::text,
-    least(j.expires_at, j.deadline), j.attempts
+    j.content_encoding, case when j.deadline is not null or (v_limits and bridge.has_limits(j.task, j.queue))
+      then bridge.delivered_headers(j) else j.headers end::text, j.properties::text, least(j.expires_at, j.deadline), j.attempts
   from unnest(p_seqs) with ordinality u (seq, place)
   join bridge.inflight i on i.seq = u.seq join bridge.job j on j.seq = u.seq
   order by u.place;
