@@ -35,7 +35,7 @@ def test_dead_letters_are_redriven_or_discarded_and_what_waits_cancelled_while_a
     broken = [db.enqueue("ledger.divide", args=[0], max_attempts=1) for _ in range(60)]
     wait_until(lambda: db.one("select count(*) from bridge.dead_jobs") == 60, 60, "all are dead letters")
     assert db.one("select bridge.discard_jobs(%s, note => 'a test')", json.dumps({"ids": [str(i) for i in broken[:10]]}))["changed"] == 10
-    long = [db.enqueue("ledger.work", args=[number, 0.5]) for number in range(100)]
+    long = [db.enqueue("ledger.work", args=[number, 3.0]) for number in range(100)]
     wait_until(lambda: db.one("select count(*) from ledger where event = 'start' and task_id::uuid = any(%s)", long) >= 4, 60, "some run")
 
     redrive = """redrive_jobs('{"error": "ZeroDivisionError", "max_jobs": 10}', args => '[3]'"""
