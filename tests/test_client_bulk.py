@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 import bridge
 from bridge.errors import ConflictError, InvalidArgumentError, PayloadTooLargeError
@@ -233,3 +234,12 @@ def test_bulk_calls_run_once_each_while_a_drainer_is_killed(pairs: StartPairs) -
     assert len(set(ids)) == 350
     assert running.db.rows("select status, count(*) from bridge.jobs group by status") == [("succeeded", 350)]
     assert running.db.one("select count(distinct task_id) from ledger where event = 'end'") == 350
+
+
+def test_a_connection_whose_rows_are_dicts_makes_jobs_too(db: Session, dsn: str) -> None:
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        single = bridge.enqueue("a.task", connection=connection)
+        many = bridge.enqueue_many([{"task": "a.task", "unique_key": "k"}] * 2, connection=connection)
+        assert bridge.get(single, connection=connection).id == single
+        assert bridge.cancel(single, connection=connection) is bridge.Status.CANCELLED
+    assert {single, *many} == {row[0] for row in db.rows("select id from bridge.jobs")}

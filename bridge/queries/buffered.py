@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from bridge.errors import BridgeError, InvalidArgumentError, ServerError, from_sqlstate
-from bridge.queries.connection import translated
+from bridge.queries.connection import plainly, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -87,7 +87,7 @@ def send(connection: Connection, rows: Sequence[Row]) -> list[UUID]:
     Inside ``with connection.pipeline()`` nothing is waited for: the ids are those of the rows, and an error comes from the pipeline's end.
     """
     with translated():
-        cursor = connection.execute(enqueue_statement("%s").encode(), (parameter(rows),))
+        cursor = plainly(connection).execute(enqueue_statement("%s").encode(), (parameter(rows),))
         if connection.pgconn.pipeline_status:
             return [row.id for row in rows]
         return [row[0] for row in cursor]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.asked import CLASSES, classes, plain
 from bridge.errors import InvalidArgumentError
 from bridge.ids import Ids, new_ids
-from bridge.queries.connection import is_pooled, translated
+from bridge.queries.connection import is_pooled, plainly, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -186,7 +186,7 @@ class _Sending:
     def send(self, page: Page) -> None:
         made = new_ids(len(page.args))
         self.ids.extend(made)
-        self._open.append((page.first, self._connection.execute(_QUERY, page.parameters(made))))
+        self._open.append((page.first, plainly(self._connection).execute(_QUERY, page.parameters(made))))
 
     def settle(self, left: int = 0) -> None:
         """Read the answers of all pages but so many: another job may stand for one of theirs."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import conninfo
+from psycopg.rows import tuple_row
 
 from bridge.errors import BridgeError, InvalidArgumentError, ServerError, from_sqlstate
 from bridge.settings import without_password
@@ -25,6 +26,7 @@ __all__ = [
     "is_broken",
     "is_connection",
     "is_pooled",
+    "plainly",
     "stands_alone",
     "translated",
 ]
@@ -112,6 +114,11 @@ def translated() -> Iterator[None]:
 
 def _own(error: psycopg.Error) -> BridgeError | None:
     return from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint, error.diag.message_detail)
+
+
+def plainly(connection: Connection) -> psycopg.Cursor[tuple[Any, ...]]:
+    """A cursor whose rows are tuples, also on a caller's connection that makes something else of rows."""
+    return connection.cursor(row_factory=tuple_row)
 
 
 def is_connection(given: Any) -> bool:

@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb, JsonbLoader
 
 from bridge.job import Event, Job, Status
-from bridge.queries.connection import translated
+from bridge.queries.connection import plainly, translated
 from bridge.queries.runs import call_that_ends
 from bridge.queries.waiting import registered
 
@@ -160,7 +160,7 @@ def attempts(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
     """Every attempt of a job, oldest first: attempt, outcome, worker, started_at, ended_at, error."""
     query = "select attempt, outcome, worker, started_at, ended_at, error from bridge.attempts where id = %s order by ended_at nulls last"
     with translated():
-        cursor = connection.execute(query, (identity,))
+        cursor = plainly(connection).execute(query, (identity,))
         names = [column.name for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -183,7 +183,7 @@ def retry(connection: Connection, identity: UUID, by: str | None = None, note: s
 
 def _one(connection: Connection, query: str, *values: Any) -> str:
     with translated():
-        row = connection.execute(query.encode(), values).fetchone()
+        row = plainly(connection).execute(query.encode(), values).fetchone()
     return str(row[0]) if row else ""
 
 
