@@ -28,17 +28,15 @@ begin
 end
 $$;
 
-create or replace function bridge.plan_looks(p_buckets bigint[], p_now timestamptz, p_again interval) returns void language plpgsql
+create or replace function bridge.plan_looks(p_buckets bigint[], p_now timestamptz) returns void language plpgsql
   set search_path = '' set enable_seqscan = off set jit = off as $$
-  -- Say when each of these buckets is to be looked at next: when its token comes, soon where lanes wait though there is room, and after
-  -- five minutes in any case while lanes wait. The end of a run says so by itself (permit.freed).
-  --
-  --   p_again  how soon, where room is left
+  -- Say when each of these buckets is to be looked at next: when its token comes, at once where lanes wait though there is room (each look
+  -- opens some, so that ends), and after five minutes in any case while lanes wait. The end of a run says so by itself (permit.freed).
 begin
   with planned as (
     select b.id, case
       when not w.waits then case when b.tokens < l.burst then p_now + greatest(make_interval(secs => (l.burst - b.tokens) / l.pace), interval '1 minute') end
-      when b.room >= 1 then p_now + case when b.job_limit = 0 then interval '5 seconds' else p_again end
+      when b.room >= 1 then p_now + case when b.job_limit = 0 then interval '5 seconds' else interval '0' end
       when b.tokens < 1 then p_now + make_interval(secs => greatest((1 - b.tokens) / l.pace, least(0.05, (l.burst - b.tokens) / l.pace)))
       else p_now + interval '5 minutes' end as due_at
     from bridge.bucket b left join bridge.job_limit l on l.id = b.job_limit
@@ -108,7 +106,7 @@ begin
     union all
     select n.id from bridge.bucket b cross join lateral bridge.next_in_line(b.id) n (id)
     where b.id = any (v_locked) and b.room >= 1 and b.job_limit = 0));
-  perform bridge.plan_looks(v_locked, p_now, interval '1 second');
+  perform bridge.plan_looks(v_locked, p_now);
   delete from bridge.bucket b where b.id = any (v_locked) and b.due_at is null
     and not exists (select from bridge.permit p where p.bucket = b.id) and not exists (select from bridge.held h where h.serial = b.id);
 end
@@ -288,7 +286,7 @@ begin
     v_locked := bridge.lock_buckets(v_lanes, p_now);
     select a.* into v_got from bridge.admit(v_lanes, v_locked, v_left, p_bytes - bytes, p_drainer, p_shipment) a where v_lanes <> '{}';
     perform bridge.close_lanes(v_lanes || coalesce(v_old, '{}'), v_locked);
-    perform bridge.plan_looks(v_locked, p_now, interval '0');
+    perform bridge.plan_looks(v_locked, p_now);
     seqs := seqs || coalesce(v_got.seqs, '{}');
     bytes := bytes + coalesce(v_got.bytes, 0);
     v_left := v_left - coalesce(cardinality(v_got.seqs), 0);
