@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from fix_calls import MakeApp
     from fix_pairs import Pairs, StartPairs
     from fix_servers import StartDrainer
 
@@ -90,8 +91,15 @@ def test_a_drain_ends_when_nothing_is_out_although_a_drainer_died_and_a_resume_g
     assert db.rows("select count(*), count(distinct task_id) from ledger where event = 'start'") == [(400, 400)]
 
 
-def test_jobs_that_are_moved_reprioritised_and_put_off_while_they_are_published_run_once_and_where_they_should(running: Pairs) -> None:
+def test_jobs_that_are_moved_reprioritised_and_put_off_while_they_are_published_run_once_and_where_they_should(
+    running: Pairs, make_caller: MakeApp, redis_url: str
+) -> None:
     db = running.db
+    call = make_caller(redis_url).send_task("ledger.work", (1,), queue="nobody", priority=9)
+    wait_for_value(db.dsn, "select status from bridge.jobs where queue = 'nobody'", value="published")
+    assert bridge.move(call.id, "other") == "queued"
+    bridge.set_priority(call.id, 9)
+    assert call.get(timeout=60) == 2
     fill(running, "work", 300, 0.02)
     wait_for_value(db.dsn, f"select ({STARTED}) > 5")
     last = db.one("select id from bridge.jobs order by seq desc limit 1")
@@ -110,7 +118,7 @@ def test_jobs_that_are_moved_reprioritised_and_put_off_while_they_are_published_
     wait_for_value(db.dsn, "select started_at is not null from bridge.jobs where id = %s", (last,), timeout=60)
     assert db.one(STARTED) - before <= WINDOW + 30 + 2 * PROCESSES, "one window, what the other queue had, and what workers held"
     running.wait_for_all()
-    assert db.rows("select count(*), count(distinct task_id) from ledger where event = 'start'") == [(300, 300)]
+    assert db.rows("select count(*), count(distinct task_id) from ledger where event = 'start'") == [(301, 301)]
     assert db.one("select count(*) from bridge.finished where queue = 'other' and status = 'succeeded'") > 20
 
 

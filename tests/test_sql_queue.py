@@ -275,6 +275,18 @@ def test_the_state_of_a_drain_counts_what_is_outside_of_postgres(db: Session) ->
     assert db.rows(state, None) == [("celery", True, 1, 0, 1)]
 
 
+@pytest.mark.parametrize("what", ["'celery'", "task => 'a.task'", "everything => true"])
+def test_a_purge_cancels_what_a_pause_holds_and_the_pause_stays(db: Session, what: str) -> None:
+    for _ in range(3):
+        db.enqueue()
+    db.publish(limit=1)
+    db.do(f"select bridge.pause({what}, hard => true)")
+    db.enqueue()
+    assert db.one("select cancelled from bridge.purge('celery')") == 4
+    assert db.rows("select distinct status from bridge.jobs") == [("cancelled",)]
+    assert len(db.rows(PAUSES)) == 1
+
+
 def test_pauses_show_with_the_queues(db: Session) -> None:
     db.enqueue()
     shown = "select pause, paused_at is not null from bridge.job_queue_stats where queue = 'celery'"
