@@ -137,7 +137,7 @@ def test_a_job_that_depends_on_a_killed_one_runs(stack: Stack) -> None:
     assert stack.job(parent)["status"] == "succeeded"
 
 
-@pytest.mark.parametrize("pool", ["threads", "solo"])
+@pytest.mark.parametrize("pool", ["threads", "solo", "gevent"])
 def test_a_killed_worker_of_one_process_leaves_what_it_committed(stack: Stack, tasks: Any, pool: str) -> None:
     doomed = stack.start_worker("apps.completing", "-Q", pool, pool=pool)
     last = tasks.story("after", pool).apply_async((1,))
