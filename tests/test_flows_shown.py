@@ -91,3 +91,16 @@ def test_a_batch_of_the_command_line_is_cancelled(ours: Session) -> None:
     assert ours.one("select status from bridge.batches") == "cancelled"
     assert "cancelled" in run("batches", "wait", identity, exit_code=1).output
     assert "does not exist" in run("batches", "show", ours.one("select gen_random_uuid()"), exit_code=1).output
+
+
+def test_celery_calls_join_a_batch_and_wait_for_jobs(ours: Session, caller: Any) -> None:
+    identity = bridge.create_batch("calls")
+    parent = bridge.enqueue("t.parent", max_attempts=1)
+    caller.signature("t.celery").apply_async(bridge={"batch": identity, "depends_on": [parent], "on_parent_failure": "run"})
+    bridge.seal_batch(identity)
+    (row,) = ours.rows("select status, batch from bridge.jobs where task = 't.celery'")
+    assert row == ("blocked", identity)
+    ours.fail(*ours.run())
+    assert ours.one("select status from bridge.jobs where task = 't.celery'") == "queued"
+    ours.finish(*ours.run())
+    assert bridge.get_batch(identity).status == "succeeded"

@@ -224,3 +224,15 @@ def test_the_end_of_a_member_does_not_walk_through_the_others(db: Session, dsn: 
         query = "explain (analyze, buffers, timing off, format json) select bridge.end_member(%s, %s)"
         (found,) = db.one(query, identity, claims[599].seq)
     assert found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"] < 100
+
+
+def test_a_bulk_call_adds_to_batches_by_sets_and_names_the_job_whose_batch_takes_none(db: Session) -> None:
+    first, second = batch(db), batch(db)
+    jobs = [{"task": "t", "batch": str((first, second)[n % 2]), "args": [n]} for n in range(6)]
+    db.rows("select bridge.enqueue_many(%s)", json.dumps(jobs))
+    assert [shown(db, identity, "total") for identity in (first, second)] == [(3,), (3,)]
+    assert db.one("select count(*) from bridge.link where kind = 'batch' and above = %s", second) == 3
+    db.do("select bridge.cancel_batch(%s)", second)
+    code, words = refusal(db, "select bridge.enqueue_many(%s)", json.dumps(jobs))
+    assert (code, f"batch {second} was cancelled" in words, "jobs[1]" in words) == ("JB006", True, True), words
+    assert shown(db, first, "total") == (3,)

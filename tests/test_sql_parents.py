@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_servers import wait_until
 from fix_sql import Session
 
 if TYPE_CHECKING:
@@ -238,6 +240,29 @@ def test_two_dependencies_that_would_close_a_circle_together_end_as_one(db: Sess
         with pytest.raises(psycopg.errors.LockNotAvailable):
             db.do("select bridge.add_dependency(%s, %s)", second, first)
     assert "circle" in refusal(db, "select bridge.add_dependency(%s, %s)", second, first)
+
+
+WAITS = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
+@pytest.mark.parametrize("first", ["cancel", "add_dependency"])
+def test_a_child_that_is_cancelled_while_it_is_made_to_wait_is_cancelled(db: Session, dsn: str, first: str) -> None:
+    parent, child = db.enqueue(), db.enqueue()
+    calls = {"cancel": ("select bridge.cancel(%s)", child), "add_dependency": ("select bridge.add_dependency(%s, %s)", child, parent)}
+    (second,) = calls.keys() - {first}
+    one, two = Session(dsn), Session(dsn)
+    with ThreadPoolExecutor(1) as pool:
+        with one.connection.transaction():
+            one.do(*calls[first])
+            answer = pool.submit(two.do, *calls[second])
+            wait_until(lambda: db.one(WAITS) == 1, what="the second waits for the first")
+        if first == "cancel":
+            with pytest.raises(psycopg.Error) as refused:
+                answer.result()
+            assert refused.value.sqlstate == "JB006"
+        else:
+            answer.result()
+    assert db.status(child) == "cancelled"
 
 
 def test_what_has_begun_or_ended_cannot_be_made_to_wait(db: Session) -> None:
