@@ -144,6 +144,7 @@ def big_scans(text: str) -> list[str]:
 CALLS = {
     "claim": ("select * from bridge.claim(gen_random_uuid(), 'queue2', gen_random_uuid(), 100)", "ready_pkey"),
     "ready_queues": ("select bridge.ready_queues()", "ready_pkey"),
+    "drain": ("select * from bridge.drain_state()", "inflight_live"),
     "due": ("select bridge.move_due(100, now() + interval '1000 seconds')", "scheduled_run_at"),
     "slots": ("select bridge.run_schedules(100, now() + interval '10 seconds')", "schedule_next"),
     "ended runs": ("select bridge.run_schedules(100, now())", "schedule_run_unsettled"),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bridge.errors import SettingError
-from bridge.health import broker, callbacks, cron, database, jobs, processes, schedules, storage, ticking
+from bridge.health import breakers, broker, callbacks, cron, database, jobs, processes, schedules, storage, ticking
 from bridge.health.finding import Finding, error, from_exception, skipped
 from bridge.health.limits import Limits
 from bridge.health.subject import NoAnswerError, Subject, within
@@ -52,6 +52,7 @@ CHECKS: dict[str, Check] = {
     "queued": Check(jobs.queued, "how long has the oldest due job waited for a drainer", _SCHEMA),
     "stuck": Check(jobs.stuck, "have jobs been queued, published or running for too long", _SCHEMA),
     "schedules": Check(schedules.due, "are schedules late, did their last run fail, do two do the same", _SCHEMA),
+    "breakers": Check(breakers.tripped, "does a circuit breaker hold a queue or task back", _SCHEMA),
     "callbacks": Check(callbacks.undelivered, "have webhooks or notifications not arrived in all their attempts", _SCHEMA),
     "clocks": Check(processes.clocks, "do the clocks agree with the database's", _SCHEMA),
     "snapshots": Check(storage.snapshots, "does something keep dead rows from being vacuumed", ("database",)),
