@@ -189,3 +189,18 @@ def test_a_chord_shows_with_its_group_and_its_body(app: Any) -> None:
     assert found[result.parent.id] == ("group", "group", [])
     assert [found[part.id] for part in result.parent.results] == [("job", "canvas.add", ["group"])] * 2
     assert found[result.id] == ("job", "canvas.total", ["chord", "chord"])
+
+
+def test_a_job_that_replaced_itself_by_a_chain_fails_when_a_step_of_it_is_cancelled(app: Any, started: Stack) -> None:
+    started.sql.execute("select bridge.pause(task => 'canvas.add')")
+    try:
+        result = sig(app, "in_steps", 1).apply_async()
+        settled(started, result.id, ("canvas.in_steps", "blocked"), ("canvas.add", "queued"))
+        started.sql.execute(
+            "select bridge.cancel(id) from bridge.jobs where headers ->> 'root_id' = %s and status = 'queued'", (result.id,)
+        )
+        with pytest.raises(Exception, match="a task that it waits for ended as cancelled"):
+            result.get(timeout=PATIENCE)
+    finally:
+        started.sql.execute("select bridge.resume(task => 'canvas.add')")
+    assert bridge.get(result.id).status == "failed"
