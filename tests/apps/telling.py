@@ -55,6 +55,7 @@ def say(folder: str, *words: str) -> int:
 def pages(self: Any, count: int, seconds: float = 0.0, break_at: int = -1) -> int:
     """Do pages one after the other, going on where an attempt before stopped; break once at one of them."""
     begun = bridge.checkpoint() or {"next": 0}
+    bridge.progress(begun["next"] / count, "begun")  # an attempt that finds all pages done has nothing else to tell
     with psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], autocommit=True) as connection:
         for page in range(begun["next"], count):
             if page == break_at and begun["next"] == 0:
