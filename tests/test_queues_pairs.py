@@ -139,8 +139,10 @@ def test_an_urgent_job_behind_a_hundred_thousand_starts_within_one_window(runnin
 def test_a_breaker_opens_is_probed_and_closes_by_itself_while_a_drainer_dies(running: Pairs, tmp_path: Path) -> None:
     db, relay = running.db, tmp_path / "relay"
     db.do("select bridge.set_breaker(task => 'ledger.call', minimum => 5, cooldown => '1 second', probes => 3)")
-    for _ in range(200):
-        db.enqueue("ledger.call", args=[str(relay)], queue="work", max_attempts=1)
+    # More than workers can burn before the tick that opens it.
+    many = """select count(bridge.enqueue('ledger.call', jsonb_build_array(%s::text), queue => 'work', max_attempts => 1))
+      from generate_series(1, 3000)"""
+    db.do(many, str(relay))
     wait_for_value(db.dsn, "select count(*) > 0 from bridge.breaker_changes", timeout=60)
     running.kill_a_drainer()
     fill(running, "work", 40)
