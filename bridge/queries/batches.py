@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
+from bridge.queries.answers import by_name, value
 from bridge.queries.connection import translated
 from bridge.queries.waiting import registered
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "cancel", "create", "find", "get", "seal", "wait"]
 
-_CASTS = {**dict.fromkeys(["name", "callback", "queue", "callback_on"], "::text"), **dict.fromkeys(["args", "kwargs"], "::jsonb")}
+_TYPES = {**dict.fromkeys(["name", "callback", "queue", "callback_on"], "text"), **dict.fromkeys(["args", "kwargs"], "jsonb")}
 _LONGEST_SLEEP = 1.0  # seconds
 
 
@@ -61,18 +62,17 @@ class Batch:
 
 def create(connection: Connection, named: dict[str, Any]) -> UUID:
     """Call ``bridge.create_batch`` with arguments by name."""
-    call = ", ".join(f"{name} => %({name})s{_CASTS[name]}" for name in named)
-    return _value(connection, f"select bridge.create_batch({call})", named)  # type: ignore[no-any-return]
+    return value(connection, by_name("create_batch", named, _TYPES), named)  # type: ignore[no-any-return]
 
 
 def seal(connection: Connection, identity: UUID) -> str:
     """Call ``bridge.seal_batch``; its status."""
-    return str(_value(connection, "select bridge.seal_batch(%(id)s)", {"id": identity}))
+    return str(value(connection, "select bridge.seal_batch(%(id)s)", {"id": identity}))
 
 
 def cancel(connection: Connection, identity: UUID) -> int:
     """Call ``bridge.cancel_batch``; how many jobs were cancelled or asked to stop."""
-    return int(_value(connection, "select bridge.cancel_batch(%(id)s)", {"id": identity}))
+    return int(value(connection, "select bridge.cancel_batch(%(id)s)", {"id": identity}))
 
 
 def get(connection: Connection, identity: UUID) -> Batch | None:
@@ -107,9 +107,3 @@ def wait(connection: Connection, identity: UUID, timeout: float | None) -> Batch
             if batch is None or batch.ended_at is not None or pause <= 0:
                 return batch
             waiter.sleep(pause)
-
-
-def _value(connection: Connection, query: str, named: dict[str, Any]) -> Any:
-    with translated():
-        row = connection.execute(query.encode(), named).fetchone()
-    return None if row is None else row[0]

@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import dict_row
-
 from bridge.errors import SettingError
-from bridge.queries.connection import translated
+from bridge.queries.answers import by_name, records, value
+from bridge.queries.connection import plainly, translated
 
 if TYPE_CHECKING:
     from bridge.queries.connection import Connection
@@ -27,40 +26,33 @@ class Undelivered:
     error: str
 
 
-_CASTS = {"events": "::text[]", "result": "::boolean"}
+_TYPES = {"events": "text[]", "result": "boolean"}
 
 
 def set_callback(connection: Connection, kind: str, named: dict[str, Any]) -> str:
     """Call ``bridge.set_webhook``, ``set_notifier`` or ``set_channel`` with arguments by name; created, changed or unchanged."""
-    call = ", ".join(f"{name} => %({name})s{_CASTS.get(name, '::text')}" for name in named)
-    with translated():
-        row = connection.execute(f"select bridge.set_{kind}({call})".encode(), named).fetchone()
-    return str(row[0]) if row else ""
+    return str(value(connection, by_name(f"set_{kind}", named, {**dict.fromkeys(named, "text"), **_TYPES}), named))
 
 
 def remove(connection: Connection, name: str) -> None:
     """Call ``bridge.remove_callback``."""
-    with translated():
-        connection.execute("select bridge.remove_callback(%s)", (name,))
+    value(connection, "select bridge.remove_callback(%s)", (name,))
 
 
 def try_callback(connection: Connection, name: str) -> None:
     """Call ``bridge.try_callback``."""
-    with translated():
-        connection.execute("select bridge.try_callback(%s)", (name,))
+    value(connection, "select bridge.try_callback(%s)", (name,))
 
 
 def find(connection: Connection) -> list[dict[str, Any]]:
     """All callbacks, by name."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute("select * from bridge.callbacks order by name").fetchall()
+    return records(connection, "select * from bridge.callbacks order by name")
 
 
 def deliveries(connection: Connection, callback: str | None, limit: int) -> list[dict[str, Any]]:
     """The last messages, newest first."""
     query = "select * from bridge.deliveries where %s::text is null or callback = %s order by created_at desc limit %s"
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, (callback, callback, limit)).fetchall()
+    return records(connection, query, (callback, callback, limit))
 
 
 def allowed_hosts(connection: Connection) -> list[str]:
@@ -69,9 +61,8 @@ def allowed_hosts(connection: Connection) -> list[str]:
     Raises:
         SettingError: it is no list.
     """
-    with translated():
-        row = connection.execute("select value::text from bridge.setting where name = 'webhook_hosts'").fetchone()
-    found = json.loads(row[0]) if row else []
+    text = value(connection, "select value::text from bridge.setting where name = 'webhook_hosts'")
+    found = json.loads(text) if text else []
     if not isinstance(found, list):
         raise SettingError(f"setting webhook_hosts is {found!r}", "give a JSON array of hosts, [] for all whose address is public")
     return [str(host).lower() for host in found]
@@ -88,5 +79,5 @@ def undelivered(connection: Connection) -> Undelivered:
         select (select count(*) from bridge.callbacks), count(*), coalesce((array_agg(f.target order by f.finished_at desc))[1], ''),
           coalesce((array_agg(f.error order by f.finished_at desc))[1], '') from failed f"""
     with translated():
-        row = connection.execute(query.encode()).fetchone()
+        row = plainly(connection).execute(query.encode()).fetchone()
     return Undelivered(*row) if row else Undelivered(0, 0, "", "")

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import tuple_row
-
-from bridge.queries.connection import translated
+from bridge.queries.answers import value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,32 +33,24 @@ def written(statement: str, placeholder: str) -> str:
 
 def ask(connection: Connection, statement: str, values: Sequence[str | None]) -> Any:
     """Run one of our statements on a caller's psycopg connection, whatever rows that makes; its single value."""
-    with translated(), connection.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(written(statement, "%s").encode(), values).fetchone()
-    return row and row[0]
+    return value(connection, written(statement, "%s"), values)
 
 
 def fate(connection: Connection, seq: int, run: UUID, token: str) -> str:
     """What became of a run that was completed: ``completed``, ``running`` (rolled back), ``open`` (not decided yet), or ``over``."""
-    with translated():
-        row = connection.execute("select bridge.fate_of_run(%s, %s, %s)", (seq, run, token)).fetchone()
-    return str(row[0]) if row else "over"
+    return str(value(connection, "select bridge.fate_of_run(%s, %s, %s)", (seq, run, token)))
 
 
 def was_completed(connection: Connection, seq: int, token: str) -> bool:
     """Whether a run whose process is dead had completed its job; waits for what it has left on its way."""
-    with translated():
-        row = connection.execute("select bridge.was_completed(%s, %s)", (seq, token)).fetchone()
-    return bool(row and row[0])
+    return bool(value(connection, "select bridge.was_completed(%s, %s)", (seq, token)))
 
 
 def told(connection: Connection, identity: UUID) -> None:
     """A part of a chord is counted in the application's own result backend."""
-    with translated():
-        connection.execute("select bridge.told(%s)", (identity,))
+    value(connection, "select bridge.told(%s)", (identity,))
 
 
 def by_hand(connection: Connection, identity: UUID, result: str | None) -> None:
     """Call ``bridge.complete`` for a job that has not started; the result is JSON text."""
-    with translated():
-        connection.execute("select bridge.complete(id => %s, result => %s::jsonb)", (identity, result))
+    value(connection, "select bridge.complete(id => %s, result => %s::jsonb)", (identity, result))

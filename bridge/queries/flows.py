@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from bridge.queries.connection import translated
+from bridge.queries.answers import value
+from bridge.queries.connection import plainly, translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,14 +51,12 @@ class Node:
 def enqueue_flow(connection: Connection, jobs: Sequence[dict[str, Any]]) -> dict[str, UUID]:
     """Call ``bridge.enqueue_flow``."""
     with translated():
-        return {row[0]: row[1] for row in connection.execute("select ref, id from bridge.enqueue_flow(%s)", (Jsonb(jobs),))}
+        return {row[0]: row[1] for row in plainly(connection).execute("select ref, id from bridge.enqueue_flow(%s)", (Jsonb(jobs),))}
 
 
 def add_dependency(connection: Connection, child: UUID, parent: UUID, on_parent_failure: str | None) -> str:
     """Call ``bridge.add_dependency``; the child's status."""
-    with translated():
-        row = connection.execute("select bridge.add_dependency(%s, %s, %s)", (child, parent, on_parent_failure)).fetchone()
-    return str(row[0]) if row else ""
+    return str(value(connection, "select bridge.add_dependency(%s, %s, %s)", (child, parent, on_parent_failure)))
 
 
 def workflow(connection: Connection, identity: UUID, max_nodes: int) -> list[Node]:

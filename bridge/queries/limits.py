@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
+from bridge.queries.answers import by_name, value
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Key", "Limit", "keys", "limits", "remove_limit", "set_limit"]
 
-_CASTS = {
+_TYPES = {
     **dict.fromkeys(["name", "queue", "task", "key"], "text"),
     **dict.fromkeys(["concurrency", "rate", "burst"], "integer"),
     "per": "interval",
@@ -88,17 +89,12 @@ class Key:
 
 def set_limit(connection: Connection, **given: Any) -> str:
     """Call ``bridge.set_limit`` with arguments by name; created, changed or unchanged."""
-    call = ", ".join(f"{name} => %({name})s::{_CASTS[name]}" for name in given)
-    with translated():
-        row = connection.execute(f"select bridge.set_limit({call})".encode(), given).fetchone()
-    return str(row[0]) if row else ""
+    return str(value(connection, by_name("set_limit", given, _TYPES), given))
 
 
 def remove_limit(connection: Connection, name: str) -> bool:
     """Call ``bridge.remove_limit``; False when there was none of this name."""
-    with translated():
-        row = connection.execute("select bridge.remove_limit(%s::text)", (name,)).fetchone()
-    return bool(row and row[0])
+    return bool(value(connection, "select bridge.remove_limit(%s::text)", (name,)))
 
 
 def limits(connection: Connection) -> list[Limit]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.rows import class_row
 
 from bridge.job import LogLine
+from bridge.queries.answers import value
 from bridge.queries.connection import stands_alone, translated
 from bridge.queries.runs import call_that_ends
 
@@ -48,13 +49,9 @@ def logs(connection: Connection, identity: UUID, attempt: int | None, since: dat
 
 def save_checkpoint(connection: Connection, identity: UUID, data: str, run: UUID | None) -> bool:
     """Call ``bridge.save_checkpoint``; ``data`` is JSON text. False when another run has the job."""
-    with translated():
-        row = connection.execute("select bridge.save_checkpoint(%s, %s, %s)", (identity, data, run)).fetchone()
-    return bool(row and row[0])
+    return bool(value(connection, "select bridge.save_checkpoint(%s, %s, %s)", (identity, data, run)))
 
 
 def checkpoint(connection: Connection, identity: UUID) -> Any:
     """Call ``bridge.checkpoint``; None when there is nothing."""
-    with translated():
-        row = connection.execute("select bridge.checkpoint(%s)", (identity,)).fetchone()
-    return row[0] if row else None
+    return value(connection, "select bridge.checkpoint(%s)", (identity,))

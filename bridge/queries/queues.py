@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row
 
+from bridge.queries.answers import records, value
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
@@ -56,17 +57,17 @@ class Load:
 def pause(connection: Connection, what: What, *, hard: bool, reason: str | None) -> int:
     """Call ``bridge.pause``; how many published jobs were taken back."""
     query = "select bridge.pause(%(queue)s::text, %(task)s::text, %(everything)s, %(hard)s, %(reason)s::text)"
-    return int(_value(connection, query, {**_named(what), "hard": hard, "reason": reason}))
+    return int(value(connection, query, {**_named(what), "hard": hard, "reason": reason}))
 
 
 def resume(connection: Connection, what: What) -> bool:
     """Call ``bridge.resume``; False when it was not paused."""
-    return bool(_value(connection, "select bridge.resume(%(queue)s::text, %(task)s::text, %(everything)s)", _named(what)))
+    return bool(value(connection, "select bridge.resume(%(queue)s::text, %(task)s::text, %(everything)s)", _named(what)))
 
 
 def set_window(connection: Connection, queue: str, jobs: int | None) -> None:
     """Call ``bridge.set_window``."""
-    _value(connection, "select bridge.set_window(%(queue)s::text, %(jobs)s::integer)", {"queue": queue, "jobs": jobs})
+    value(connection, "select bridge.set_window(%(queue)s::text, %(jobs)s::integer)", {"queue": queue, "jobs": jobs})
 
 
 def loads(connection: Connection, queues: Sequence[str] | None) -> list[Load]:
@@ -77,24 +78,13 @@ def loads(connection: Connection, queues: Sequence[str] | None) -> list[Load]:
 
 def stats(connection: Connection) -> list[dict[str, Any]]:
     """All rows of the view ``bridge.job_queue_stats``, by name."""
-    return _rows(connection, "select * from bridge.job_queue_stats order by queue")
+    return records(connection, "select * from bridge.job_queue_stats order by queue")
 
 
 def pauses(connection: Connection) -> list[dict[str, Any]]:
     """All rows of the view ``bridge.pauses``."""
-    return _rows(connection, "select * from bridge.pauses order by kind, name")
+    return records(connection, "select * from bridge.pauses order by kind, name")
 
 
 def _named(what: What) -> dict[str, Any]:
     return {"queue": what.queue, "task": what.task, "everything": what.everything}
-
-
-def _rows(connection: Connection, query: str) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query.encode()).fetchall()
-
-
-def _value(connection: Connection, query: str, values: dict[str, Any]) -> Any:
-    with translated():
-        row = connection.execute(query.encode(), values).fetchone()
-    return row[0] if row else None

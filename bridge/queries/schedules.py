@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row
 
 from bridge.errors import NotFoundError
+from bridge.queries.answers import records, value
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
@@ -47,27 +48,27 @@ class Troubles:
 def schedule(connection: Connection, named: dict[str, Any]) -> str:
     """Call ``bridge.schedule`` with arguments by name; created, changed or unchanged."""
     call = ", ".join(f"{name} => %({name})s{_CASTS.get(name, '')}" for name in named)
-    return str(_value(connection, f"select bridge.schedule({call})", named))
+    return str(value(connection, f"select bridge.schedule({call})", named))
 
 
 def unschedule(connection: Connection, name: str) -> bool:
     """Call ``bridge.unschedule``; False when there was none of this name."""
-    return bool(_value(connection, "select bridge.unschedule(%(name)s)", {"name": name}))
+    return bool(value(connection, "select bridge.unschedule(%(name)s)", {"name": name}))
 
 
 def pause(connection: Connection, name: str) -> None:
     """Call ``bridge.pause_schedule``."""
-    _value(connection, "select bridge.pause_schedule(%(name)s)", {"name": name})
+    value(connection, "select bridge.pause_schedule(%(name)s)", {"name": name})
 
 
 def resume(connection: Connection, name: str) -> datetime | None:
     """Call ``bridge.resume_schedule``; the next slot."""
-    return _value(connection, "select bridge.resume_schedule(%(name)s)", {"name": name})  # type: ignore[no-any-return]
+    return value(connection, "select bridge.resume_schedule(%(name)s)", {"name": name})  # type: ignore[no-any-return]
 
 
 def run(connection: Connection, name: str) -> UUID:
     """Call ``bridge.run_schedule``; the job's id."""
-    return _value(connection, "select bridge.run_schedule(%(name)s)", {"name": name})  # type: ignore[no-any-return]
+    return value(connection, "select bridge.run_schedule(%(name)s)", {"name": name})  # type: ignore[no-any-return]
 
 
 def next_runs(connection: Connection, cron: str, timezone: str, n: int, after: datetime | None) -> list[datetime]:
@@ -86,7 +87,7 @@ def next_runs_of(connection: Connection, name: str, n: int) -> list[datetime]:
 
 def find(connection: Connection) -> list[dict[str, Any]]:
     """All rows of the view ``bridge.schedules``, by name."""
-    return _rows(connection, "select * from bridge.schedules order by name", {})
+    return records(connection, "select * from bridge.schedules order by name", {})
 
 
 def get(connection: Connection, name: str) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def get(connection: Connection, name: str) -> dict[str, Any]:
     Raises:
         NotFoundError: there is no such schedule.
     """
-    found = _rows(connection, "select * from bridge.schedules where name = %(name)s", {"name": name})
+    found = records(connection, "select * from bridge.schedules where name = %(name)s", {"name": name})
     if not found:
         raise NotFoundError(f"schedule {name!r} does not exist", '"bridge schedules list" shows those that do')
     return found[0]
@@ -104,7 +105,7 @@ def get(connection: Connection, name: str) -> dict[str, Any]:
 def runs(connection: Connection, name: str, limit: int) -> list[dict[str, Any]]:
     """The last runs of a schedule, newest first, as the view ``bridge.schedule_runs`` has them."""
     query = "select * from bridge.schedule_runs where schedule = %(name)s order by id desc limit %(limit)s"
-    return _rows(connection, query, {"name": name, "limit": limit})
+    return records(connection, query, {"name": name, "limit": limit})
 
 
 def troubles(connection: Connection) -> Troubles:
@@ -123,14 +124,3 @@ def troubles(connection: Connection) -> Troubles:
         found = cursor.execute(query, {}).fetchone()
     assert found is not None  # noqa: S101 - an aggregate gives a row
     return found
-
-
-def _rows(connection: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query.encode(), values).fetchall()
-
-
-def _value(connection: Connection, query: str, values: dict[str, Any]) -> Any:
-    with translated():
-        row = connection.execute(query.encode(), values).fetchone()
-    return row[0] if row else None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from psycopg.types.json import Jsonb
 
 from bridge.queries import jobs
-from bridge.queries.connection import translated
+from bridge.queries.answers import by_name, records, value
+from bridge.queries.connection import plainly, translated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["discard", "find", "notes", "operate", "redrive", "select"]
 
-_CASTS = {
-    **dict.fromkeys(["queue", "by", "note", "signal"], "::text"),
-    **dict.fromkeys(["priority", "max_attempts"], "::integer"),
-    **dict.fromkeys(["args", "kwargs"], "::jsonb"),
-    **dict.fromkeys(["dry_run", "terminate"], "::boolean"),
-    "delay": "::interval", "run_at": "::timestamptz",
+_TYPES = {
+    **dict.fromkeys(["queue", "by", "note", "signal"], "text"),
+    **dict.fromkeys(["priority", "max_attempts"], "integer"),
+    **dict.fromkeys(["args", "kwargs"], "jsonb"),
+    **dict.fromkeys(["dry_run", "terminate"], "boolean"),
+    "delay": "interval", "run_at": "timestamptz",
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def _select(connection: Connection, wanted: Mapping[str, Any], statuses: Sequenc
     named = {"newest": newest, "dead": dead, **({} if statuses is None else {"statuses": list(statuses)})}
     further = "".join(f", p_{name} => %({name})s" for name in named)
     with translated():
-        found = connection.execute(f"select bridge.select_jobs(%(filter)s{further})", {"filter": Jsonb(dict(wanted)), **named})
+        found = plainly(connection).execute(f"select bridge.select_jobs(%(filter)s{further})", {"filter": Jsonb(dict(wanted)), **named})
         return [row[0] for row in found]
 
 
@@ -64,32 +65,25 @@ def operate(connection: Connection, operation: str, wanted: Mapping[str, Any], n
     Returns:
         ``matched``, ``changed``, ``skipped``, ``more``.
     """
-    return dict(_call(connection, operation, "filter => %(filter)s", {"filter": Jsonb(dict(wanted))}, named))
+    return dict(_call(connection, operation, {"filter": Jsonb(dict(wanted))}, named))
 
 
 def redrive(connection: Connection, identity: UUID, named: Mapping[str, Any]) -> str:
     """Call ``bridge.redrive`` with its other arguments by name; the new status."""
-    return str(_call(connection, "redrive", "id => %(id)s", {"id": identity}, named))
+    return str(_call(connection, "redrive", {"id": identity}, named))
 
 
 def discard(connection: Connection, identity: UUID, named: Mapping[str, Any]) -> None:
     """Call ``bridge.discard``."""
-    _call(connection, "discard", "id => %(id)s", {"id": identity}, named)
+    _call(connection, "discard", {"id": identity}, named)
 
 
-def _call(connection: Connection, function: str, first: str, values: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
-    given = {name: value for name, value in named.items() if value is not None}
-    call = ", ".join([first, *(f"{name} => %({name})s{_CASTS.get(name, '')}" for name in given)])
-    with translated():
-        row = connection.execute(f"select bridge.{function}({call})".encode(), {**values, **given}).fetchone()
-    return row and row[0]
+def _call(connection: Connection, function: str, first: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
+    given = {**first, **{name: argument for name, argument in named.items() if argument is not None}}
+    return value(connection, by_name(function, given, _TYPES), given)
 
 
 def notes(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
     """What people did to a job, oldest first: at, action, by, note, attempts, before."""
-    with translated():
-        cursor = connection.execute(
-            "select at, action, by, note, attempts, before from bridge.job_note where id = %s order by at", (identity,)
-        )
-        names = [column.name for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+    query = "select at, action, by, note, attempts, before from bridge.job_note where id = %s order by at"
+    return records(connection, query, (identity,))
