@@ -1,28 +1,47 @@
 -- What people do to jobs and queues. A job is looked for where it waits, in the direction in which it moves; one that keeps moving
 -- is looked for again.
 
-create or replace function bridge.leave_due(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
-  -- Take a job that is due and has not started out of its place, its delivery with it. Returns false when it is none, or in other hands.
+create or replace function bridge.leave_ready(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+  -- Take a job that is due out of the place where it waits for a claim. Returns false when it is elsewhere, or in other hands.
 begin
   delete from bridge.ready r where r.seq = p_seq;
   if not found then
     delete from bridge.held h where h.seq = p_seq;
   end if;
-  if not found then
-    delete from bridge.inflight f where f.seq = p_seq and f.state <> 'running';
-  end if;
   return found;
+end
+$$;
+
+create or replace function bridge.leave_delivery(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+  -- Take a job that is on its way out of its flight, its delivery with it. Returns false when it runs, is elsewhere, or in other hands.
+begin
+  delete from bridge.inflight f where f.seq = p_seq and f.state <> 'running';
+  return found;
+end
+$$;
+
+create or replace function bridge.leave_due(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+  -- Take a job that is due and has not started out of its place, its delivery with it. Returns false when it is none, or in other hands.
+begin
+  return bridge.leave_ready(p_seq) or bridge.leave_delivery(p_seq);
+end
+$$;
+
+create or replace function bridge.leave_unpublished(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+  -- Take a job out of the place where it waits in Postgres alone. Returns false when it is on its way, runs, has ended, or is in other hands.
+begin
+  delete from bridge.blocked b where b.seq = p_seq;
+  if not found then
+    delete from bridge.scheduled s where s.seq = p_seq;
+  end if;
+  return found or bridge.leave_ready(p_seq);
 end
 $$;
 
 create or replace function bridge.leave_waiting(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
   -- Take a job out of the place where it waits, its delivery with it. Returns false when it runs, has ended, or is in other hands.
 begin
-  delete from bridge.blocked b where b.seq = p_seq;
-  if not found then
-    delete from bridge.scheduled s where s.seq = p_seq;
-  end if;
-  return found or bridge.leave_due(p_seq);
+  return bridge.leave_unpublished(p_seq) or bridge.leave_delivery(p_seq);
 end
 $$;
 

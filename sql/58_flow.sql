@@ -234,23 +234,6 @@ begin
 end
 $$;
 
-create or replace function bridge.leave_unpublished(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
-  -- Take a job out of the place where it waits in Postgres alone. Returns false when it is on its way, runs or has ended.
-begin
-  delete from bridge.blocked b where b.seq = p_seq;
-  if not found then
-    delete from bridge.scheduled s where s.seq = p_seq;
-  end if;
-  if not found then
-    delete from bridge.ready r where r.seq = p_seq;
-  end if;
-  if not found then
-    delete from bridge.held h where h.seq = p_seq;
-  end if;
-  return found;
-end
-$$;
-
 create or replace function bridge.check_on_failure(p_mode text) returns void language plpgsql immutable set search_path = '' as $$
   -- Refuse a word for what a job does when a parent fails that is none.
 begin
