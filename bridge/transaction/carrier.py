@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -35,7 +36,7 @@ log = logging.getLogger("bridge")
 _PATIENCE = 50  # times a full buffer that a coroutine may fill before its next await, and that waits in a session that only reads
 
 
-class SqlalchemyTransaction:
+class SqlalchemyTransaction(ABC):
     """One transaction, from its begin to its end."""
 
     def __init__(self) -> None:
@@ -47,9 +48,9 @@ class SqlalchemyTransaction:
         self._plain: dict[UUID, Connections] = {}  # the jobs of plain calls that wait
 
     @property
+    @abstractmethod
     def open(self) -> bool:
         """Whether it can still be committed."""
-        raise NotImplementedError
 
     def named(self) -> Self:
         """For a call that names it: such a job lives and dies with the transaction."""
@@ -103,9 +104,9 @@ class SqlalchemyTransaction:
         return driver
 
     @property
+    @abstractmethod
     def commits_each(self) -> bool:
         """Whether every statement commits by itself (isolation level AUTOCOMMIT)."""
-        raise NotImplementedError
 
     def ask(self, statement: str, *values: str | None) -> Any:
         """Run one of our statements in it, after all jobs that were waiting have been sent; its single value."""
@@ -127,9 +128,9 @@ class SqlalchemyTransaction:
         if not home.must_await(self._bind()):
             self._holder().rollback()
 
+    @abstractmethod
     def is_on(self, connection: Connection) -> bool:
         """Whether it is this connection's."""
-        raise NotImplementedError
 
     def in_savepoint(self) -> bool:
         """Whether what waits is of a savepoint already, so that nothing is to be sent before one begins."""
@@ -140,16 +141,17 @@ class SqlalchemyTransaction:
         del connection
         self.discard()
 
+    @abstractmethod
     def _connect(self) -> Connection:
-        raise NotImplementedError
+        """SQLAlchemy's connection of it."""
 
+    @abstractmethod
     def _holder(self) -> Session | Connection:
         """What the user has in hand."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _bind(self) -> Any:
         """What tells the dialect, without connecting."""
-        raise NotImplementedError
 
     def _ask(self, row: Row) -> UUID:
         if home.must_await(self._bind()):
