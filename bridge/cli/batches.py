@@ -10,7 +10,7 @@ import click
 from bridge import batches as public
 from bridge.cli import flow_text
 from bridge.cli.database import open_database
-from bridge.cli.tables import print_json
+from bridge.cli.tables import json_option, print_json
 from bridge.cli.values import Json, duration
 from bridge.errors import BridgeError, NotFoundError
 from bridge.queries import batches
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["batches_command"]
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _id = click.argument("identity", metavar="ID", type=click.UUID)
 
 
@@ -40,7 +39,7 @@ def batches_command() -> None:
 @batches_command.command("list")
 @click.option("--status", type=click.Choice(["open", "running", "succeeded", "failed", "cancelled"]), help="Only these.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Most batches.")
-@_json
+@json_option
 def list_command(*, status: str | None, limit: int, as_json: bool) -> None:
     """List batches, the newest first."""
     with open_database("bridge batches list") as connection:
@@ -50,7 +49,7 @@ def list_command(*, status: str | None, limit: int, as_json: bool) -> None:
 
 @batches_command.command("show")
 @_id
-@_json
+@json_option
 def show_command(*, identity: UUID, as_json: bool) -> None:
     """Show one batch with its counts."""
     with open_database("bridge batches show") as connection:
@@ -64,7 +63,7 @@ def show_command(*, identity: UUID, as_json: bool) -> None:
 @click.option("--kwargs", type=Json(dict, "JSON object"), default="{}", show_default=True, help="Its keyword arguments.")
 @click.option("--queue", "-Q", default="celery", show_default=True, help="Its queue.")
 @click.option("--callback-on", type=click.Choice(["complete", "success"]), default="complete", show_default=True)
-@_json
+@json_option
 def create_command(*, as_json: bool, **given: Any) -> None:
     """Make a batch, and print its id, which jobs are enqueued with.
 
@@ -82,7 +81,7 @@ def create_command(*, as_json: bool, **given: Any) -> None:
 
 @batches_command.command("seal")
 @_id
-@_json
+@json_option
 def seal_command(*, identity: UUID, as_json: bool) -> None:
     """Say that all jobs have been added: the batch ends with its last job."""
     with open_database("bridge batches seal") as connection:
@@ -92,7 +91,7 @@ def seal_command(*, identity: UUID, as_json: bool) -> None:
 
 @batches_command.command("cancel")
 @_id
-@_json
+@json_option
 def cancel_command(*, identity: UUID, as_json: bool) -> None:
     """Cancel a batch: what waits never runs, what runs is asked to stop, its callback is not called."""
     with open_database("bridge batches cancel") as connection:
@@ -110,7 +109,7 @@ def _say(identity: UUID, facts: dict[str, Any], words: str, *, as_json: bool) ->
 @batches_command.command("wait")
 @_id
 @click.option("--timeout", type=duration, help="Give up after this while: 90, 15m, 2h; without it there is no end.")
-@_json
+@json_option
 def wait_command(*, identity: UUID, timeout: float | None, as_json: bool) -> None:
     """Wait until a batch has ended; exit 0 when all of its jobs succeeded, 1 when one did not or the time is over.
 

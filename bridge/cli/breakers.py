@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from bridge import circuit as public
 from bridge.cli.database import open_database
-from bridge.cli.tables import ago, print_json, print_table, span, status_text
+from bridge.cli.tables import cell, json_option, print_json, print_table, seconds, status_text
 from bridge.cli.values import duration
 from bridge.queries import breakers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rich.text import Text
 
 __all__ = ["breakers_command"]
 
 _LIST = ("kind", "name", "state", "changed_at", "reason", "half_open_at", "ratio", "minimum", "within", "cooldown", "probes")
 _LOG = ("at", "kind", "name", "state", "reason", "by")
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 def _which(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,7 +53,7 @@ def breakers_command() -> None:
 
 
 @breakers_command.command("list")
-@_json
+@json_option
 def list_command(*, as_json: bool) -> None:
     """List all breakers with their state, since when and why.
 
@@ -73,7 +68,7 @@ def list_command(*, as_json: bool) -> None:
 
 @breakers_command.command("log")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Most changes.")
-@_json
+@json_option
 def log_command(*, limit: int, as_json: bool) -> None:
     """List changes of state, the last first: when, why, and by whom.
 
@@ -92,7 +87,7 @@ def log_command(*, limit: int, as_json: bool) -> None:
 @click.option("--within", type=duration, default="5m", show_default=True, help="that ended within this last while.")
 @click.option("--cooldown", type=duration, default="1m", show_default=True, help="So long after it opened, probes are let out.")
 @click.option("--probes", type=int, default=1, show_default=True, help="When so many have succeeded it closes.")
-@_json
+@json_option
 def set_command(*, queue: str | None, task: str | None, as_json: bool, **numbers: Any) -> None:
     """Make a breaker, or give the one that is there these numbers; its state stays.
 
@@ -109,7 +104,7 @@ def set_command(*, queue: str | None, task: str | None, as_json: bool, **numbers
 
 @breakers_command.command("reset")
 @_which
-@_json
+@json_option
 def reset_command(*, queue: str | None, task: str | None, as_json: bool) -> None:
     """Close a breaker by hand; what failed before counts no more.
 
@@ -125,7 +120,7 @@ def reset_command(*, queue: str | None, task: str | None, as_json: bool) -> None
 
 @breakers_command.command("remove")
 @_which
-@_json
+@json_option
 def remove_command(*, queue: str | None, task: str | None, as_json: bool) -> None:
     """Remove a breaker; what it held goes on.
 
@@ -148,19 +143,6 @@ def _say(which: dict[str, Any], outcome: str, *, as_json: bool) -> None:
 
 def _print(names: Sequence[str], rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        print_json([{name: _plain(value) for name, value in row.items()} for row in rows])
+        print_json([{name: seconds(value) for name, value in row.items()} for row in rows])
     else:
-        print_table(names, [[_cell(row[name]) for name in names] for row in rows], keep=("kind", "name", "state"))
-
-
-def _plain(value: Any) -> Any:
-    """Durations as seconds, as everywhere outside of SQL."""
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def _cell(value: Any) -> str | Text:
-    if isinstance(value, timedelta):
-        return span(value.total_seconds())
-    if isinstance(value, datetime):
-        return ago(value) if Console().is_terminal else value.isoformat()
-    return "" if value is None else status_text(str(value))
+        print_table(names, [[status_text(cell(row[name])) for name in names] for row in rows], keep=("kind", "name", "state"))

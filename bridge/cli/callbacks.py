@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.database import open_database
-from bridge.cli.tables import ago, one_line, print_json, print_table, status_text
+from bridge.cli.tables import ago, json_option, one_line, print_json, print_table, status_text
 from bridge.queries import callbacks
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ __all__ = ["callbacks_command"]
 
 _ENDS = ("succeeded", "failed", "cancelled", "expired")
 _EVENTS = click.Choice([*_ENDS, "retrying"])
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _delivery_queue = click.option("--delivery-queue", help="Queue of the jobs that deliver; else the setting callback_queue, else the job's.")
 
 
@@ -51,7 +50,7 @@ def callbacks_command() -> None:
 
 
 @callbacks_command.command("list")
-@_json
+@json_option
 def list_command(*, as_json: bool) -> None:
     """List the callbacks.
 
@@ -156,7 +155,7 @@ def try_command(*, name: str) -> None:
 @callbacks_command.command("deliveries")
 @click.option("--callback", help="Only of this one; those of jobs' own webhooks are called webhook.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Most of them.")
-@_json
+@json_option
 def deliveries_command(*, callback: str | None, limit: int, as_json: bool) -> None:
     """List what was delivered, or is still to be, the newest first. Each is a job: jobs show, jobs retry and jobs cancel take its id.
 

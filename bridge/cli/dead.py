@@ -10,6 +10,7 @@ from bridge import dead
 from bridge.cli import job_text, steering
 from bridge.cli.database import open_database
 from bridge.cli.selection import by_ids, filter_of, filters, require_one_way, whoami
+from bridge.cli.tables import json_option
 from bridge.cli.values import Json, duration
 from bridge.job import Status
 from bridge.queries import selection
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["dead_command"]
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Print the jobs that are meant, and change nothing.")
 _ids = click.argument("ids", metavar="ID...", nargs=-1)
 _all = click.option("--all", "everything", is_flag=True, help="All dead letters.")
@@ -44,7 +44,7 @@ def dead_command() -> None:
 
 @dead_command.command("list")
 @filters(default_limit=50)
-@_json
+@json_option
 def list_command(*, as_json: bool, **chosen: Any) -> None:
     """List dead letters, the last that failed first.
 
@@ -61,7 +61,7 @@ def list_command(*, as_json: bool, **chosen: Any) -> None:
 
 @dead_command.command("show")
 @click.argument("identity", metavar="ID")
-@_json
+@json_option
 def show_command(*, identity: str, as_json: bool) -> None:
     """Show one job with all its attempts and what people did to it; the traceback of the last error comes at the end.
 
@@ -88,7 +88,7 @@ def show_command(*, identity: str, as_json: bool) -> None:
 )
 @_note
 @_dry_run
-@_json
+@json_option
 def redrive_command(
     *, ids: Sequence[str], everything: bool, new_args: list[Any] | None, new_kwargs: dict[str, Any] | None, to_queue: str | None,
     priority: int | None, delay: float | None, max_attempts: int | None, note: str | None, dry_run: bool, as_json: bool, **chosen: Any,
@@ -123,7 +123,7 @@ def redrive_command(
 @_note
 @_dry_run
 @click.option("--yes", is_flag=True, help="Do not ask, on a terminal either.")
-@_json
+@json_option
 def discard_command(
     *, ids: Sequence[str], everything: bool, note: str | None, dry_run: bool, yes: bool, as_json: bool, **chosen: Any
 ) -> None:

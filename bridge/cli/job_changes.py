@@ -12,6 +12,7 @@ from bridge.asked import interval
 from bridge.cli import job_text, steering
 from bridge.cli.database import open_database
 from bridge.cli.selection import by_ids, filter_of, filters, require_one_way
+from bridge.cli.tables import json_option
 from bridge.cli.values import duration
 from bridge.job import Status
 from bridge.queries import changes
@@ -31,7 +32,7 @@ _DONE = {Status.BLOCKED, Status.SCHEDULED, Status.QUEUED, Status.PUBLISHED}
 def _chosen(command: Callable[..., None]) -> Callable[..., None]:
     """The words that choose jobs, the same for all three: ids, or the filter of those that have not started."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        json_option,
         click.option("--dry-run", is_flag=True, help="Print the jobs that are meant, and change nothing."),
         filters(default_limit=1000, statuses=public.MOVE.statuses),
         click.option("--all", "everything", is_flag=True, help="All that have not started."),

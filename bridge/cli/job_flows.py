@@ -9,7 +9,7 @@ import click
 
 from bridge.cli import flow_text
 from bridge.cli.database import open_database
-from bridge.cli.tables import print_json, print_table
+from bridge.cli.tables import json_option, print_json, print_table
 from bridge.flows import add_dependency, enqueue_flow, workflow
 
 if TYPE_CHECKING:
@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
 
 @click.command("workflow")
 @click.argument("identity", metavar="ID")
 @click.option("--max-nodes", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Most jobs, those nearest to it.")
-@_json
+@json_option
 def workflow_command(*, identity: str, max_nodes: int, as_json: bool) -> None:
     """Show everything that is connected with a job, a batch or a group of Celery's: what it depends on, its chain, group and chord.
 
@@ -39,7 +37,7 @@ def workflow_command(*, identity: str, max_nodes: int, as_json: bool) -> None:
 
 @click.command("enqueue-flow")
 @click.argument("file", type=click.File())
-@_json
+@json_option
 def enqueue_flow_command(*, file: TextIO, as_json: bool) -> None:
     """Enqueue a graph of jobs from a JSON file, all or none; - reads standard input.
 
@@ -75,7 +73,7 @@ def _jobs(file: TextIO) -> dict[str, dict[str, Any]]:
 @click.option(
     "--on-parent-failure", type=click.Choice(["cancel", "run", "wait"]), help="Of the child, for all of its parents; as it was without it."
 )
-@_json
+@json_option
 def add_dependency_command(*, child: str, parent: str, on_parent_failure: str | None, as_json: bool) -> None:
     """Have the job CHILD, which has not begun, wait for the job PARENT as well.
 

@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.database import open_database
 from bridge.cli.selection import by_ids
-from bridge.cli.tables import print_json
+from bridge.cli.tables import json_option, print_json
 from bridge.job import LEVELS
 from bridge.queries import jobs, notes
 
@@ -26,7 +26,6 @@ __all__ = ["COMMANDS"]
 
 _LOOK = 0.5  # seconds between two looks at a log that is followed: it is written as often
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _id = click.argument("identity", metavar="ID")
 
 
@@ -34,7 +33,7 @@ _id = click.argument("identity", metavar="ID")
 @_id
 @click.option("--attempt", type=click.IntRange(min=1), help="Only lines of this attempt.")
 @click.option("--follow", "-f", is_flag=True, help="Go on printing new lines until the job has ended.")
-@_json
+@json_option
 def logs_command(*, identity: str, attempt: int | None, follow: bool, as_json: bool) -> None:
     """Print what a job has logged, in all its attempts, while it runs and after.
 

@@ -11,7 +11,7 @@ from bridge import bulk, dead
 from bridge.cli import enqueue, job_changes, job_complete, job_flows, job_notes, job_text, steering
 from bridge.cli.database import open_database
 from bridge.cli.selection import LIVE, by_ids, filter_of, filters, require_one_way, whoami
-from bridge.cli.tables import print_json, span
+from bridge.cli.tables import json_option, print_json, span
 from bridge.cli.values import duration
 from bridge.errors import BridgeError
 from bridge.job import Job, Status
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["jobs_command"]
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Print the jobs that are meant, and change nothing.")
 _yes = click.option("--yes", is_flag=True, help="Do not ask, on a terminal either.")
 _ids = click.argument("ids", metavar="ID...", nargs=-1)
@@ -45,7 +44,7 @@ def jobs_command() -> None:
 
 @jobs_command.command("list")
 @filters(default_limit=50, statuses=[status.value for status in Status])
-@_json
+@json_option
 def list_command(*, as_json: bool, **chosen: Any) -> None:
     """List jobs, the last changed first.
 
@@ -62,7 +61,7 @@ def list_command(*, as_json: bool, **chosen: Any) -> None:
 
 @jobs_command.command("show")
 @click.argument("identity", metavar="ID")
-@_json
+@json_option
 def show_command(*, identity: str, as_json: bool) -> None:
     """Show one job with all its attempts and what people did to it; the traceback of the last error comes at the end.
 
@@ -77,7 +76,7 @@ def show_command(*, identity: str, as_json: bool) -> None:
 
 @jobs_command.command("history")
 @click.argument("identity", metavar="ID")
-@_json
+@json_option
 def history_command(*, identity: str, as_json: bool) -> None:
     """Tell the whole life of one job: when it was enqueued, each attempt and why there was another, and where it is now.
 
@@ -95,7 +94,7 @@ def history_command(*, identity: str, as_json: bool) -> None:
 @jobs_command.command("wait")
 @_ids
 @click.option("--timeout", type=duration, help="Give up after this while: 90, 15m, 2h; without it there is no end.")
-@_json
+@json_option
 def wait_command(*, ids: Sequence[str], timeout: float | None, as_json: bool) -> None:
     """Wait until jobs have ended; exit 0 when all succeeded, 1 when one did not or the time is over.
 
@@ -130,7 +129,7 @@ def _complain_of_late(seen: dict[UUID, Job], timeout: float | None) -> None:
 @filters(default_limit=1000)
 @click.option("--note", help="Why, for the history.")
 @_dry_run
-@_json
+@json_option
 def retry_command(*, ids: Sequence[str], failed: bool, note: str | None, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Run ended jobs again under their ids, or scheduled ones at once.
 
@@ -176,7 +175,7 @@ def retry_command(*, ids: Sequence[str], failed: bool, note: str | None, dry_run
 @click.option("--signal", default="TERM", show_default=True, help="What the process of a run gets.")
 @_dry_run
 @_yes
-@_json
+@json_option
 def cancel_command(
     *, ids: Sequence[str], everything: bool, terminate: bool, signal: str, dry_run: bool, yes: bool, as_json: bool, **chosen: Any
 ) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from bridge.cli.database import open_database
-from bridge.cli.tables import ago, print_json, print_table, span
+from bridge.cli.tables import cell, json_option, print_json, print_table, seconds
 from bridge.cli.values import duration
 from bridge.errors import NotFoundError
 from bridge.gate import set_limit
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["limits_command"]
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 _LIST = ("name", "queue", "task", "key", "concurrency", "rate", "per", "burst", "keys", "in_use", "waiting", "waiting_since")
 _KEYS = ("name", "key", "concurrency", "rate", "in_use", "waiting", "waiting_since", "tokens")
@@ -42,7 +39,7 @@ def limits_command() -> None:
 
 
 @limits_command.command("list")
-@_json
+@json_option
 def list_command(*, as_json: bool) -> None:
     """List all limits: what they say, what is in use of them and what waits.
 
@@ -58,7 +55,7 @@ def list_command(*, as_json: bool) -> None:
 @limits_command.command("keys")
 @click.argument("name", required=False)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many, those first that most wait for.")
-@_json
+@json_option
 def keys_command(*, name: str | None, limit: int, as_json: bool) -> None:
     """List the keys of the limit NAME, or of all limits, and the serial keys, with what is in use and what waits.
 
@@ -82,7 +79,7 @@ def keys_command(*, name: str | None, limit: int, as_json: bool) -> None:
 @click.option("--burst", type=int, help="How many may go at once after a rest.  [default: a tenth of a second's]")
 @click.option("--fair", is_flag=True, help="Keys take turns, without any bound.")
 @_dry_run
-@_json
+@json_option
 def set_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Make a limit, or give the one of this NAME these values, all of them. What is in flight goes on, and counts.
 
@@ -100,7 +97,7 @@ def set_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
 @limits_command.command("remove")
 @click.argument("name")
 @_dry_run
-@_json
+@json_option
 def remove_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Remove a limit. What waited for it alone is due at once.
 
@@ -126,19 +123,6 @@ def _say(result: dict[str, Any], *, as_json: bool, dry_run: bool) -> None:
 
 def _print(names: Sequence[str], rows: Sequence[Any], *, as_json: bool) -> None:
     if as_json:
-        print_json([_plain(row) for row in rows])
+        print_json([{name: seconds(value) for name, value in dataclasses.asdict(row).items()} for row in rows])
     else:
-        print_table(names, [[_cell(getattr(row, name)) for name in names] for row in rows], keep=("name", "key"))
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    """The columns of a row; durations are seconds."""
-    return {name: value.total_seconds() if isinstance(value, timedelta) else value for name, value in dataclasses.asdict(row).items()}
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return ago(value) if Console().is_terminal else value.isoformat()
-    return span(value.total_seconds()) if isinstance(value, timedelta) else str(value)
+        print_table(names, [[cell(getattr(row, name)) for name in names] for row in rows], keep=("name", "key"))

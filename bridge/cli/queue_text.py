@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from bridge.cli.tables import ago, one_line, print_json, print_table, span
+from bridge.cli.tables import cell, one_line, print_json, print_table, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console
 
     from bridge.queries.queues import Load
 
@@ -50,15 +51,7 @@ def _print(names: Sequence[str], rows: Sequence[dict[str, Any]], *, as_json: boo
     if as_json:
         print_json(rows)
     else:
-        print_table(names, [[_cell(row[name]) for name in names] for row in rows], keep=keep)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return ago(value) if Console().is_terminal else value.isoformat()
-    return one_line(str(value))
+        print_table(names, [[one_line(cell(row[name])) for name in names] for row in rows], keep=keep)
 
 
 def summary(left: Sequence[Load]) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from bridge import queues as public
 from bridge.cli import queue_text
 from bridge.cli.database import open_database
-from bridge.cli.tables import print_json
+from bridge.cli.tables import json_option, print_json
 from bridge.cli.values import duration
 from bridge.queries import queues
 from bridge.queries.queues import Load, What
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
 
 __all__ = ["queues_command"]
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 def _which(command: Callable[..., None]) -> Callable[..., None]:
@@ -59,7 +57,7 @@ def queues_command() -> None:
 
 
 @queues_command.command("list")
-@_json
+@json_option
 def list_command(*, as_json: bool) -> None:
     """List all queues: what waits, what runs, what ended within the last hour, and whether they are paused.
 
@@ -73,7 +71,7 @@ def list_command(*, as_json: bool) -> None:
 
 
 @queues_command.command("pauses")
-@_json
+@json_option
 def pauses_command(*, as_json: bool) -> None:
     """List what is paused: queues, tasks, everything; since when, by whom and why.
 
@@ -89,7 +87,7 @@ def pauses_command(*, as_json: bool) -> None:
 @_which
 @click.option("--hard", is_flag=True, help="What is published does not start either: it is taken back.")
 @click.option("--reason", help="Shown to whoever looks at it.")
-@_json
+@json_option
 def pause_command(
     *, names: tuple[str, ...], tasks: tuple[str, ...], everything: bool, hard: bool, reason: str | None, as_json: bool
 ) -> None:
@@ -111,7 +109,7 @@ def pause_command(
 
 @queues_command.command("resume")
 @_which
-@_json
+@json_option
 def resume_command(*, names: tuple[str, ...], tasks: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """End pauses, each by itself: queues that were paused before everything was stay paused.
 
@@ -140,7 +138,7 @@ def _told(what: What) -> dict[str, str]:
 @click.option("--timeout", type=duration, help="Give up after this while: 90, 15m, 2h; without it there is no end.")
 @click.option("--hard", is_flag=True, help="Take back what is published, and wait for what runs alone.")
 @click.option("--resume", "ends", is_flag=True, help="The counterpart, for after the deployment: resume them.")
-@_json
+@json_option
 def drain_command(*, names: tuple[str, ...], everything: bool, timeout: float | None, hard: bool, ends: bool, as_json: bool) -> None:
     """Empty queues for a deployment: pause them, and wait until nothing of them is published or runs.
 
@@ -187,7 +185,7 @@ def _wait(connection: Connection, names: Sequence[str] | None, timeout: float | 
 @queues_command.command("window")
 @click.argument("queue")
 @click.argument("jobs", metavar="JOBS|default")
-@_json
+@json_option
 def window_command(*, queue: str, jobs: str, as_json: bool) -> None:
     """Set how many jobs of a queue may be published and not started; 0 is no bound, "default" the setting window.
 

@@ -10,7 +10,7 @@ import click
 
 from bridge import policies
 from bridge.cli.database import open_database
-from bridge.cli.tables import print_json, print_table, span
+from bridge.cli.tables import cell, json_option, print_json, print_table, seconds
 from bridge.cli.values import duration
 from bridge.errors import NotFoundError
 
@@ -44,7 +44,6 @@ def _whose(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 
 
@@ -63,7 +62,7 @@ def retries_command() -> None:
 
 
 @retries_command.command("list")
-@_json
+@json_option
 def list_command(*, as_json: bool) -> None:
     """List all policies; what one does not say is empty.
 
@@ -75,7 +74,7 @@ def list_command(*, as_json: bool) -> None:
     with open_database("bridge retries list") as connection:
         found = policies.retry_policies(connection=connection)
     if as_json:
-        print_json([{name: _plain(value) for name, value in row.items()} for row in found])
+        print_json([{name: seconds(value) for name, value in row.items()} for row in found])
     else:
         print_table(_LIST, [[_cell(row[name]) for name in _LIST] for row in found], keep=("task", "queue", "max_attempts"))
 
@@ -90,7 +89,7 @@ def list_command(*, as_json: bool) -> None:
 @click.option("--soft-timeout", type=duration, help="Soft limit of one attempt.")
 @click.option("--deadline", type=duration, help="Limit of all attempts, from when a job is due.")
 @_dry_run
-@_json
+@json_option
 def set_command(*, retry_on: Sequence[str], never_on: Sequence[str], dry_run: bool, as_json: bool, **given: Any) -> None:
     """Make the policy of a task or of a queue, or give the one that is there these values: what is not named is not said by it.
 
@@ -108,7 +107,7 @@ def set_command(*, retry_on: Sequence[str], never_on: Sequence[str], dry_run: bo
 @retries_command.command("remove")
 @_whose
 @_dry_run
-@_json
+@json_option
 def remove_command(*, task: str | None, queue: str | None, dry_run: bool, as_json: bool) -> None:
     """Remove the policy of a task or of a queue.
 
@@ -134,13 +133,6 @@ def _name(task: str | None, queue: str | None) -> str:
     return f"queue {queue}" if task is None else f"task {task}"
 
 
-def _plain(value: Any) -> Any:
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, timedelta):
-        return span(value.total_seconds())
-    return value if isinstance(value, str) else json.dumps(value)
+    known = value is None or isinstance(value, str | timedelta)
+    return cell(value) if known else json.dumps(value)

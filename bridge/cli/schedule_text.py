@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
-from rich.console import Console
 
-from bridge.cli.tables import ago, one_line, print_json, print_table, span, status_text
+from bridge.cli.tables import ago, cell, one_line, print_json, print_table, seconds, status_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,17 +64,11 @@ def print_imported(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def _cell(name: str, value: Any) -> Any:
-    if value is None:
-        return ""
-    if name in {"status", "last_status"}:
+    if value is not None and name in {"status", "last_status"}:
         return status_text(value)
-    if isinstance(value, datetime):
-        return ago(value) if Console().is_terminal else value.isoformat()
-    if isinstance(value, timedelta):
-        return span(value.total_seconds())
-    return one_line(str(value)) if isinstance(value, str | UUID) else json.dumps(value, ensure_ascii=False, default=str)
+    known = value is None or isinstance(value, str | UUID | datetime | timedelta)
+    return one_line(cell(value)) if known else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Durations as seconds, as everywhere outside of SQL."""
-    return {name: value.total_seconds() if isinstance(value, timedelta) else value for name, value in row.items()}
+    return {name: seconds(value) for name, value in row.items()}

@@ -12,7 +12,7 @@ import click
 from bridge import schedules as public
 from bridge.cli import schedule_text
 from bridge.cli.database import open_database
-from bridge.cli.tables import print_json
+from bridge.cli.tables import json_option, print_json
 from bridge.cli.values import Json, duration
 from bridge.errors import BridgeError, NotFoundError
 from bridge.queries import schedules
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["schedules_command"]
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 _name = click.argument("name")
 
@@ -61,7 +60,7 @@ def schedules_command() -> None:
 
 
 @schedules_command.command("list")
-@_json
+@json_option
 def list_command(*, as_json: bool) -> None:
     """List all schedules by name, with their next and their last run.
 
@@ -77,7 +76,7 @@ def list_command(*, as_json: bool) -> None:
 @schedules_command.command("show")
 @_name
 @click.option("--runs", type=click.IntRange(0, 10_000), default=10, show_default=True, help="How many of its last runs.")
-@_json
+@json_option
 def show_command(*, name: str, runs: int, as_json: bool) -> None:
     """Show one schedule with its last runs.
 
@@ -110,7 +109,7 @@ def show_command(*, name: str, runs: int, as_json: bool) -> None:
 @click.option("--missed", default="once", show_default=True, help="Slots that passed while nothing ticked: skip, once, all.")
 @click.option("--missed-within", type=duration, default="7d", show_default=True, help="What is longer ago is not made up for.")
 @_dry_run
-@_json
+@json_option
 def add_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Make a schedule, or give the one of this NAME these values. A pause stays as it is.
 
@@ -131,7 +130,7 @@ def add_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
 @schedules_command.command("remove")
 @_name
 @_dry_run
-@_json
+@json_option
 def remove_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Remove a schedule. Jobs that it made go on, the log of its runs stays.
 
@@ -149,7 +148,7 @@ def remove_command(*, name: str, dry_run: bool, as_json: bool) -> None:
 @schedules_command.command("pause")
 @_name
 @_dry_run
-@_json
+@json_option
 def pause_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Let a schedule make no jobs until it is resumed.
 
@@ -165,7 +164,7 @@ def pause_command(*, name: str, dry_run: bool, as_json: bool) -> None:
 @schedules_command.command("resume")
 @_name
 @_dry_run
-@_json
+@json_option
 def resume_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """End a pause; what fell into it does not run.
 
@@ -181,7 +180,7 @@ def resume_command(*, name: str, dry_run: bool, as_json: bool) -> None:
 @schedules_command.command("run")
 @_name
 @_dry_run
-@_json
+@json_option
 def run_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Run a schedule now, whatever its time; its slots stay as they are.
 
@@ -199,7 +198,7 @@ def run_command(*, name: str, dry_run: bool, as_json: bool) -> None:
 @click.option("--cron", help="An expression, instead of a schedule's NAME.")
 @click.option("--timezone", default="UTC", show_default=True, help="Whose clock --cron is read by.")
 @click.option("-n", "count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many.")
-@_json
+@json_option
 def next_command(*, name: str | None, cron: str | None, timezone: str, count: int, as_json: bool) -> None:
     """Say when a schedule, or an expression, is due next.
 
@@ -224,7 +223,7 @@ def next_command(*, name: str | None, cron: str | None, timezone: str, count: in
 @click.option("-A", "--app", help="The application; celery -A app bridge … has it already.")
 @click.option("--timezone", help="Whose clock crontabs are read by.  [default: the application's]")
 @_dry_run
-@_json
+@json_option
 @click.pass_context
 def import_command(ctx: click.Context, *, from_beat: bool, app: str | None, timezone: str | None, dry_run: bool, as_json: bool) -> None:
     """Make schedules of what another scheduler has; repeating it changes nothing. Exit 1 when something was not carried over.

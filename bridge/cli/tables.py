@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +15,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["STYLES", "ago", "one_line", "print_json", "print_table", "span", "status_text"]
+__all__ = ["STYLES", "ago", "cell", "json_option", "one_line", "print_json", "print_table", "seconds", "span", "status_text"]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 # What each status looks like on a terminal; anything else is plain.
 STYLES = {
@@ -85,6 +87,20 @@ def one_line(value: Any, width: int = 200) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def cell(value: Any) -> str:
+    """A value of a row for a table: moments as people say them on a terminal and in ISO 8601 elsewhere, durations, the text of the rest."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return ago(value) if Console().is_terminal else value.isoformat()
+    return span(value.total_seconds()) if isinstance(value, timedelta) else str(value)
+
+
+def seconds(value: Any) -> Any:
+    """A duration as seconds, as everywhere outside of SQL; other values as they are."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def span(seconds: float | None) -> str:
