@@ -143,7 +143,9 @@ begin
     select r.seq, r.id, t.task, t.queue, (9 - t.priority)::smallint, r.args::json, r.kwargs::json, t.all_headers,
       octet_length(r.args) + octet_length(r.kwargs), coalesce(t.max_attempts, 3), t.backoff, r.key, t.expires_at, t.due, v_now, v_now, t.options,
       t.due + t.deadline, t.serial_key, t.batch
-    from unnest(p_ids, p_which, p_args, p_kwargs, v_seqs, v_keys, v_stands) r (id, which, args, kwargs, seq, key, stands)
+    -- In the select list arrays are read as they are; in from each would be copied first.
+    from (select unnest(p_ids) as id, unnest(p_which) as which, unnest(p_args) as args, unnest(p_kwargs) as kwargs, unnest(v_seqs) as seq,
+      unnest(v_keys) as key, unnest(v_stands) as stands) r
     join template t on t.n = r.which
     where r.key is null or r.stands = r.id
     returning seq, id, batch, queue, rank, size, run_at, run_at <= v_now as due, v_gate.in_use or serial_key is not null as held
@@ -155,8 +157,9 @@ begin
     insert into bridge.ready (queue, rank, seq, size, gate)
     select m.queue, m.rank, m.seq, m.size, v_gate.version from made m where m.due and not m.held order by m.seq
   )
-  select array_agg(distinct m.queue) filter (where m.due and not m.held), array_agg(m.seq order by m.seq) filter (where m.due and m.held)
-  into v_queues, v_held from made m;
+  select (select array_agg(distinct t.queue) from template t where t.due <= v_now and not v_gate.in_use and t.serial_key is null),
+    (select array_agg(m.seq order by m.seq) from made m where m.due and m.held)
+  into v_queues, v_held;
   perform pg_notify('bridge_ready', q) from unnest(v_queues) q;
   if v_held is not null then
     perform bridge.make_many_ready(v_held);
@@ -205,7 +208,7 @@ declare
   v_row record;
 begin
   for v_row in
-    select r.* from unnest(p_which, p_args, p_kwargs, p_keys) r (which, args, kwargs, key)
+    select r.* from (select unnest(p_which) as which, unnest(p_args) as args, unnest(p_kwargs) as kwargs, unnest(p_keys) as key) r
     where left(r.args, 1) is distinct from '[' or left(r.kwargs, 1) is distinct from '{' or octet_length(r.args) + octet_length(r.kwargs) > 65536
       or octet_length(r.key) not between 1 and 2000
   loop

@@ -26,13 +26,13 @@ declare
   v_rights constant jsonb := '{
     "bridge_producer": [
       "enqueue_flow", "create_batch", "seal_batch",
-      "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "enqueue_message", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
+      "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
       "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
     "bridge_worker": [
       "enqueue_flow", "create_batch", "seal_batch", "add_dependency", "workflow", "batch_status",
       "wait", "complete", "complete_run", "hold_run", "fate_of_run", "was_completed", "keep_untold", "told",
       "note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
-      "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "enqueue_message", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
+      "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "next_look", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
@@ -42,7 +42,7 @@ declare
       "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
-      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_lines", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
+      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_page", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",

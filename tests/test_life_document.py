@@ -223,7 +223,7 @@ CALLS: dict[str, list[list[str]]] = {
 
 # What else of the granted functions reaches a place: it makes jobs, does the same to many, or is a part or another name of one above.
 MAKES = {
-    "create_batch", "enqueue", "enqueue_buffered", "enqueue_flow", "enqueue_lines", "enqueue_many", "enqueue_message", "never_ran",
+    "create_batch", "enqueue", "enqueue_buffered", "enqueue_flow", "enqueue_many", "enqueue_message", "enqueue_page", "never_ran",
     "run_schedule", "seal_batch", "try_callback",
 }  # fmt: skip
 MANY = {

@@ -1,17 +1,19 @@
-"""Many jobs by few statements: ``bridge.enqueue_lines`` takes a page of them, a column a parameter and a line a row."""
+"""Many jobs by few statements: ``bridge.enqueue_page`` takes a page of them, an array a column."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from psycopg.generators import send
+
 from bridge.asked import CLASSES, classes, plain
 from bridge.errors import InvalidArgumentError
 from bridge.ids import Ids, new_ids
+from bridge.queries.arrays import Integers, Texts, Uuids, adapt
 from bridge.queries.connection import is_pooled, plainly, translated
 
 if TYPE_CHECKING:
@@ -19,13 +21,14 @@ if TYPE_CHECKING:
 
     from psycopg import Cursor
 
+    from bridge.queries.arrays import Array
     from bridge.queries.connection import Connection
 
 __all__ = ["enqueue_many", "with_parents"]
 
-_ROWS = 1000  # of a page: more are no quicker
+_ROWS = 2000  # of a page: more are no quicker
 _BYTES = 4 << 20  # of a page's arguments
-_QUERY = b"select bridge.enqueue_lines(%s::text, %s::text, %s::text, %s::text, %s::text, %s::text, %s::integer)"
+_QUERY = b"select bridge.enqueue_page(%s::text[], %s::uuid[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::integer)"
 _OWN = frozenset(("args", "kwargs", "unique_key"))  # what is a row's own; the rest is its template's
 _EMPTY: tuple[Any, ...] = ((), [], {}, None)
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -39,6 +42,7 @@ class Page:
     Attributes:
         first: number of its first job in the call.
         templates: what is asked of them beyond their own, each once, with its number.
+        size: characters of their arguments.
     """
 
     first: int
@@ -46,15 +50,25 @@ class Page:
     which: list[int] = field(default_factory=list)
     args: list[str] = field(default_factory=list)
     kwargs: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    size: int = 0
 
-    def parameters(self, ids: list[str]) -> tuple[str | int | None, ...]:
+    @property
+    def is_full(self) -> bool:
+        """Whether the next job begins another page."""
+        return len(self.args) >= _ROWS or self.size >= _BYTES
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether some of the jobs have a unique key."""
+        return any(key is not None for key in self.keys)
+
+    def parameters(self, ids: list[str]) -> tuple[Array | int | None, ...]:
         """What ``_QUERY`` takes; a column that says nothing is null."""
-        return (
-            "\n".join(self.templates), "\n".join(ids), "\n".join(map(str, self.which)) if len(self.templates) > 1 else None,
-            "\n".join(self.args), "\n".join(self.kwargs) if any(text != "{}" for text in self.kwargs) else None,
-            "\n".join(self.keys) if any(text != "null" for text in self.keys) else None, self.first,
-        )  # fmt: skip
+        which = Integers(self.which) if len(self.templates) > 1 else None
+        kwargs = Texts(self.kwargs) if any(text != "{}" for text in self.kwargs) else None
+        keys = Texts(self.keys) if self.has_keys else None
+        return Texts(self.templates), Uuids(ids), which, Texts(self.args), kwargs, keys, self.first
 
 
 class Pager:
@@ -72,20 +86,19 @@ class Pager:
         Raises:
             InvalidArgumentError: one of them holds what is no JSON; the message says which.
         """
-        page, size = Page(0), 0
+        page = Page(0)
         for number, job in enumerate(jobs):
-            if len(page.args) >= _ROWS or size >= _BYTES:
+            if page.is_full:
                 yield page
-                page, size = Page(number), 0
-                self._asked = None
+                page, self._asked = Page(number), None
             try:
-                size += self._add(page, number, job)
+                self._add(page, number, job)
             except (TypeError, ValueError, AttributeError) as error:
                 raise InvalidArgumentError(f"jobs[{number}]: {error}", "pass numbers, texts, booleans, lists and dicts") from error
         if page.args:
             yield page
 
-    def _add(self, page: Page, number: int, job: Mapping[str, Any]) -> int:
+    def _add(self, page: Page, number: int, job: Mapping[str, Any]) -> None:
         args, kwargs, key = job.get("args"), job.get("kwargs"), job.get("unique_key")
         args_text = "[]" if args in _EMPTY else _text(job, "args", args)
         kwargs_text = "{}" if kwargs in _EMPTY else _text(job, "kwargs", kwargs)
@@ -98,8 +111,8 @@ class Pager:
         page.which.append(self._template)
         page.args.append(args_text)
         page.kwargs.append(kwargs_text)
-        page.keys.append("null" if key is None else _text(job, "unique_key", key))
-        return len(args_text) + len(kwargs_text)
+        page.keys.append(None if key is None else _key(job, key))
+        page.size += len(args_text) + len(kwargs_text)
 
     def _template_of(self, page: Page, number: int, asked: dict[str, Any]) -> int:
         asked = plain({name: classes(name, value) if name in CLASSES else value for name, value in asked.items()})
@@ -132,6 +145,12 @@ def _text(job: Mapping[str, Any], name: str, value: Any) -> str:
     return text
 
 
+def _key(job: Mapping[str, Any], key: Any) -> str:
+    """A unique key as text; a number as JSON writes it."""
+    text = _text(job, "unique_key", key)
+    return key if isinstance(key, str) else text
+
+
 def with_parents(jobs: Iterable[Mapping[str, Any]], made: list[Any]) -> Iterator[dict[str, Any]]:
     """The jobs one by one, with ids in place of the numbers of those that were made before.
 
@@ -154,7 +173,7 @@ def with_parents(jobs: Iterable[Mapping[str, Any]], made: list[Any]) -> Iterator
 
 
 def enqueue_many(connection: Connection, jobs: Iterable[Mapping[str, Any]], *, own: bool) -> Ids:
-    """Make jobs in one transaction, as they come, in the memory of two pages; the ids are 16 bytes each.
+    """Make jobs in one transaction, as they come, in the memory of few pages; the ids are 16 bytes each.
 
     Args:
         connection: whose transaction they join; where none is open, one of their own.
@@ -165,12 +184,10 @@ def enqueue_many(connection: Connection, jobs: Iterable[Mapping[str, Any]], *, o
     with translated(), ExitStack() as stack:
         if connection.autocommit:
             stack.enter_context(connection.transaction())
-        ahead = own and not is_pooled(connection)
-        if ahead:
+        if own and not is_pooled(connection):
             stack.enter_context(connection.pipeline())
         for page in Pager(sending.ids, sending.settle).pages(jobs):
             sending.send(page)
-            sending.settle(1 if ahead else 0)
         sending.settle()
     return sending.ids
 
@@ -181,17 +198,25 @@ class _Sending:
     def __init__(self, connection: Connection) -> None:
         self.ids = Ids()
         self._connection = connection
-        self._open: deque[tuple[int, Cursor[Any]]] = deque()
+        self._open: list[tuple[int, Cursor[Any]]] = []
 
     def send(self, page: Page) -> None:
+        """Send a page; in a pipeline Postgres is at work on it when this returns."""
         made = new_ids(len(page.args))
         self.ids.extend(made)
-        self._open.append((page.first, plainly(self._connection).execute(_QUERY, page.parameters(made))))
+        cursor = plainly(self._connection)
+        adapt(cursor)
+        cursor.execute(_QUERY, page.parameters(made))
+        # A pipeline keeps what the socket has no room for; so this also waits while Postgres is two pages behind.
+        self._connection.wait(send(self._connection.pgconn))
+        if page.has_keys:
+            self._open.append((page.first, cursor))
+            self.settle()
 
-    def settle(self, left: int = 0) -> None:
-        """Read the answers of all pages but so many: another job may stand for one of theirs."""
-        while len(self._open) > left:
-            first, cursor = self._open.popleft()
+    def settle(self) -> None:
+        """Read the answers that may tell of other jobs in the place of these."""
+        for first, cursor in self._open:
             row = cursor.fetchone()
             if row is not None and row[0] is not None:
                 self.ids.replace(first, row[0])
+        self._open.clear()
