@@ -160,7 +160,8 @@ def run(
         InvalidArgumentError: the filter or an argument can never work; said before anything is done.
     """
     # Asked first for all: it refuses what is wrong before the first page.
-    planned = Counts(**selection.operate(connection, operation.name, wanted, {**named, "dry_run": True}))
+    said = selection.operate(connection, operation.name, wanted, {**named, "dry_run": True})
+    planned = Counts(said["matched"], said["changed"], said["skipped"], said["more"])
     if dry_run or not planned.matched:
         return planned
     ids = selection.select(connection, wanted, operation.statuses, dead=operation.dead)

@@ -163,5 +163,7 @@ def from_sqlstate(sqlstate: str | None, message: str, hint: str | None, detail: 
         return None
     error = kind(message, hint or "")
     if detail and detail.startswith('[{"'):
-        error.faults = tuple(Fault(**fault) for fault in json.loads(detail))
+        error.faults = tuple(
+            Fault(said["job"], said["argument"], said["message"], said["hint"], said["code"]) for said in json.loads(detail)
+        )
     return error

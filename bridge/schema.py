@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,14 @@ __all__ = ["announce", "apply", "check", "files", "install", "install_pipeline",
 _HEARD = "select bool_and(state_change > %s) from pg_stat_activity where backend_type = 'pg_cron launcher'"
 _HEARD_EVERY, _HEARD_TRIES = 0.25, 12  # seconds, and how often: the launcher looks once a second
 _LOCK = "select pg_advisory_xact_lock(hashtextextended('bridge.install', 0))"
+
+
+@dataclass(frozen=True, slots=True)
+class _Installed:
+    """The release of a schema, and the oldest one whose processes it still serves."""
+
+    version: str
+    serves_from: str
 
 
 def files() -> Iterator[tuple[str, str]]:
@@ -120,32 +129,50 @@ def announce(connection: psycopg.Connection) -> None:
 
 def installed_version(dsn: str, *, timeout: float = 10.0) -> str | None:
     """The version of the installed schema; None when there is none."""
+    found = _installed(dsn, timeout)
+    return found.version if found else None
+
+
+def check(dsn: str, *, timeout: float = 10.0) -> str:
+    """Refuse to go on with a schema that does not serve this process.
+
+    A newer schema serves processes of some releases before it, so that old and new ones work side by side during an upgrade; which, it
+    says itself (``bridge.serves_from``). An older schema lacks what this process calls.
+
+    Returns:
+        The version of the schema.
+
+    Raises:
+        SchemaError: it is missing, older, or too new, with what to do.
+    """
+    found = _installed(dsn, timeout)
+    if found is None:
+        raise SchemaError(f"no schema bridge in {without_password(dsn)}", 'run "bridge install"')
+    if _numbers(found.version) < _numbers(bridge.__version__):
+        raise SchemaError(f"schema is at {found.version}, this process needs {bridge.__version__}", 'run "bridge install" (safe to repeat)')
+    if _numbers(found.serves_from) > _numbers(bridge.__version__):
+        raise SchemaError(
+            f"schema is at {found.version}, which serves processes from {found.serves_from} on, this process is {bridge.__version__}",
+            "upgrade this process",
+        )
+    return found.version
+
+
+def _installed(dsn: str, timeout: float) -> _Installed | None:
     with _connect(dsn, timeout) as connection:
         row = connection.execute("select to_regprocedure('bridge.version()')").fetchone()
         if row is None or row[0] is None:
             return None
         try:
-            found = connection.execute("select bridge.version()").fetchone()
+            found = connection.execute("select bridge.version(), bridge.serves_from()").fetchone()
+        except psycopg.errors.UndefinedFunction:
+            # A schema from before releases said so serves its own alone.
+            found = connection.execute("select bridge.version(), bridge.version()").fetchone()
         except psycopg.errors.InsufficientPrivilege as error:
             raise SchemaError(
                 f"role {connection.info.user} may not use schema bridge", "grant it bridge_producer or bridge_worker"
             ) from error
-        return str(found[0]) if found else None
-
-
-def check(dsn: str, *, timeout: float = 10.0) -> None:
-    """Refuse to go on with a schema that this process does not know.
-
-    Raises:
-        SchemaError: it is missing, older or newer, with what to do.
-    """
-    version = installed_version(dsn, timeout=timeout)
-    if version is None:
-        raise SchemaError(f"no schema bridge in {without_password(dsn)}", 'run "bridge install"')
-    if _numbers(version) < _numbers(bridge.__version__):
-        raise SchemaError(f"schema is at {version}, this process needs {bridge.__version__}", 'run "bridge install" (safe to repeat)')
-    if _numbers(version) > _numbers(bridge.__version__):
-        raise SchemaError(f"schema is at {version}, this process is {bridge.__version__}", "upgrade this process")
+        return _Installed(*found) if found else None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -27,6 +27,11 @@ create or replace function bridge.version() returns text language sql immutable 
   -- The release that this schema belongs to; every process compares it with its own when it starts.
   return '0.1.0';
 
+create or replace function bridge.serves_from() returns text language sql immutable parallel safe set search_path = ''
+  -- The oldest release whose processes work on this schema: those from there on may stand beside it while they are being replaced. It is
+  -- raised in the release after the one in which what the older ones call is taken away.
+  return '0.1.0';
+
 create or replace function bridge.new_id() returns uuid language plpgsql volatile parallel safe set search_path = '' as $$
   -- A time-ordered random id (the layout of RFC 9562, version 7): neighbours in time are neighbours in every index.
 begin

@@ -26,7 +26,7 @@ declare
   v_rights constant jsonb := '{
     "bridge_producer": [
       "enqueue_flow", "create_batch", "seal_batch",
-      "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "version", "wait_for", "forget_waiter", "results", "store_result", "forget",
+      "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "version", "serves_from", "wait_for", "forget_waiter", "results", "store_result", "forget",
       "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
     "bridge_worker": [
       "enqueue_flow", "create_batch", "seal_batch", "add_dependency", "workflow", "batch_status",
@@ -34,7 +34,7 @@ declare
       "note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "next_look", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
-      "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "wait_for", "forget_waiter", "results", "store_result",
+      "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "serves_from", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
       "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_silent", "set_aside",
       "revoke", "revoke_stamped", "heed_revoke", "purge"],
@@ -43,14 +43,14 @@ declare
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
       "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_page", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
-      "version", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
+      "version", "serves_from", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",
       "set_retry", "remove_retry", "history"],
     "bridge_viewer": [
       "workflow", "batch_status",
       "wait", "logs", "checkpoint",
-      "next_runs", "next_runs_of", "setting", "seconds", "version", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;
+      "next_runs", "next_runs_of", "setting", "seconds", "version", "serves_from", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;

@@ -88,7 +88,8 @@ def test_an_older_schema_is_red_until_bridge_install(dsn: str) -> None:
 
 
 def test_a_newer_schema_asks_for_a_newer_process(dsn: str) -> None:
-    execute(dsn, "create or replace function bridge.version() returns text language sql immutable return '99.0.0'")
+    for name in ("version", "serves_from"):
+        execute(dsn, f"create or replace function bridge.{name}() returns text language sql immutable return '99.0.0'")
     newer = Doctor(dsn).look("schema")
     assert newer.status is Grade.ERROR
     assert newer.remedy == "upgrade this process"

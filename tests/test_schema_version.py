@@ -6,12 +6,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from fix_doctor import Doctor
 from fix_sql import Session
 
 import bridge
 from bridge import schema
 from bridge.errors import SchemaError, ServerError
+from bridge.health import Grade
 
 if TYPE_CHECKING:
     from fix_servers import Launcher
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
 VERSION = bridge.__version__
 
 
-def set_version(dsn: str, version: str) -> None:
-    Session(dsn).do(f"create or replace function bridge.version() returns text language sql immutable as $$ select '{version}' $$")
+def set_version(dsn: str, version: str, serves_from: str | None = None) -> None:
+    """Make the schema say that it is of another release, which serves processes from its own on, or from an older one."""
+    for name, said in (("version", version), ("serves_from", serves_from or version)):
+        Session(dsn).do(f"create or replace function bridge.{name}() returns text language sql immutable as $$ select '{said}' $$")
 
 
 def test_a_schema_that_fits_passes(dsn: str) -> None:
@@ -41,11 +46,35 @@ def test_an_older_schema_is_refused(dsn: str) -> None:
     assert str(caught.value) == f'schema is at 0.0.9, this process needs {VERSION}: run "bridge install" (safe to repeat)'
 
 
-def test_a_newer_schema_is_refused(dsn: str) -> None:
-    set_version(dsn, "99.10.0")
+def test_a_newer_schema_is_refused_when_it_does_not_serve_this_process(dsn: str) -> None:
+    set_version(dsn, "99.10.0", serves_from="99.9.0")
     with pytest.raises(SchemaError) as caught:
         schema.check(dsn)
-    assert str(caught.value) == f"schema is at 99.10.0, this process is {VERSION}: upgrade this process"
+    words = f"schema is at 99.10.0, which serves processes from 99.9.0 on, this process is {VERSION}: upgrade this process"
+    assert str(caught.value) == words
+
+
+def test_a_newer_schema_that_serves_this_process_passes(dsn: str) -> None:
+    set_version(dsn, "99.10.0", serves_from=VERSION)
+    assert schema.check(dsn) == "99.10.0"
+    found = Doctor(dsn).look("schema")
+    assert (found.status, found.found) == (Grade.OK, f"bridge 99.10.0, which serves this process of {VERSION}")
+
+
+def test_a_schema_that_does_not_say_whom_it_serves_serves_its_own_release(dsn: str) -> None:
+    Session(dsn).do("drop function bridge.serves_from()")
+    assert schema.check(dsn) == VERSION
+
+
+def test_a_role_without_rights_on_the_schema_is_told_which_to_ask_for(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute("drop role if exists bridge_test_stranger")
+        owner.execute("create role bridge_test_stranger login")
+        try:
+            with pytest.raises(SchemaError, match="role bridge_test_stranger may not use schema bridge: grant it bridge_producer"):
+                schema.check(psycopg.conninfo.make_conninfo(dsn, user="bridge_test_stranger"))
+        finally:
+            owner.execute("drop role bridge_test_stranger")
 
 
 def test_versions_are_compared_by_their_numbers(dsn: str) -> None:

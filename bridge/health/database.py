@@ -41,8 +41,10 @@ def schema(subject: Subject) -> Finding:
         remedy = f"grant bridge_worker to {role}, or bridge_viewer, which is enough to look"
         return error("schema", f"role {role} may not use schema bridge", remedy)
     try:
-        files.check(settings.require_database(), timeout=settings.timeout)
+        installed = files.check(settings.require_database(), timeout=settings.timeout)
     except SchemaError as problem:
         return from_exception("schema", problem)
     subject.schema_fits = True
-    return ok("schema", f"bridge {bridge.__version__}, as this process")
+    if installed != bridge.__version__:
+        return ok("schema", f"bridge {installed}, which serves this process of {bridge.__version__}")
+    return ok("schema", f"bridge {installed}, as this process")

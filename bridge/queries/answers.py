@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["by_name", "records", "value"]
+__all__ = ["by_name", "columns", "records", "value"]
 
 
 def value(connection: Connection, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> Any:
@@ -24,9 +25,15 @@ def value(connection: Connection, query: str, values: Mapping[str, Any] | Sequen
 
 
 def records(connection: Connection, query: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> list[dict[str, Any]]:
-    """All rows, by the names of their columns."""
+    """All rows, by the names of their columns; not prepared, because the schema of a later release may bring more columns."""
     with translated(), connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query.encode(), values).fetchall()
+        return cursor.execute(query.encode(), values, prepare=False).fetchall()
+
+
+def columns(record: type) -> str:
+    """The fields of a dataclass or named tuple as the columns to ask for: a later release may add others, which we do not know."""
+    names = getattr(record, "_fields", None) or [field.name for field in fields(record)]
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def by_name(function: str, names: Mapping[str, Any], types: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
-from bridge.queries.answers import by_name, value
+from bridge.queries.answers import by_name, columns, value
 from bridge.queries.connection import translated
 from bridge.queries.waiting import registered
 
@@ -78,14 +78,16 @@ def cancel(connection: Connection, identity: UUID) -> int:
 def get(connection: Connection, identity: UUID) -> Batch | None:
     """One batch."""
     with translated(), connection.cursor(row_factory=class_row(Batch)) as cursor:
-        return cursor.execute("select * from bridge.batches where id = %s", (identity,)).fetchone()
+        return cursor.execute(f"select {columns(Batch)} from bridge.batches where id = %s".encode(), (identity,)).fetchone()
 
 
 def find(connection: Connection, status: str | None, limit: int) -> list[Batch]:
     """Batches, newest first."""
-    query = "select * from bridge.batches where %(status)s::text is null or status = %(status)s order by created_at desc limit %(limit)s"
+    query = f"""
+        select {columns(Batch)} from bridge.batches
+        where %(status)s::text is null or status = %(status)s order by created_at desc limit %(limit)s"""
     with translated(), connection.cursor(row_factory=class_row(Batch)) as cursor:
-        return cursor.execute(query, {"status": status, "limit": limit}).fetchall()
+        return cursor.execute(query.encode(), {"status": status, "limit": limit}).fetchall()
 
 
 def wait(connection: Connection, identity: UUID, timeout: float | None) -> Batch | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg.types.json import Jsonb
 
+from bridge.queries.answers import columns
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class Suspect:
     missing_since: datetime | None
 
 
+_CLAIM = f"select {columns(Claimed)} from bridge.claim(%s, %s, %s, %s, %s)".encode()
+_SUSPECTS = f"select {columns(Suspect)} from bridge.suspects()".encode()
+_REPUBLISH = f"select {columns(Claimed)} from bridge.republish(%s, %s, %s::uuid[])".encode()
+
+
 def ready_queues(connection: Connection) -> list[str]:
     """Queues with ready jobs that are not paused."""
     return [row[0] for row in connection.execute("select bridge.ready_queues()")]
@@ -82,7 +88,7 @@ def next_look(connection: Connection) -> float:
 def claim(connection: Connection, drainer: UUID, queue: str, shipment: UUID, *, limit: int, size: int) -> list[Claimed]:
     """Claim at most ``limit`` jobs, ``size`` bytes and a bit; the claim is committed when this returns."""
     with translated():
-        rows = connection.execute("select * from bridge.claim(%s, %s, %s, %s, %s)", (drainer, queue, shipment, limit, size), binary=True)
+        rows = connection.execute(_CLAIM, (drainer, queue, shipment, limit, size), binary=True)
         return [Claimed._make(row) for row in rows]
 
 
@@ -104,7 +110,7 @@ def _count(connection: Connection, query: str, values: tuple[Any, ...]) -> int:
 
 def suspects(connection: Connection) -> list[Suspect]:
     """Published jobs whose message nobody is known to hold."""
-    return [Suspect(*row) for row in connection.execute("select * from bridge.suspects()")]
+    return [Suspect(*row) for row in connection.execute(_SUSPECTS)]
 
 
 def mark_missing(connection: Connection, missing: Collection[UUID], found: Collection[UUID]) -> None:
@@ -114,7 +120,7 @@ def mark_missing(connection: Connection, missing: Collection[UUID], found: Colle
 
 def republish(connection: Connection, drainer: UUID, shipment: UUID, tokens: Collection[UUID]) -> list[Claimed]:
     """Claim again those of these that have been missing for long enough."""
-    rows = connection.execute("select * from bridge.republish(%s, %s, %s::uuid[])", (drainer, shipment, list(tokens)), binary=True)
+    rows = connection.execute(_REPUBLISH, (drainer, shipment, list(tokens)), binary=True)
     return [Claimed._make(row) for row in rows]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from bridge.queries.answers import value
+from bridge.queries.answers import columns, value
 from bridge.queries.connection import plainly, translated
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ def add_dependency(connection: Connection, child: UUID, parent: UUID, on_parent_
 def workflow(connection: Connection, identity: UUID, max_nodes: int) -> list[Node]:
     """Call ``bridge.workflow``; the oldest first, what has no row yet last."""
     with translated(), connection.cursor(row_factory=class_row(Node)) as cursor:
-        return cursor.execute("select * from bridge.workflow(%s, %s)", (identity, max_nodes)).fetchall()
+        return cursor.execute(f"select {columns(Node)} from bridge.workflow(%s, %s)".encode(), (identity, max_nodes)).fetchall()

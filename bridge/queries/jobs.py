@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb, JsonbLoader
 
 from bridge.job import Event, Job, Status
+from bridge.queries.answers import columns
 from bridge.queries.connection import plainly, translated
 from bridge.queries.runs import call_that_ends
 from bridge.queries.waiting import registered
@@ -168,7 +169,7 @@ def attempts(connection: Connection, identity: UUID) -> list[dict[str, Any]]:
 def history(connection: Connection, identity: UUID) -> list[Event]:
     """Call ``bridge.history``."""
     with translated(), connection.cursor(row_factory=class_row(Event)) as cursor:
-        return cursor.execute("select * from bridge.history(%(id)s)", {"id": identity}).fetchall()
+        return cursor.execute(f"select {columns(Event)} from bridge.history(%(id)s)".encode(), {"id": identity}).fetchall()
 
 
 def cancel(connection: Connection, identity: UUID, *, terminate: bool = True, signal: str = "TERM") -> Status:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
-from bridge.queries.answers import by_name, value
+from bridge.queries.answers import by_name, columns, value
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def remove_limit(connection: Connection, name: str) -> bool:
 def limits(connection: Connection) -> list[Limit]:
     """All rows of the view ``bridge.limits``, by name."""
     with translated(), connection.cursor(row_factory=class_row(Limit)) as cursor:
-        return cursor.execute("select * from bridge.limits order by name").fetchall()
+        return cursor.execute(f"select {columns(Limit)} from bridge.limits order by name".encode()).fetchall()
 
 
 def keys(connection: Connection, name: str | None, limit: int) -> list[Key]:

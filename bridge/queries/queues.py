@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
-from bridge.queries.answers import records, value
+from bridge.queries.answers import columns, records, value
 from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def set_window(connection: Connection, queue: str, jobs: int | None) -> None:
 def loads(connection: Connection, queues: Sequence[str] | None) -> list[Load]:
     """Call ``bridge.drain_state``."""
     with translated(), connection.cursor(row_factory=class_row(Load)) as cursor:
-        return cursor.execute("select * from bridge.drain_state(%s::text[])", (None if queues is None else list(queues),)).fetchall()
+        query = f"select {columns(Load)} from bridge.drain_state(%s::text[])".encode()
+        return cursor.execute(query, (None if queues is None else list(queues),)).fetchall()
 
 
 def stats(connection: Connection) -> list[dict[str, Any]]:

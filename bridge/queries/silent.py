@@ -38,7 +38,7 @@ def note_silent(connection: Connection, names: Sequence[str], queues: Sequence[s
 
 def set_aside(connection: Connection, tokens: Collection[UUID]) -> dict[str, int]:
     """Give up waiting for what a worker took that reports nothing; how many jobs, by queue."""
-    return dict(connection.execute("select * from bridge.set_aside(%s::uuid[])", (list(tokens),)).fetchall())
+    return dict(connection.execute("select queue, jobs from bridge.set_aside(%s::uuid[])", (list(tokens),)).fetchall())
 
 
 def reporting(connection: Connection, plugins: Collection[UUID]) -> set[UUID]:
