@@ -104,7 +104,7 @@ __all__ = [
     "workflow",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "install": "bridge.application",

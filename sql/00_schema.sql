@@ -14,9 +14,9 @@ declare
 begin
   if to_regprocedure('bridge.version()') is not null then
     execute 'select bridge.version()' into v_installed;
-    if string_to_array(v_installed, '.')::int[] > string_to_array('0.1.0', '.')::int[] then
+    if string_to_array(v_installed, '.')::int[] > string_to_array('0.2.0', '.')::int[] then
       raise exception using errcode = 'JB005',
-        message = format('schema is at %s, these files are 0.1.0', v_installed),
+        message = format('schema is at %s, these files are 0.2.0', v_installed),
         hint = 'install with the newer release; going back is not supported';
     end if;
   end if;
@@ -25,7 +25,7 @@ $$;
 
 create or replace function bridge.version() returns text language sql immutable parallel safe set search_path = ''
   -- The release that this schema belongs to; every process compares it with its own when it starts.
-  return '0.1.0';
+  return '0.2.0';
 
 create or replace function bridge.serves_from() returns text language sql immutable parallel safe set search_path = ''
   -- The oldest release whose processes work on this schema: those from there on may stand beside it while they are being replaced. It is

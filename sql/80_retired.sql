@@ -1,1 +1,2 @@
--- What earlier releases had and this one has no more, dropped in the transaction that installs the rest. Nothing yet: this is the first.
+-- What earlier releases had and this one has no more, dropped in the transaction that installs the rest. What a process of 0.1.0 calls
+-- stays while bridge.serves_from() names that release.
