@@ -39,7 +39,7 @@ end
 $$;
 
 create or replace function bridge.enqueue_many(jobs jsonb) returns setof uuid language plpgsql security definer set search_path = ''
-  set enable_seqscan = off set jit = off as $$
+  set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- Enqueue many jobs at once, all or none.
   --
   --   jobs  a JSON array of objects whose keys are the argument names of bridge.enqueue, for example
@@ -63,9 +63,11 @@ $$;
 
 create or replace function bridge.enqueue_page(p_templates text[], p_ids uuid[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[],
     p_first integer)
-  returns uuid[] language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns uuid[] language plpgsql security definer
+  set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- A page of a bulk call from a program, see bridge.write_rows: an array a column. In Postgres's binary form, arrays of texts cost it half of
-  -- what cutting one text does, and a tenth of looking into JSON.
+  -- what cutting one text does, and a tenth of looking into JSON. Its plans are generic from the first page on: a plan of a page's own would
+  -- have megabytes of arrays in it as constants.
   --
   --   p_templates  JSON; depends_on may name earlier rows of the page by their number
   --   p_which      null: the first template for all; p_kwargs: null: none has any; p_keys: null: none has one
