@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import secrets
 import shutil
-import signal
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 import redis
 
 from bridge.errors import ServerError
-from bridge.local.home import FolderLock, private_folder, socket_folder
+from bridge.local.home import private_folder, socket_folder
 from bridge.local.process import Process
+from bridge.local.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ def free_port(wanted: int = 0) -> int:
         return int(probe.getsockname()[1])
 
 
-class RedisServer:
+class RedisServer(Server):
     """A Redis that keeps nothing on disk, reached through a private socket, or with `port` through 127.0.0.1 with a password.
 
     Args:
@@ -69,15 +69,13 @@ class RedisServer:
         settings: Mapping[str, str] | None = None,
         program: Path | None = None,
     ) -> None:
-        self.directory = directory.absolute()
+        super().__init__("redis", directory)
         self.port = port
         self.settings = dict(settings or {})
         self.program = program or _must_find()
         self.socket = socket_folder(self.directory) / "redis.sock"
         self.folder: Path | None = None
         self._password = secrets.token_hex(16)
-        self._lock = FolderLock(self.directory / "lock")
-        self._process: Process | None = None
 
     def start(self, timeout: float = 20.0) -> RedisServer:
         """Start it empty and return when it answers.
@@ -88,36 +86,13 @@ class RedisServer:
         private_folder(self.directory, None)
         private_folder(self.socket.parent, None)
         # Redis would take the socket away from a server that runs.
-        if not self._lock.acquire():
-            raise ServerError(f"redis in {self.directory} is held by another process ({self._lock.read()}): stop that one first")
+        self._hold()
         self.socket.unlink(missing_ok=True)
         configuration = self._write_configuration()
-        self._process = Process("redis", [self.program, configuration], log=self.directory / "redis.log", cwd=self.directory)
+        self._process = Process(self.name, [self.program, configuration], log=self.directory / "redis.log", cwd=self.directory)
         self._process.start()
         self._process.wait_ready(self._answers, timeout)
         return self
-
-    def stop(self) -> None:
-        """End it; bounded, and safe to repeat."""
-        if self._process is not None:
-            self._process.stop()
-        self._lock.release()
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send it a signal and wait for its end; everything in it is lost."""
-        self.process.kill(number)
-        self.process.wait()
-
-    @property
-    def process(self) -> Process:
-        """The server.
-
-        Raises:
-            ServerError: it was never started.
-        """
-        if self._process is None:
-            raise ServerError(f"redis in {self.directory} was not started")
-        return self._process
 
     @property
     def url(self) -> str:

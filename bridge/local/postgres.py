@@ -19,8 +19,9 @@ from psycopg import sql
 from bridge.errors import ServerError
 from bridge.local.account import identity, server_account
 from bridge.local.binaries import PostgresBinaries, find_postgres
-from bridge.local.home import FolderLock, private_folder, socket_folder
+from bridge.local.home import private_folder, socket_folder
 from bridge.local.process import Process
+from bridge.local.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ STOP_STEPS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0
 STILL_HELD = ("pre-existing shared memory block", "lock file", "is another postmaster")
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """A local Postgres with one database made for us.
 
     A first start makes the data folder `data-<major>`; it appears under that name only when it is complete. Clients get in
@@ -58,7 +59,7 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
         binaries: PostgresBinaries | None = None,
     ) -> None:
-        self.directory = directory.absolute()
+        super().__init__("postgres", directory)
         self.database = database
         self.port = port
         self.settings = dict(settings or {})
@@ -66,9 +67,7 @@ class PostgresServer:
         self.account = server_account()
         self.data = self.directory / f"data-{self.binaries.major}"
         self.sockets = socket_folder(self.directory)
-        self._lock = FolderLock(self.directory / "lock")
         self._password = secrets.token_hex(16)
-        self._process: Process | None = None
 
     def start(self, timeout: float = 60.0) -> PostgresServer:
         """Start it, making the data folder first if need be, and return when it answers.
@@ -83,8 +82,7 @@ class PostgresServer:
         """
         private_folder(self.directory, self.account)
         private_folder(self.sockets, self.account)
-        if not self._lock.acquire():
-            raise ServerError(f"postgres in {self.directory} is held by another process ({self._lock.read()}): stop that one first")
+        self._hold()
         self.binaries = self.binaries.readable_by(self.account, self.directory)
         self._make_data()
         self._end_predecessor()
@@ -94,34 +92,6 @@ class PostgresServer:
         if self.binaries.cron:
             self._create_cron()
         return self
-
-    def stop(self) -> None:
-        """Shut it down: sessions are ended, data is flushed. Bounded, and safe to repeat."""
-        if self._process is not None:
-            self._process.stop()
-        self._lock.release()
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send the postmaster a signal; SIGKILL and SIGQUIT are crashes, after which `start` recovers."""
-        if self._process is not None:
-            self._process.kill(number)
-            self._process.wait(30.0)
-
-    @property
-    def process(self) -> Process:
-        """The postmaster.
-
-        Raises:
-            ServerError: it was never started.
-        """
-        if self._process is None:
-            raise ServerError(f"postgres in {self.directory} was not started")
-        return self._process
-
-    @property
-    def alive(self) -> bool:
-        """Whether we started it and it still runs."""
-        return self._process is not None and self._process.alive
 
     @property
     def dsn(self) -> str:
