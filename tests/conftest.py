@@ -6,6 +6,7 @@ pytest_plugins = [
     "fix_stack",
     "fix_proxy",
     "fix_calls",
+    "fix_client",
     "fix_control",
     "fix_rabbitmq",
     "fix_redis",

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import fix_client
 import pytest
-from click.testing import CliRunner, Result
 
 import bridge
-from bridge.cli import main
-from bridge.client import forget_connections
 from bridge.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fix_calls import MakeApp
     from fix_sql import Session
 
+pytestmark = pytest.mark.usefixtures("ours")
+command = partial(fix_client.command, "callbacks")
 URL = "https://hooks.example.org/in"
-
-
-@pytest.fixture(autouse=True)
-def _of_this_database(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    forget_connections()
-    yield
-    forget_connections()
-
-
-def command(*words: str) -> Result:
-    return CliRunner().invoke(main, ["callbacks", *words])
 
 
 def test_python_sets_tries_and_removes_callbacks(db: Session) -> None:

@@ -8,33 +8,31 @@ import pty
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
+from fix_client import command
 from fix_servers import ROOT
 
 import bridge
-from bridge import bulk, client
-from bridge.cli import main
+from bridge import bulk
 from bridge.errors import InvalidArgumentError, NotFoundError, WrongStateError
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from click.testing import Result
     from fix_sql import Session
 
 
 @pytest.fixture
-def dead(db: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+def dead(ours: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:  # noqa: ARG001
     """Runs `bridge dead` with these words."""
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
     monkeypatch.setenv("USER", "ada")
     monkeypatch.setenv("LOGNAME", "ada")
-    client.forget_connections()
-    yield lambda *words: CliRunner().invoke(main, ["dead", *map(str, words)])
-    client.forget_connections()
+    return partial(command, "dead")
 
 
 def die(db: Session, task: str = "mail.send", **options: Any) -> uuid.UUID:
@@ -96,14 +94,14 @@ def test_many_are_meant_by_filters_and_a_dry_run_shows_which(db: Session, dead: 
     ],
 )  # fmt: skip
 def test_wrong_use_ends_with_2_and_says_what_to_give(words: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(main, ["dead", *words])
+    result = command("dead", *words)
     assert result.exit_code == 2
     assert "Error" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["list", "show", "redrive", "discard"])
-def test_help_shows_examples_line_by_line(command: str) -> None:
-    assert f"Examples:\n    bridge dead {command}" in CliRunner().invoke(main, ["dead", command, "--help"]).stdout
+@pytest.mark.parametrize("named", ["list", "show", "redrive", "discard"])
+def test_help_shows_examples_line_by_line(named: str) -> None:
+    assert f"Examples:\n    bridge dead {named}" in command("dead", named, "--help").stdout
 
 
 def test_before_many_are_discarded_a_person_at_a_terminal_is_asked(db: Session, dead: Callable[..., Result]) -> None:
@@ -113,8 +111,9 @@ def test_before_many_are_discarded_a_person_at_a_terminal_is_asked(db: Session, 
 
     def at_a_terminal(answer: bytes, *words: str) -> tuple[int, str]:
         ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "bridge", *words]
-        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=ROOT) as process:
+        with subprocess.Popen(
+            [sys.executable, "-m", "bridge", *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=ROOT
+        ) as process:
             os.write(ours, answer)
             code = process.wait(60)
         os.close(theirs)

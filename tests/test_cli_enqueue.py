@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
+from fix_client import command
 
 import bridge
-from bridge.cli import main
 from bridge.cli.enqueue import enqueue_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from click.testing import Result
     from fix_sql import Session
 
 
 @pytest.fixture
-def enqueue(db: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def enqueue(ours: None) -> Callable[..., Result]:  # noqa: ARG001
     """Runs `bridge jobs enqueue` with these words."""
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
-
-    def run(*words: object, text: str | None = None) -> Result:
-        return CliRunner().invoke(main, ["jobs", "enqueue", *map(str, words)], input=text)
-
-    return run
+    return partial(command, "jobs", "enqueue")
 
 
 def lines(*jobs: Any) -> str:

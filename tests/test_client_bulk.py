@@ -19,15 +19,8 @@ if TYPE_CHECKING:
     from fix_pairs import StartPairs
     from fix_sql import Session
 
+pytestmark = pytest.mark.usefixtures("ours")
 PAGES = 2500  # jobs: two pages and a half
-
-
-@pytest.fixture(autouse=True)
-def _database(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    bridge.client.forget_connections()
-    yield
-    bridge.client.forget_connections()
 
 
 def numbered(count: int, **options: Any) -> Iterator[dict[str, Any]]:

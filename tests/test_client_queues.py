@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import fix_client
 import pytest
 from click.testing import CliRunner, Result
 from fix_servers import ROOT, wait_until
 
 import bridge
 from bridge.cli import main
-from bridge.client import forget_connections
 from bridge.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
 
 if TYPE_CHECKING:
@@ -24,26 +25,9 @@ if TYPE_CHECKING:
 
     from fix_sql import Session
 
+pytestmark = pytest.mark.usefixtures("ours")
+command, answer = partial(fix_client.command, "queues"), partial(fix_client.answer, "queues")
 PAUSES = "select kind, name, pause, reason from bridge.pauses order by 1, 2"
-
-
-@pytest.fixture(autouse=True)
-def environment(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    forget_connections()
-    yield
-    forget_connections()
-
-
-def command(*words: object) -> Result:
-    """What `bridge queues` prints and answers."""
-    return CliRunner().invoke(main, ["queues", *map(str, words)])
-
-
-def answer(*words: object) -> Any:
-    result = command(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def test_queues_are_paused_and_resumed_from_python_in_the_callers_transaction(db: Session) -> None:

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
+from fix_client import answer, command
 
 import bridge
-from bridge.cli import main
-from bridge.client import forget_connections
 from bridge.errors import InvalidArgumentError, NotFoundError
 from bridge.results.failure import error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fix_calls import MakeApp
     from fix_sql import Session
+
+pytestmark = pytest.mark.usefixtures("ours")
 
 
 class SlowError(TimeoutError):
     """An error of ours under one of Python's."""
-
-
-@pytest.fixture(autouse=True)
-def environment(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    forget_connections()
-    yield
-    forget_connections()
-
-
-def command(*words: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, words)])
-
-
-def answer(*words: object) -> Any:
-    result = command(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def test_a_policy_is_set_read_and_removed_from_python_in_the_callers_transaction(db: Session) -> None:

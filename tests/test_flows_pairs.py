@@ -9,10 +9,8 @@ import pytest
 from fix_servers import wait_for_row, wait_for_value
 
 import bridge
-from bridge.client import forget_connections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from uuid import UUID
 
     from fix_pairs import Pairs, StartPairs
@@ -29,14 +27,11 @@ RUNS_ON = "select w.pid from bridge.jobs j join bridge.workers w on w.name = j.w
 
 
 @pytest.fixture
-def running(pairs: StartPairs, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pairs]:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    forget_connections()
+def running(pairs: StartPairs, ours: None) -> Pairs:  # noqa: ARG001
     running = pairs("apps.ledger", "--prefetch-multiplier=1")
     for name in ("publish_lease", "worker_lost"):
         running.db.do("update bridge.setting set value = '8' where name = %s", name)
-    yield running
-    forget_connections()
+    return running
 
 
 def graph(batch: UUID) -> dict[str, dict[str, Any]]:

@@ -6,31 +6,22 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner, Result
+from fix_client import command
 
 import bridge
-from bridge.cli import main
-from bridge.client import forget_connections
 from bridge.errors import InvalidArgumentError, NotFoundError, WaitTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
+    from click.testing import Result
     from fix_sql import Session
 
-
-@pytest.fixture
-def ours(db: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    """This process is a client of the test's database."""
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
-    forget_connections()
-    yield db
-    forget_connections()
+pytestmark = pytest.mark.usefixtures("ours")
 
 
 def run(*words: object, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(main, [str(word) for word in words])
+    result = command(*words)
     assert result.exit_code == exit_code, result.output
     return result
 
@@ -39,7 +30,7 @@ def shape(nodes: Any) -> list[tuple[str, str, list[str]]]:
     return [(node.name, node.status, node.relations) for node in nodes]
 
 
-def test_a_flow_is_made_shown_and_added_to(ours: Session, tmp_path: Path) -> None:
+def test_a_flow_is_made_shown_and_added_to(db: Session, tmp_path: Path) -> None:
     ids = bridge.enqueue_flow({"report": {"task": "t.report", "depends_on": ["fetch"]}, "fetch": {"task": "t.fetch"}})
     other = bridge.enqueue("t.other")
     assert bridge.add_dependency(ids["report"], other) == "blocked"
@@ -53,28 +44,28 @@ def test_a_flow_is_made_shown_and_added_to(ours: Session, tmp_path: Path) -> Non
         "t.a", "t.b", "t.other", "t.report", "t.fetch",
     }  # fmt: skip
     run("jobs", "add-dependency", made["a"], ids["fetch"], "--on-parent-failure", "wait")
-    assert ours.status(made["a"]) == "blocked"
+    assert db.status(made["a"]) == "blocked"
     assert "circle" in run("jobs", "add-dependency", ids["fetch"], made["a"], exit_code=1).output
     assert run("jobs", "workflow", ids["fetch"]).output.splitlines()[0] == "id\tkind\tname\tstatus\tafter\terror"
 
 
-def test_a_flow_that_cannot_be_is_refused_in_words(ours: Session) -> None:
+def test_a_flow_that_cannot_be_is_refused_in_words(db: Session) -> None:
     with pytest.raises(InvalidArgumentError, match=r"circle: (a → b → a|b → a → b)"):
         bridge.enqueue_flow({"a": {"task": "t", "depends_on": ["b"]}, "b": {"task": "t", "depends_on": ["a"]}})
     with pytest.raises(InvalidArgumentError, match="not JSON"):
         bridge.enqueue_flow({"a": {"task": "t", "args": [object()]}})
     with pytest.raises(NotFoundError, match="nothing is known"):
-        bridge.workflow(ours.one("select gen_random_uuid()"))
+        bridge.workflow(db.one("select gen_random_uuid()"))
 
 
-def test_a_batch_is_made_filled_waited_for_and_shown(ours: Session) -> None:
+def test_a_batch_is_made_filled_waited_for_and_shown(db: Session) -> None:
     identity = bridge.create_batch("import", callback="t.done", args=[1], callback_on="success")
     jobs = [bridge.enqueue("t.part", [n], batch=identity) for n in range(2)]
     assert bridge.seal_batch(identity) == "running"
     with pytest.raises(WaitTimeoutError, match="is running after"):
         bridge.wait_batch(identity, timeout=0.01)
     for _ in jobs:
-        ours.finish(*ours.run(limit=1))
+        db.finish(*db.run(limit=1))
     batch = bridge.wait_batch(identity, timeout=10)
     assert (batch.status, batch.succeeded, batch.total, batch.progress) == ("succeeded", 2, 2, 1.0)
     assert ("t.done", "queued", ["callback"]) in shape(bridge.workflow(identity))
@@ -83,24 +74,24 @@ def test_a_batch_is_made_filled_waited_for_and_shown(ours: Session) -> None:
     run("batches", "wait", identity, "--timeout", "5")
 
 
-def test_a_batch_of_the_command_line_is_cancelled(ours: Session) -> None:
+def test_a_batch_of_the_command_line_is_cancelled(db: Session) -> None:
     identity = run("batches", "create", "--name", "b", "--callback", "t.done").output.strip()
-    ours.enqueue("t.part", batch=identity)
+    db.enqueue("t.part", batch=identity)
     assert "running" in run("batches", "seal", identity).output
     assert "1 jobs" in run("batches", "cancel", identity).output
-    assert ours.one("select status from bridge.batches") == "cancelled"
+    assert db.one("select status from bridge.batches") == "cancelled"
     assert "cancelled" in run("batches", "wait", identity, exit_code=1).output
-    assert "does not exist" in run("batches", "show", ours.one("select gen_random_uuid()"), exit_code=1).output
+    assert "does not exist" in run("batches", "show", db.one("select gen_random_uuid()"), exit_code=1).output
 
 
-def test_celery_calls_join_a_batch_and_wait_for_jobs(ours: Session, caller: Any) -> None:
+def test_celery_calls_join_a_batch_and_wait_for_jobs(db: Session, caller: Any) -> None:
     identity = bridge.create_batch("calls")
     parent = bridge.enqueue("t.parent", max_attempts=1)
     caller.signature("t.celery").apply_async(bridge={"batch": identity, "depends_on": [parent], "on_parent_failure": "run"})
     bridge.seal_batch(identity)
-    (row,) = ours.rows("select status, batch from bridge.jobs where task = 't.celery'")
+    (row,) = db.rows("select status, batch from bridge.jobs where task = 't.celery'")
     assert row == ("blocked", identity)
-    ours.fail(*ours.run())
-    assert ours.one("select status from bridge.jobs where task = 't.celery'") == "queued"
-    ours.finish(*ours.run())
+    db.fail(*db.run())
+    assert db.one("select status from bridge.jobs where task = 't.celery'") == "queued"
+    db.finish(*db.run())
     assert bridge.get_batch(identity).status == "succeeded"

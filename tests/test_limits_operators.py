@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
+import fix_client
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
 from fix_servers import wait_until
 from fix_sql import Session
 
 import bridge
-from bridge.cli import main
-from bridge.client import forget_connections
 from bridge.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -22,15 +20,9 @@ if TYPE_CHECKING:
 
     from fix_calls import MakeApp
 
+pytestmark = pytest.mark.usefixtures("ours")
+command, answer = partial(fix_client.command, "limits"), partial(fix_client.answer, "limits")
 WAITS = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and pid = %s"
-
-
-@pytest.fixture(autouse=True)
-def environment(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    forget_connections()
-    yield
-    forget_connections()
 
 
 @pytest.fixture
@@ -39,17 +31,6 @@ def other(db: Session) -> Iterator[Session]:
     session = Session(db.dsn)
     yield session
     session.connection.close()
-
-
-def command(*words: object) -> Result:
-    """What `bridge limits` prints and answers."""
-    return CliRunner().invoke(main, ["limits", *map(str, words)])
-
-
-def answer(*words: object) -> Any:
-    result = command(*words, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
 
 
 def test_limits_are_set_read_and_removed_from_python(db: Session) -> None:

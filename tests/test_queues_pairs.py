@@ -8,10 +8,8 @@ import pytest
 from fix_servers import wait_for_value
 
 import bridge
-from bridge.client import forget_connections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from fix_calls import MakeApp
@@ -34,15 +32,12 @@ WINDOW, PROCESSES = 50, 4
 
 
 @pytest.fixture
-def running(pairs: StartPairs, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pairs]:
+def running(pairs: StartPairs, ours: None) -> Pairs:  # noqa: ARG001
     """Two drainers and two workers of the queues work and other; a drainer that dies is noticed soon."""
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    forget_connections()
     running = pairs("apps.ledger", "--prefetch-multiplier=1", queues="work,other")
     running.db.do("update bridge.setting set value = '2' where name = 'publish_lease'")
     running.db.do("update bridge.setting set value = %s where name = 'window'", f"{WINDOW}")
-    yield running
-    forget_connections()
+    return running
 
 
 def fill(running: Pairs, queue: str, jobs: int, seconds: float = 0.0) -> None:

@@ -9,7 +9,6 @@ from apps.retried import asked_for, asks, broken, flaky
 from fix_servers import wait_for_value
 
 import bridge
-from bridge.client import forget_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,15 +18,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def running(pairs: StartPairs, dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pairs]:
+def running(pairs: StartPairs, ours: None) -> Iterator[Pairs]:  # noqa: ARG001
     """Two drainers and two workers; this process calls tasks of the same application."""
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    forget_connections()
     flaky.app.bridge.renew()
     running = pairs("apps.retried")
     running.db.do("update bridge.setting set value = '2' where name = 'publish_lease'")
     yield running
-    forget_connections()
     flaky.app.bridge.renew()
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner, Result
+from fix_client import command
 from fix_servers import wait_until
 from fix_sql import Session
 
 import bridge
-from bridge.cli import main
 from bridge.errors import InvalidArgumentError, NotFoundError, WrongStateError
 from bridge.message import envelope
 from bridge.queries.dispatch import Claimed
@@ -161,9 +161,8 @@ def test_a_change_that_meets_another_step_ends_as_if_it_had_come_before_or_after
         assert db.start(claim) is None
 
 
-def test_python_says_the_same(db: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
-    bridge.client.forget_connections()  # type: ignore[attr-defined]
+@pytest.mark.usefixtures("ours")
+def test_python_says_the_same(db: Session) -> None:
     identity = db.enqueue()
     with db.connection.transaction(force_rollback=True):
         assert bridge.set_priority(identity, 9, connection=db.connection) == bridge.Status.QUEUED
@@ -186,15 +185,11 @@ def test_python_says_the_same(db: Session, monkeypatch: pytest.MonkeyPatch) -> N
     db.do("select bridge.cancel(%s)", identity)
     with pytest.raises(WrongStateError, match="is cancelled: only jobs that have not started"):
         bridge.set_priority(identity, 1)
-    bridge.client.forget_connections()  # type: ignore[attr-defined]
 
 
-def test_the_command_line_says_the_same(db: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
-
-    def jobs(*words: object) -> Result:
-        return CliRunner().invoke(main, ["jobs", *map(str, words)])
-
+@pytest.mark.usefixtures("ours")
+def test_the_command_line_says_the_same(db: Session) -> None:
+    jobs = partial(command, "jobs")
     one, two = db.enqueue(), db.enqueue("b.task")
     assert jobs("set-priority", one, "--priority", 9).stdout.splitlines()[1].endswith("queued")
     assert jobs("move", "--task", "b.*", "--to", "mail", "--dry-run").exit_code == 0

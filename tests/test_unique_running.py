@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 import bridge
 
 if TYPE_CHECKING:
-    import pytest
     from fix_pairs import StartPairs
 
 KEYS = 10
 
 
-def test_each_key_has_one_job_at_a_time_also_when_a_drainer_is_killed(pairs: StartPairs, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
-    bridge.client.forget_connections()
+@pytest.mark.usefixtures("ours")
+def test_each_key_has_one_job_at_a_time_also_when_a_drainer_is_killed(pairs: StartPairs) -> None:
     running = pairs()
     held, waiting, kept = set(), set(), set()
     for number in range(60):
