@@ -39,7 +39,7 @@ __all__ = ["Drainer"]
 log = logging.getLogger("bridge.drainer")
 
 _REPORT_EVERY = 5.0  # seconds between two reports, and two looks for messages that are gone
-# While windows are full: pauses adapt so that a look finds about this many jobs' room, not one job's.
+# While windows are full, or another drainer claims: pauses adapt so that a look finds about this many jobs' room, not one job's.
 _FAIR_SHIPMENT = 100
 _SHORTEST_PAUSE, _LONGEST_WINDOW_PAUSE = 0.01, 0.25  # seconds
 _LONGEST_PAUSE = 15.0  # seconds between two tries to reconnect, or to publish to a queue that refuses, at most
@@ -147,6 +147,8 @@ class Drainer:
                 published = self.drain_once()
                 if published < self._settings.shipment:
                     self._wait_for_work(published)
+                else:
+                    self._pause = _SHORTEST_PAUSE  # so that a claim which meets another drainer's comes again soon
         except _OUTAGE as error:
             self._drop()
             if self.published == before:
@@ -197,7 +199,7 @@ class Drainer:
         confirms. A crash in between sends a job twice, never zero times; the worker's start fence admits one of the copies.
 
         Returns:
-            How many jobs were published; 0 when none was ready or the windows are full.
+            How many jobs were published; 0 when none was ready, the windows are full, or other drainers claim at this moment.
 
         Raises:
             PublishError: the broker refused or timed out; what was claimed is ready again.
@@ -262,7 +264,7 @@ class Drainer:
         return self._connection
 
     def _wait_for_work(self, published: int) -> None:
-        """Sleep until a NOTIFY, the next duty or the poll interval; shorter while full windows hold ready jobs back."""
+        """Sleep until a NOTIFY, the next duty or the poll interval; shorter while full windows or other claims hold ready jobs back."""
         held_back = bool(self._serve(dispatch.ready_queues(self._postgres())))
         self._pause = max(self._pause / 2, _SHORTEST_PAUSE) if published >= _FAIR_SHIPMENT else min(self._pause * 2, _LONGEST_WINDOW_PAUSE)
         wanted = self._pause if held_back else min(self._settings.poll, dispatch.next_look(self._postgres()))

@@ -70,6 +70,25 @@ begin
 end
 $$;
 
+create or replace function bridge.claims_alone(p_queue text) returns boolean language plpgsql set search_path = '' as $$
+  -- Announce the one claim of a queue that there is until its transaction ends: who counts the window sees all that was claimed before, so
+  -- that no two fill it.
+  --
+  -- A claim is a matter of milliseconds, but a drainer that freezes while it is sent the answer keeps its transaction open. One that is
+  -- older than a publish lease is passed over, as far as the owner of this function may see its age; the window counts it when it commits.
+  --
+  -- Returns  false while somebody else claims
+  -- Locks    an advisory lock, tried and never waited for
+declare
+  v_key constant bigint := hashtextextended('bridge.claim ' || p_queue, 0);
+begin
+  return pg_try_advisory_xact_lock(v_key) or exists (
+    select from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'advisory' and a.datname = current_database() and l.objsubid = 1 and (l.classid::bigint << 32 | l.objid::bigint) = v_key
+      and l.granted and a.xact_start < clock_timestamp() - bridge.seconds('publish_lease'));
+end
+$$;
+
 create or replace function bridge.deliveries(p_seqs bigint[]) returns setof bridge.claimed_job language plpgsql stable
   set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- What the messages of jobs in flight are made of, in the order of the numbers given.
@@ -89,7 +108,8 @@ $$;
 create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment uuid, p_limit integer default 500, p_bytes bigint default 4194304)
   returns setof bridge.claimed_job language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
-  -- Take the ready jobs of one queue, and those that the gate lets through, most urgent first, for one drainer to publish.
+  -- Take the ready jobs of one queue, and those that the gate lets through, most urgent first, for one drainer to publish. One claim of a
+  -- queue at a time; what is claimed is published beside the next one.
   --
   --   p_drainer   who asks
   --   p_queue     the queue; a paused one gives no rows, nor does one whose window is full
@@ -97,8 +117,8 @@ create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment
   --   p_limit     most jobs to return
   --   p_bytes     stops after the job that reaches this many bytes of content
   --
-  -- Returns  the claimed jobs, each with the token of its delivery; no rows when nothing may be published
-  -- Locks    the looked-at rows only (skip locked): never waits
+  -- Returns  the claimed jobs, each with the token of its delivery; no rows when nothing may be published, or somebody else claims
+  -- Locks    advisory locks of the queue, tried; the looked-at rows (skip locked): never waits
   -- Index    ready_pkey, lane_open
 declare
   v_limit integer;
@@ -106,10 +126,11 @@ declare
   v_held record;
   v_seqs bigint[];
 begin
-  if not bridge.may_claim(p_queue) then
+  if not (bridge.may_claim(p_queue) and bridge.claims_alone(p_queue)) then
     return;
   end if;
-  v_limit := least(p_limit, coalesce(bridge.room(p_queue), p_limit));  -- after the announcement: a pause that it waited for is seen
+  -- After the announcements: what was claimed before is counted, and a pause that waited for it is seen.
+  v_limit := least(p_limit, coalesce(bridge.room(p_queue), p_limit));
   if v_limit <= 0 then
     return;
   end if;

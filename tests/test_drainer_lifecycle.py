@@ -77,11 +77,17 @@ def test_two_drainers_share_the_work_and_publish_nothing_twice(db: Session, drai
     db.do("update bridge.setting set value = '0' where name = 'window'")
     for _ in range(2):
         drainer(env={"BRIDGE_SHIPMENT": "20"})
-    for _ in range(10):
-        many(db, 100)
-    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'published'", value=1000, timeout=60)
+    made = []
+
+    def both_have_published() -> bool:
+        many(db, 500)
+        made.append(500)
+        return bool(db.one("select count(distinct drainer) = 2 from bridge.inflight"))
+
+    wait_until(both_have_published, what="one publishes while the other claims")
+    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'published'", value=sum(made), timeout=60)
     found = ids_in(client)
-    assert (len(found), len(set(found))) == (1000, 1000)
+    assert (len(found), len(set(found))) == (sum(made), sum(made))
 
 
 def test_sigterm_ends_a_drainer_in_the_middle_of_its_work_with_code_0_and_nothing_half_done(db: Session, drainer: StartDrainer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from fix_servers import wait_until
 from fix_sql import Session
 
 
@@ -39,14 +40,30 @@ def test_a_claim_of_one_queue_leaves_the_others(db: Session) -> None:
     assert numbers(db, queue="nothing") == []
 
 
-def test_two_sessions_never_claim_the_same_job(db: Session, dsn: str) -> None:
+def test_one_claim_of_a_queue_at_a_time_so_that_two_sessions_fill_one_window(db: Session, dsn: str) -> None:
+    db.do("update bridge.setting set value = '4' where name = 'window'")
     for number in range(6):
+        db.enqueue(args=[number])
+    db.enqueue(args=["other"], queue="other")
+    other = Session(dsn)
+    with db.connection.transaction():
+        first = numbers(db, limit=3)
+        assert numbers(other) == [], "the first has not committed"
+        assert numbers(other, queue="other") == ["other"], "of another queue it may"
+    # Claimed, not yet marked: while the first publishes, the second claims what the window leaves.
+    assert (first, numbers(other)) == ([0, 1, 2], [3])
+
+
+def test_a_claim_whose_transaction_hangs_holds_its_queue_up_for_one_publish_lease(db: Session, dsn: str) -> None:
+    db.do("update bridge.setting set value = '0.3' where name = 'publish_lease'")
+    for number in range(4):
         db.enqueue(args=[number])
     other = Session(dsn)
     with db.connection.transaction():
-        first = numbers(db, limit=4)
-        second = numbers(other)
-    assert (first, second) == ([0, 1, 2, 3], [4, 5])
+        first = numbers(db, limit=2)
+        assert numbers(other) == []
+        second = wait_until(lambda: numbers(other), what="the claim that hangs is passed over")
+    assert (first, second) == ([0, 1], [2, 3])
 
 
 def test_claimed_jobs_show_as_queued_and_marked_ones_as_published(db: Session) -> None:
