@@ -64,6 +64,17 @@ exception when data_exception then
 end
 $$;
 
+create or replace function bridge.right_type(p_key text) returns text language sql stable set search_path = ''
+  -- What to give for an argument, by the type that it has.
+  return (select case pg_catalog.format_type(a.atttypid, null)
+      when 'text[]' then 'give an array of texts, such as ["ValueError"]'
+      when 'uuid[]' then 'give an array of ids, or of numbers of earlier jobs of the call'
+      when 'uuid' then 'give an id'
+      when 'integer' then 'give a whole number'
+      when 'interval' then 'give an interval, such as "5 minutes"'
+      when 'timestamp with time zone' then 'give a time with its zone, such as "2030-01-31 18:00+00"' end
+    from pg_catalog.pg_attribute a where a.attrelid = 'bridge.job_request'::regclass and a.attname = p_key);
+
 create or replace function bridge.goes_alone(p_asked bridge.job_request) returns boolean language sql stable set search_path = ''
   -- Whether a job asks for something that bridge.write_rows does not know how to do for many at once.
   begin atomic

@@ -2,13 +2,13 @@
 
 create or replace function bridge.fault(p_number integer, p_job jsonb, p_code text, p_message text, p_hint text) returns jsonb language plpgsql
   stable set search_path = '' as $$
-  -- One bad row, as the error's detail has it. An error of Postgres about a value is ours, and names the argument.
+  -- One bad row, as the error's detail has it. An error of Postgres about a value is said in our words, with the argument and the value.
 declare
   v_key constant text := case when p_code like '22%' and jsonb_typeof(p_job) = 'object' then bridge.wrong_type(p_job) end;
-  v_message constant text := case when v_key is not null then format('%s: %s', v_key, p_message) else p_message end;
+  v_message constant text := case when v_key is not null then format('%s is %s', v_key, left((p_job->v_key)::text, 80)) else p_message end;
 begin
   return jsonb_build_object('job', p_number, 'argument', coalesce(v_key, substring(v_message from '^(?:both |unknown key |payload)?(\w+)')),
-    'message', v_message, 'hint', p_hint, 'code', case when p_code like 'JB%' then p_code else 'JB001' end);
+    'message', v_message, 'hint', coalesce(bridge.right_type(v_key), p_hint), 'code', case when p_code like 'JB%' then p_code else 'JB001' end);
 end
 $$;
 

@@ -141,6 +141,7 @@ declare
   v_ids uuid[] := array[]::uuid[];
   v_number integer;
   v_job jsonb;
+  v_fault jsonb;
   v_message text;
   v_hint text;
   v_code text;
@@ -164,8 +165,11 @@ begin
 exception when others then
   -- One block around all: a savepoint a row would cost more than the row.
   get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-  perform bridge.refuse(case when v_number is null or v_message like 'jobs[%' then v_message
-    else format('jobs[%s] (%s): %s', v_number - 1, v_refs[v_number], v_message) end, v_hint, case when v_code like 'JB%' then v_code else 'JB001' end);
+  if v_number is null or v_message like 'jobs[%' or v_code !~ '^(JB|22)' then
+    raise;
+  end if;
+  v_fault := bridge.fault(v_number - 1, v_job, v_code, v_message, v_hint);
+  perform bridge.refuse(format('jobs[%s] (%s): %s', v_number - 1, v_refs[v_number], v_fault->>'message'), v_fault->>'hint', v_fault->>'code');
 end
 $$;
 

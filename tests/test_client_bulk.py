@@ -118,7 +118,8 @@ def test_every_bad_job_is_named_with_its_argument(db: Session) -> None:
         (1, "priority", "JB001"), (2, "delay", "JB001"), (3, "prio", "JB001"), (4, "args", "JB001"), (5, "depends_on", "JB001"),
         (6, "unique_key", "JB003"), (7, "task", "JB001"),
     ]  # fmt: skip
-    for words in ("jobs[1]: priority is 11", "jobs[2]: delay: invalid input syntax for type interval", "jobs[7]: task is 'a task'"):
+    said = "jobs[1]: priority is 11", 'jobs[2]: delay is "a while"', 'give an interval, such as "5 minutes"', "jobs[7]: task is 'a task'"
+    for words in said:
         assert words in str(caught.value)
     assert db.one("select count(*) from bridge.jobs") == 1
 

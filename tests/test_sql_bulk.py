@@ -90,6 +90,27 @@ def test_the_detail_of_the_error_has_every_bad_element(db: Session) -> None:
     assert caught.value.diag.message_primary == "jobs[0]: priority is 11; jobs[2]: max_attempts is 0; jobs[3]: job is a JSON number"
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "remedy"),
+    [
+        ("retry_on", 5, "an array of texts"), ("retry_on", "ValueError", "an array of texts"), ("never_on", {"a": 1}, "an array of texts"),
+        ("priority", "high", "a whole number"), ("max_attempts", 99999999999, "a whole number"), ("timeout", "a while", "an interval"),
+        ("run_at", "soon", "a time with its zone"), ("batch", "b", "an id"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_than_its_argument_is_named_with_its_row(db: Session, argument: str, value: Any, remedy: str) -> None:
+    bad = {"task": "a.task", argument: value}
+    words = f"{argument} is {json.dumps(value)}"
+    with pytest.raises(psycopg.Error) as caught:
+        many(db, {"task": "a.task"}, bad)
+    with pytest.raises(psycopg.Error) as of_a_flow:
+        db.do("select bridge.enqueue_flow(%s)", Jsonb([{"ref": "first", "task": "a.task"}, {"ref": "second", **bad}]))
+    assert (caught.value.diag.message_primary, of_a_flow.value.diag.message_primary) == (f"jobs[1]: {words}", f"jobs[1] (second): {words}")
+    for error in (caught.value, of_a_flow.value):
+        assert error.sqlstate == "JB001"
+        assert f"give {remedy}" in str(error.diag.message_hint)
+
+
 def test_an_error_that_is_nobodys_fault_stays_what_it_is(db: Session, dsn: str) -> None:
     other = Session(dsn)
     with db.connection.transaction():
