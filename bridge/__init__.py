@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bridge.changes import move, move_jobs, reschedule, reschedule_jobs, set_priority, set_priority_jobs
     from bridge.circuit import breakers, remove_breaker, reset_breaker, set_breaker
     from bridge.client import cancel, enqueue, enqueue_many, get, history, retry, wait
+    from bridge.completion import complete
     from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
     from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
     from bridge.flows import add_dependency, enqueue_flow, workflow
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from bridge.job import Event, Job, LogLine, Status
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
     from bridge.policies import remove_retry, retry_policies, set_retry
-    from bridge.queues import drain, pause, resume, set_window
+    from bridge.queues import drain, pause, pauses, resume, set_window
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
-    from bridge.worker.completion import complete
     from bridge.worker.log_handler import LogHandler
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "next_runs",
     "pause",
     "pause_schedule",
+    "pauses",
     "progress",
     "redrive",
     "redrive_jobs",
@@ -121,14 +122,14 @@ _HOMES = {
     **dict.fromkeys(["remove_retry", "retry_policies", "set_retry"], "bridge.policies"),
     **dict.fromkeys(["move", "move_jobs", "reschedule", "reschedule_jobs", "set_priority", "set_priority_jobs"], "bridge.changes"),
     **dict.fromkeys(["breakers", "remove_breaker", "reset_breaker", "set_breaker"], "bridge.circuit"),
-    **dict.fromkeys(["drain", "pause", "resume", "set_window"], "bridge.queues"),
+    **dict.fromkeys(["drain", "pause", "pauses", "resume", "set_window"], "bridge.queues"),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
         "bridge.schedules",
     ),
     "LogHandler": "bridge.worker.log_handler",
     **dict.fromkeys(["join_sessions", "using"], "bridge.transaction.current"),
-    "complete": "bridge.worker.completion",
+    "complete": "bridge.completion",
 }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["drain", "named", "pause", "resume", "set_window", "watch"]
+__all__ = ["drain", "named", "pause", "pauses", "resume", "set_window", "watch"]
 
 _LOOK_EVERY = 0.25  # seconds between two looks at what is in flight
 
@@ -50,6 +50,11 @@ def pause(
         InvalidArgumentError: not exactly one of queue, task and everything is given.
     """
     return queues.pause(connection_of(connection), What(queue, task, everything), hard=hard, reason=reason)
+
+
+def pauses(*, connection: Any = None) -> list[dict[str, Any]]:
+    """All pauses, those of open circuit breakers included, as the view ``bridge.pauses`` has them."""
+    return queues.pauses(connection_of(connection))
 
 
 def resume(queue: str | None = None, *, task: str | None = None, everything: bool = False, connection: Any = None) -> bool:

@@ -39,6 +39,7 @@ def test_queues_are_paused_and_resumed_from_python_in_the_callers_transaction(db
     assert bridge.pause("celery", hard=True, reason="a fire") == 1
     bridge.pause(everything=True)
     assert db.rows(PAUSES) == [("everything", "", "soft", None), ("queue", "celery", "hard", "a fire")]
+    assert [(pause["kind"], pause["name"], pause["pause"]) for pause in bridge.pauses()] == [row[:3] for row in db.rows(PAUSES)]
     assert (bridge.resume("celery"), bridge.resume(everything=True), bridge.resume("celery")) == (True, True, False)
     with pytest.raises(InvalidArgumentError, match="give one of them"):
         bridge.pause()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from click.testing import CliRunner
+from fix_client import command
 from fix_servers import wait_until
 
-from bridge.cli import main
+import bridge
+from bridge.errors import InvalidArgumentError, NotFoundError, WrongStateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,16 +267,41 @@ def test_what_cannot_be_completed_is_refused_in_words(db: Session, arguments: st
     assert refused.value.diag.message_hint
 
 
-def test_the_command_line_completes_a_job_by_hand(db: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
+@pytest.mark.usefixtures("ours")
+def test_the_command_line_completes_a_job_by_hand(db: Session) -> None:
     job = db.enqueue()
-    done = CliRunner().invoke(main, ["jobs", "complete", str(job), "--result", "[1]"])
+    done = command("jobs", "complete", job, "--result", "[1]")
     assert (done.exit_code, done.output) == (0, f"{job} succeeded\n")
     assert (db.status(job), db.field(job, "result")) == ("succeeded", [1])
-    again = CliRunner().invoke(main, ["jobs", "complete", str(job)])
+    again = command("jobs", "complete", job)
     assert (again.exit_code, "is succeeded: only jobs that have not started" in again.output) == (1, True)
-    wrong = CliRunner().invoke(main, ["jobs", "complete", str(job), "--result", "{"])
+    wrong = command("jobs", "complete", job, "--result", "{")
     assert wrong.exit_code == 2
+
+
+@pytest.mark.usefixtures("ours")
+def test_python_completes_a_job_by_hand_in_the_callers_transaction(db: Session) -> None:
+    parent = db.enqueue()
+    child = db.enqueue(depends_on=[parent])
+    with db.connection.transaction(force_rollback=True):
+        bridge.complete(id=parent, connection=db.connection)
+        assert db.status(child) == "queued"
+    assert db.status(parent) == "queued"
+    assert bridge.complete(id=parent, result={"rows": 17}) == {"rows": 17}
+    assert (bridge.get(parent).result, db.status(child)) == ({"rows": 17}, "queued")
+    for wrong, error, words in (
+        ({"id": parent}, WrongStateError, "is succeeded: only jobs that have not started"),
+        ({"id": uuid.uuid4()}, NotFoundError, "does not exist"),
+        ({}, InvalidArgumentError, "session is None, id is None"),
+        ({"session": db.connection, "id": child}, InvalidArgumentError, "give a session in a job's own task, or the id"),
+        ({"id": child, "result": {1}}, InvalidArgumentError, f"result of job {child} is not JSON"),
+        ({"session": db.connection}, WrongStateError, "outside of a task"),
+    ):
+        with pytest.raises(error, match=words):
+            bridge.complete(**wrong)
+    assert db.status(child) == "queued"
+    bridge.complete(id=str(child))
+    assert (db.status(child), db.field(child, "result")) == ("succeeded", None)
 
 
 @pytest.mark.parametrize("commits", [True, False])

@@ -165,30 +165,8 @@ def stands(run: Run) -> bool:
     return run.completion is not None and run.completion.stands()
 
 
-def complete(session: Any, result: Any = None) -> Any:
-    """End the current job as succeeded in the transaction of its task's own writes: both commit, or neither.
-
-    What follows the job is written in the same transaction: callbacks, the next step of its chain, its part of a chord, jobs that depend
-    on it. Whoever dies after the commit, the job does not run again; whoever dies before, nothing of the run stands, and the job does.
-
-    It neither commits nor rolls back: commit before the task returns, and soon, because the job's row is locked until then. When the
-    transaction rolls back the run goes on: it may complete again, return or fail. After the commit, nothing that happens to the task
-    changes its outcome any more.
-
-    Args:
-        session: the transaction: a psycopg 3 connection; a SQLAlchemy Session or Connection; one of Django's connections. In a coroutine:
-            ``await session.run_sync(lambda session: bridge.complete(session, result))``.
-        result: what the task is going to return; as JSON, or by the result serializer.
-
-    Returns:
-        The result, so that a task can end with ``return bridge.complete(session, result)`` within the block that commits.
-
-    Raises:
-        WrongStateError: it is called outside of a job's run, or a second time; or the run is over already, or was cancelled: then the
-            transaction is broken, and nothing of it can be committed.
-        InvalidArgumentError: the transaction is of another database than the queue's, or there is none (autocommit); or a task that
-            follows is no row (``bridge=False``), so that no transaction can hold it.
-    """
+def complete(session: Any, result: Any) -> Any:
+    """End the run in hand in the transaction of its task's own writes, as ``bridge.complete`` says."""
     with in_hand() as task:
         run, joined = _run_of(task)
         target, request = named(session), task.request
