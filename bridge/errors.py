@@ -126,7 +126,13 @@ class RefusedError(PublishError):
 
 
 class DeliveryError(BridgeError):
-    """A webhook or a notification did not arrive; its job tries again."""
+    """A webhook or a notification did not arrive; its job tries again.
+
+    Attributes:
+        retry_after: seconds until then, where the receiver has named a time; None leaves it to the job's backoff.
+    """
+
+    retry_after: float | None = None
 
 
 class WaitTimeoutError(BridgeError, TimeoutError):

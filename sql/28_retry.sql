@@ -185,6 +185,11 @@ begin
 end
 $$;
 
+create or replace function bridge.asked_delay(p_error json) returns interval language sql immutable set search_path = ''
+  -- How long an error asks to wait before the next attempt, a day at most; null when it does not.
+  return case when json_typeof(p_error->'retry_after') = 'number'
+    then make_interval(secs => least(greatest((p_error->>'retry_after')::double precision, 0), 86400)) end;
+
 create or replace function bridge.settle_failure(p_row bridge.inflight, p_error json, p_final boolean, p_outcome jsonb) returns text
   language plpgsql set search_path = '' as $$
   -- A delivery that has left its place failed: try again as the rules of its job say, or end it. Returns the new status.
@@ -202,7 +207,7 @@ begin
   end if;
   select j.* into v_job from bridge.job j where j.seq = p_row.seq;
   v_rules := bridge.rules_of(v_job);
-  v_run_at := clock_timestamp() + bridge.backoff_delay(v_rules.backoff, v_job.attempts + 1);
+  v_run_at := clock_timestamp() + coalesce(bridge.asked_delay(p_error), bridge.backoff_delay(v_rules.backoff, v_job.attempts + 1));
   v_why := bridge.why_no_retry(v_job, v_rules, p_error, p_final, v_run_at);
   if v_rules.max_attempts <> v_job.max_attempts then
     update bridge.job j set max_attempts = v_rules.max_attempts where j.seq = p_row.seq;

@@ -234,7 +234,7 @@ create or replace function bridge.fail(p_seq bigint, p_run uuid, p_error json, p
   returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
   -- A run failed: try again as its job's policy says, or end it as failed.
   --
-  --   p_error    {"type", "message", "traceback"}
+  --   p_error    {"type", "message", "traceback"}; with "retry_after", seconds, the next attempt is due then and not after the backoff
   --   p_final    no further attempt, whatever the policy
   --   p_outcome  what Celery's result needs beyond the error
   --   p_token    as in bridge.finish

@@ -42,12 +42,16 @@ class Message:
 
 @dataclass
 class Receiver:
-    """What came; `answers` are the statuses of the next requests, 204 after them; a `gate` holds each request until it is set."""
+    """What came; `answers` are the statuses of the next requests, 204 after them; a `gate` holds each request until it is set.
+
+    With `retry_after`, answers that are no success name it.
+    """
 
     answers: list[int] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     port: int = 0
+    retry_after: str | None = None
 
     def url(self, path: str = "/hooks") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -66,6 +70,8 @@ def handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             if status in {301, 302, 307}:
                 self.send_header("location", receiver.url("/elsewhere"))
+            if status >= 300 and receiver.retry_after is not None:
+                self.send_header("retry-after", receiver.retry_after)
             self.send_header("content-length", "0")
             self.end_headers()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
+from email.utils import formatdate
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import pytest
 from fix_receiver import SECRET, Receiver, handler
 
 from bridge.errors import DeliveryError, PermanentError
+from bridge.results.failure import error_of
 from bridge.worker import notifiers, webhooks
 
 if TYPE_CHECKING:
@@ -57,6 +60,24 @@ def test_an_answer_that_is_no_success_is_an_error_without_the_query(
     with pytest.raises(error, match=words) as raised:
         webhooks.deliver("msg-1", receiver.url("/hooks?token=hidden"), PAYLOAD, "default", HERE)
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "expected"),
+    [
+        (429, "120", 120), (503, "0", 5), (503, "9" * 400, 86400), (503, formatdate(time.time() + 6000, usegmt=True), 6000),
+        (503, formatdate(0, usegmt=True), 5), (503, "tomorrow", None), (503, "-5", None), (503, None, None), (500, "120", None),
+    ],
+)  # fmt: skip
+def test_a_receiver_that_is_busy_says_when_it_wants_to_be_asked_again(
+    make_receiver: Callable[..., Receiver], status: int, asked: str | None, expected: float | None
+) -> None:
+    receiver = make_receiver(status)
+    receiver.retry_after = asked
+    with pytest.raises(DeliveryError) as raised:
+        webhooks.deliver("msg-1", receiver.url(), PAYLOAD, "default", HERE)
+    assert raised.value.retry_after == (expected if expected is None else pytest.approx(expected, rel=0.1))
+    assert error_of(raised.value, None).get("retry_after") == raised.value.retry_after
 
 
 def test_a_redirect_is_not_followed(make_receiver: Callable[..., Receiver]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -56,6 +57,7 @@ def test_webhooks_arrive_though_receivers_fail_and_a_worker_and_a_drainer_are_ki
     pairs: StartPairs, make_receiver: Callable[..., Receiver]
 ) -> None:
     failing, held = make_receiver(503, 500), make_receiver(held=True)
+    failing.retry_after = "7200"
     running = pairs("apps.ledger", env={"BRIDGE_WEBHOOK_SECRET": SECRET})
     db = running.db
     allow_here(db)
@@ -66,6 +68,12 @@ def test_webhooks_arrive_though_receivers_fail_and_a_worker_and_a_drainer_are_ki
     running.kill_a_drainer()
     kill_the_worker_of(running, db.rows(DELIVERY, "webhook")[0][0])
     failed = db.enqueue("ledger.fail", args=["torn"], max_attempts=1)
+    due = "select run_at - now() from bridge.deliveries where callback = 'failures' and status = 'scheduled'"
+    [(asked,)] = wait_until(lambda: db.rows(due), 60, "the first attempt of the receiver that is busy")
+    assert asked > timedelta(hours=1), "503 with Retry-After"
+    hurry(db, "failures", failing, 2)
+    [(asked,)] = wait_until(lambda: db.rows(due), 60, "the second attempt")
+    assert asked < timedelta(minutes=1), "500: its own pause"
     hurry(db, "failures", failing, 3)
     held.gate.set()
     running.wait_for_all()

@@ -101,6 +101,15 @@ def test_the_class_of_the_error_decides(db: Session, whose: str, rules: dict[str
         assert end_of(db, identity)[:3] == ("failed", 1, reason)
 
 
+@pytest.mark.parametrize(("asked", "waits"), [(600, 600), (1e9, 86400), (-5, 0), ("600", 60), (None, 60)])
+def test_an_error_that_names_a_time_is_tried_again_then(db: Session, asked: Any, waits: float) -> None:
+    identity = db.enqueue(backoff=60)
+    error = json.dumps({"type": "DeliveryError", "message": "busy", "traceback": None, "retry_after": asked})
+    claim, run = db.run()
+    db.do("select bridge.fail(%s, %s, %s::json)", claim.seq, run, error)
+    assert float(db.field(identity, "extract(epoch from run_at - now())")) == pytest.approx(waits, abs=30)
+
+
 def test_an_error_that_says_it_is_final_is_so_whatever_the_rules(db: Session) -> None:
     identity = db.enqueue(retry_on=["ValueError"])
     assert fail(db, *db.run(), final=True) == "failed"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.serialization import UnpickleableExceptionWrapper, ensure_serializable
 from kombu.serialization import dumps, loads
 
+from bridge.errors import DeliveryError
 from bridge.results.text import fit, is_strict, json_text
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def error_of(exc: Any, traceback: Any, serializer: str = "json") -> dict[str, An
         "type": kept["exc_type"].rpartition(".")[2], "module": kept["exc_module"], "message": _message(exc),
         "traceback": text[-_TRACEBACK_SIZE:].replace("\x00", "\ufffd") if text else None, "exception": kept,
     }  # fmt: skip
+    if isinstance(exc, DeliveryError) and exc.retry_after is not None:
+        error["retry_after"] = exc.retry_after
     if isinstance(exc, BaseException):
         error["bases"] = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(exc).__mro__[:-2]]
     if serializer in _PICKLING:

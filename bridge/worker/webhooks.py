@@ -20,6 +20,7 @@ import ssl
 import time
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ NAME = "bridge.deliver_webhook"  # the SQL that makes these jobs knows it
 _TIMEOUT = 15.0  # seconds until the receiver has to be reached, and between two parts of its answer
 _SECRET = "BRIDGE_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
 _PREFIX = "whsec_"
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 5.0, 86400.0  # seconds that a receiver may ask for: attempts are few, and messages grow old
+_BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}  # who answers so may say when it will not be
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ def deliver(identity: str, url: str, payload: Mapping[str, Any], secret: str, al
 
     Raises:
         PermanentError: the address can never be one, is not allowed, or is gone for good (410).
-        DeliveryError: no answer, another status, or no such secret in this worker's environment.
+        DeliveryError: no answer, another status, or no such secret in this worker's environment. After 429 or 503 it says when the
+            receiver wants to be asked again.
     """
     place = _Place.of(url)
     body = json.dumps(payload, separators=(",", ":"), sort_keys=True).encode()
@@ -99,14 +103,27 @@ def deliver(identity: str, url: str, payload: Mapping[str, Any], secret: str, al
         "webhook-timestamp": str(moment), "webhook-signature": signatures(_secret(secret), identity, moment, body),
     }  # fmt: skip
     try:
-        status = _post(place, _addresses(place, allowed), body, headers)
+        status, retry_after = _post(place, _addresses(place, allowed), body, headers)
     except (OSError, http.client.HTTPException) as error:
         raise DeliveryError(f"webhook {_shown(url)} gave no answer: {error or type(error).__name__}", "it is tried again") from error
     if status == HTTPStatus.GONE:
         raise PermanentError(f"webhook {_shown(url)} answered 410, it is gone: remove the callback")
     if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
-        raise DeliveryError(f"webhook {_shown(url)} answered {status}", "it is tried again; redirects are not followed")
+        refused = DeliveryError(f"webhook {_shown(url)} answered {status}", "it is tried again; redirects are not followed")
+        refused.retry_after = _pause(retry_after, time.time()) if status in _BUSY else None
+        raise refused
     return status
+
+
+def _pause(asked: str | None, now: float) -> float | None:
+    """Seconds until the moment that a receiver names by ``Retry-After``, in seconds or as a date; None where it names none."""
+    if asked is None:
+        return None
+    try:
+        seconds = float(asked) if asked.strip().isdecimal() else parsedate_to_datetime(asked).timestamp() - now
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
 
 def signatures(secret: str, identity: str, moment: int, body: bytes) -> str:
@@ -164,7 +181,8 @@ def _is_public(address: str) -> bool:
     return bool(inner.is_global and not inner.is_multicast)
 
 
-def _post(place: _Place, addresses: Sequence[str], body: bytes, headers: Mapping[str, str]) -> int:
+def _post(place: _Place, addresses: Sequence[str], body: bytes, headers: Mapping[str, str]) -> tuple[int, str | None]:
+    """The status of the answer, and its header ``Retry-After``."""
     connection = http.client.HTTPConnection(place.host, place.port, timeout=_TIMEOUT)
     connection.default_port = 443 if place.scheme == "https" else 80  # what the header Host leaves out
     connection.sock = _connected(place, addresses)
@@ -172,7 +190,7 @@ def _post(place: _Place, addresses: Sequence[str], body: bytes, headers: Mapping
         connection.request("POST", place.path, body, dict(headers))
         response = connection.getresponse()
         response.read(1024)  # what it says is not kept: it may be anything
-        return response.status
+        return response.status, response.headers["retry-after"]
     finally:
         connection.close()
 
