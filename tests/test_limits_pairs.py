@@ -21,6 +21,13 @@ OVERLAP = """
 TOOK = """
   select extract(epoch from max(l.at) - min(l.at)) from ledger l join bridge.jobs j using (task_id)
   where j.queue = 'rated' and l.event = 'start'"""
+# What of a large key started from when a small one came to when the last of that had started.
+MEANWHILE = """
+  select count(*) from ledger l join bridge.jobs j using (task_id), (
+    select min(s.created_at) as came, max(o.at) as done from bridge.jobs s join ledger o on o.task_id = s.task_id and o.event = 'start'
+    where s.queue = 'fair' and s.args->>0 = '2') small
+  where j.queue = 'fair' and j.args->>0 = '1' and l.event = 'start' and l.at between small.came and small.done"""
+WINDOW, PROCESSES, PREFETCHED = 50, 8, 32
 ORDER = """
   select array_agg(j.args->>0 order by l.at) from ledger l join bridge.jobs j on j.task_id = l.task_id
   where l.event = 'start' and j.queue = 'serial'"""
@@ -29,16 +36,17 @@ ORDER = """
 @pytest.fixture
 def running(pairs: StartPairs) -> Pairs:
     """A drainer that dies is noticed soon; concurrency beyond every limit."""
-    running = pairs(queues="a,b,serial,rated", concurrency=4)
+    running = pairs(queues="a,b,serial,rated,fair", concurrency=4)
     running.db.do("update bridge.setting set value = '2' where name = 'publish_lease'")
     return running
 
 
-def test_limits_and_serial_keys_hold_while_a_drainer_dies(running: Pairs) -> None:
+def test_limits_turns_and_serial_keys_hold_while_a_drainer_dies(running: Pairs) -> None:
     db = running.db
     db.do("select bridge.set_limit('all', queue => '?', task => 'ledger.*', concurrency => 3)")
     db.do("select bridge.set_limit('each', queue => '?', key => 'kwargs.tenant|args.0', concurrency => 1)")
     db.do("select bridge.set_limit('rated', queue => 'rated', rate => 5)")
+    db.do("select bridge.set_limit('turns', queue => 'fair', key => 'args.0', fair => true), bridge.set_window('fair', %s)", WINDOW)
     work = "select count(bridge.enqueue('ledger.work', jsonb_build_array(n %% %s, %s::float), queue => %s)) from generate_series(1, %s) n"
     for queue, jobs in (("a", 60), ("b", 60)):
         db.do(work, 5, 0.05, queue, jobs)
@@ -48,7 +56,10 @@ def test_limits_and_serial_keys_hold_while_a_drainer_dies(running: Pairs) -> Non
         db.do(
             "select bridge.enqueue(%s, %s::jsonb, queue => 'serial', serial_key => 'one', max_attempts => 2, backoff => '0.3')", task, args
         )
-    wait_for_value(db.dsn, f"select ({STARTED}) > 20", timeout=60)
+    fair = "select count(bridge.enqueue('ledger.work', jsonb_build_array(%s::int, 0.01), queue => 'fair')) from generate_series(1, %s)"
+    db.do(fair, 1, 1000)
+    wait_for_value(db.dsn, "select count(*) > 20 from ledger join bridge.jobs j using (task_id) where j.queue = 'fair'", timeout=60)
+    db.do(fair, 2, 20)
     running.kill_a_drainer()
     running.wait_for_all()
 
@@ -58,6 +69,7 @@ def test_limits_and_serial_keys_hold_while_a_drainer_dies(running: Pairs) -> Non
     assert db.one(OVERLAP.format(which="j.queue = 'serial'")) == 1
     twice = [number for number in range(12) for _ in range(2 if number % 4 == 1 else 1)]
     assert db.one(ORDER) == [str(number) for number in twice]
+    assert db.one(MEANWHILE) <= WINDOW + 20 + PROCESSES + PREFETCHED, "what was published already, then turn by turn"
     assert db.one(TOOK) > 29 / 5 * 0.7
     assert db.one("select count(*) from bridge.lane") == 0
     wait_for_value(db.dsn, "select count(*) from bridge.permit where not freed", value=0)
