@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from apps.ledger import TABLE
-from fix_servers import wait_until
+from fix_servers import drainer_reports, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +61,9 @@ def pairs(db: Session, drainer: StartDrainer, worker: StartWorker) -> StartPairs
     ) -> Pairs:
         # Started together, waited for afterwards: a worker's start is seconds of imports.
         waiting: Any = [worker(app, *args, concurrency=concurrency, queues=queues, env=env, ready=False) for _ in range(2)]
-        drainers = [drainer(env=env) for _ in range(2)]
+        drainers: Any = [drainer(env=env, ready=False) for _ in range(2)]
+        for process in drainers:
+            process.wait_ready(lambda process=process: drainer_reports(process), 60.0)
         for process in waiting:
             process.wait_ready(lambda process=process: " ready." in process.log_text(), 60.0)
         return Pairs(db, drainers, waiting)

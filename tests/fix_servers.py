@@ -265,8 +265,10 @@ class Launcher:
         return {**os.environ, **ours, **extra}
 
     def end(self) -> None:
+        # A worker's polite end takes seconds; a test that is about it has asked for it and waited.
+        for process in self.started:
+            process.kill(signal.SIGKILL)
         for process in reversed(self.started):
-            process.kill(signal.SIGCONT)
             process.stop()
 
 
