@@ -156,6 +156,7 @@ begin
       'keys', bridge.clean_keys(p_limit, p_now))
     || bridge.sweep(p_limit, p_now);
   perform bridge.judge_breakers(p_now);
+  perform bridge.tally_ends(p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
     v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now) + bridge.clean_chords(p_now),
       'permits', bridge.sweep_permits());

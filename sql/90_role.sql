@@ -37,8 +37,8 @@ declare
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "serves_from", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
       "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_silent", "set_aside",
-      "revoke", "revoke_stamped", "heed_revoke", "purge"],
-    "bridge_operator": ["complete",
+      "revoke", "revoke_stamped", "heed_revoke", "purge", "metrics", "metric_catalog"],
+    "bridge_operator": ["complete", "metrics", "metric_catalog",
       "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
@@ -47,7 +47,7 @@ declare
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",
       "set_retry", "remove_retry", "history"],
-    "bridge_viewer": [
+    "bridge_viewer": ["metrics", "metric_catalog",
       "workflow", "batch_status",
       "wait", "logs", "checkpoint",
       "next_runs", "next_runs_of", "setting", "seconds", "version", "serves_from", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;
