@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge.completion import complete
     from bridge.dead import discard, discard_jobs, redrive, redrive_jobs
     from bridge.errors import BridgeError, DeadlineExceeded, PermanentError
+    from bridge.figures import metrics
     from bridge.flows import add_dependency, enqueue_flow, workflow
     from bridge.gate import limits, remove_limit, set_limit
     from bridge.job import Event, Job, LogLine, Status
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from bridge.queues import drain, pause, pauses, resume, set_window
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
+    from bridge.worker.log_filter import LogFilter
     from bridge.worker.log_handler import LogHandler
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Event",
     "Filter",
     "Job",
+    "LogFilter",
     "LogHandler",
     "LogLine",
     "PermanentError",
@@ -63,6 +66,7 @@ __all__ = [
     "limits",
     "log",
     "logs",
+    "metrics",
     "move",
     "move_jobs",
     "next_runs",
@@ -127,7 +131,9 @@ _HOMES = {
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
         "bridge.schedules",
     ),
+    "LogFilter": "bridge.worker.log_filter",
     "LogHandler": "bridge.worker.log_handler",
+    "metrics": "bridge.figures",
     **dict.fromkeys(["join_sessions", "using"], "bridge.transaction.current"),
     "complete": "bridge.completion",
 }

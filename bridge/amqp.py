@@ -9,7 +9,7 @@ from celery._state import get_current_task
 from kombu.exceptions import OperationalError
 
 from bridge import message as wire
-from bridge import unique
+from bridge import tracing, unique
 from bridge.application import membership
 from bridge.asked import asked_of_call
 from bridge.choice import OPTION
@@ -137,7 +137,12 @@ class RowProducer:
         Raises:
             OperationalError: kombu's, when the database cannot be reached: Celery handles that like a lost broker.
         """
-        content = content_of(self._joined.app, self._joined.broker_kind, body, headers, options, self._asked)
+        with tracing.enqueue_span(headers["task"], options.get("routing_key") or "", headers) as carried:
+            self._publish(body, headers, carried or headers, options)
+
+    def _publish(self, body: Any, headers: dict[str, Any], carried: dict[str, Any], options: dict[str, Any]) -> None:
+        """Write it with the headers that it carries; what becomes of it is told on those that Celery holds."""
+        content = content_of(self._joined.app, self._joined.broker_kind, body, carried, options, self._asked)
         replacement.note(self._joined, body[2].get("chain") or () if isinstance(body, tuple) else ())
         run = outcome.run_of(_own_request(headers["id"]))
         if run is not None:

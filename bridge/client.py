@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from bridge import settings as environment
+from bridge import tracing
 from bridge.asked import CLASSES, classes, interval, json_text, plain, require_json
 from bridge.errors import NotFoundError, WaitTimeoutError
 from bridge.job import Event, Job, Status, job_id
@@ -162,8 +163,9 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         "on_parent_failure": on_parent_failure,
         "batch": batch,
     }
-    documents = {"backoff": backoff, "headers": dict(headers) if headers else None, "webhook": webhook}
-    return _make({"task": task, "args": list(args), "kwargs": dict(kwargs or {})}, options, documents, connection)
+    with tracing.enqueue_span(task, queue, headers) as carried:
+        documents = {"backoff": backoff, "headers": carried, "webhook": webhook}
+        return _make({"task": task, "args": list(args), "kwargs": dict(kwargs or {})}, options, documents, connection)
 
 
 def _make(content: dict[str, Any], options: dict[str, Any], documents: dict[str, Any], connection: Any) -> UUID:
@@ -196,7 +198,11 @@ def enqueue_many(jobs_to_make: Iterable[Mapping[str, Any]], *, connection: Any =
         InvalidArgumentError: some of them can never work; the message names up to 20, and ``faults`` tells more of each.
         ConflictError: the unique key of one that is not to be skipped is taken; as above.
     """
-    target = _target(connection)
+    with tracing.bulk_span(jobs_to_make) as traced:
+        return _make_many(traced, _target(connection))
+
+
+def _make_many(jobs_to_make: Iterable[Mapping[str, Any]], target: Target | None) -> Sequence[UUID]:
     if target is None:
         return bulk.enqueue_many(_connections().get(), jobs_to_make, own=True)
     if isinstance(target, DirectTransaction):

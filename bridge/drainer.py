@@ -18,12 +18,15 @@ import psycopg
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
 
 import bridge
-from bridge import schema
+from bridge import schema, tracing
 from bridge.broker import open_broker
 from bridge.errors import PublishError, RefusedError, ServerError
 from bridge.lookout import Lookout
+from bridge.meter import Meter
 from bridge.queries import dispatch, silent
 from bridge.queries.connection import connect, is_pooled
+from bridge.records import Fields
+from bridge.vitals import Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -88,6 +91,8 @@ class Drainer:
     def __init__(self, settings: Settings, stop: Event) -> None:
         self.id = uuid.uuid4()
         self.published = 0
+        self.meter = Meter()
+        self.vitals = Vitals()
         self._settings = settings
         self._stop = stop
         self._wanted = settings.queue_names()
@@ -128,6 +133,7 @@ class Drainer:
         """Pause during an outage. A broker that is down is no reason not to tick and report."""
         end = time.monotonic() + seconds
         while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
+            self.vitals.turn()
             with suppress(*_OUTAGE):
                 if self._connection is not None:
                     self._do_duties()
@@ -143,6 +149,7 @@ class Drainer:
         try:
             self._open()
             while not self._stop.is_set():
+                self.vitals.turn()
                 self._do_duties()
                 published = self.drain_once()
                 if published < self._settings.shipment:
@@ -163,6 +170,7 @@ class Drainer:
             )
             if not is_pooled(self._connection):
                 self._connection.execute("listen bridge_ready")
+            self.vitals.postgres = True
             log.info("connected to postgres drainer=%s pooled=%s", self.id, is_pooled(self._connection))
         if self._broker is None:
             self._broker = open_broker(self._settings)
@@ -170,7 +178,8 @@ class Drainer:
                 for one in self._broker.shortcomings:
                     log.warning("this broker cannot %s", one)
             self._broker_facts = self._broker.describe()
-            log.info("connected to broker %s", " ".join(f"{key}={value}" for key, value in self._broker_facts.items()))
+            self.vitals.broker = True
+            log.info("connected to broker %s", Fields(self._broker_facts))
 
     def _drop(self) -> None:
         """Let go of connections that may be broken."""
@@ -181,6 +190,7 @@ class Drainer:
             self._connection.close()
             self._connection = None
         self._broker = None
+        self.vitals.postgres, self.vitals.broker = self._connection is not None, False
 
     def close(self) -> None:
         """Say good-bye and disconnect."""
@@ -214,7 +224,9 @@ class Drainer:
     def _drain_queue(self, connection: Connection, queue: str) -> int:
         shipment = uuid.uuid4()
         limit, size = self._settings.shipment, self._settings.shipment_bytes
+        began = time.monotonic()
         jobs = dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size)
+        self.meter.claimed(time.monotonic() - began, len(jobs))
         try:
             count = self._ship(shipment, jobs)
         except RefusedError as error:
@@ -228,14 +240,17 @@ class Drainer:
     def _ship(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> int:
         if not jobs:
             return 0
-        sent_at = time.time()
+        sent_at, began = time.time(), time.monotonic()
         try:
-            self._publish(jobs)
+            with tracing.publish_span(jobs[0].queue, [job.headers for job in jobs]):
+                self._publish(jobs)
         except PublishError as error:
+            self.meter.failed("refused" if isinstance(error, RefusedError) else "outage")
             self._mark(shipment, [job for job in jobs if job.seq in error.confirmed], sent_at)
             # Uncertain: some may have arrived. They keep their tokens, so a second copy is harmless.
             dispatch.unclaim(self._postgres(), shipment, [job.seq for job in jobs if job.seq not in error.confirmed])
             raise
+        self.meter.shipped(time.monotonic() - began, len(jobs))
         self._mark(shipment, jobs, sent_at)
         return len(jobs)
 
@@ -300,9 +315,10 @@ class Drainer:
         if self._settings.tick == "off":
             return
         tick = dispatch.tick if self._settings.tick == "drainer" else dispatch.tick_if_late
-        done = tick(self._postgres(), "drainer")
+        with self.meter.ticking():
+            done = tick(self._postgres(), "drainer")
         if done and any(done.values()):
-            log.info("ticked %s", " ".join(f"{step}={count}" for step, count in done.items() if count))
+            log.info("ticked %s", Fields({step: count for step, count in done.items() if count}))
 
     def _report(self, *, stopped: bool = False) -> None:
         dispatch.report_drainer(
@@ -339,6 +355,7 @@ class Drainer:
         except RefusedError as error:
             count = len(error.confirmed)
             log.warning("refused jobs=%d error=%s", len(jobs) - count, error)
+        self.meter.recovered(count)
         if count:
             log.warning("published again, their messages were gone jobs=%d", count)
         return count

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from bridge.queries.dispatch import Claimed
 
-__all__ = ["HEADER", "PLUGIN", "Delivery", "Envelope", "envelope", "headers", "redis_event", "redis_messages", "task_id"]
+__all__ = ["ATTEMPT", "HEADER", "PLUGIN", "Delivery", "Envelope", "envelope", "headers", "redis_event", "redis_messages", "task_id"]
 
 HEADER = "bridge"
+ATTEMPT = "bridge_attempt"  # of second and later attempts: which it is
 PLUGIN = "bridge"  # in what a worker answers about its queues: the id under which it reports
 _DEFAULT_RANK = 9
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit
@@ -164,7 +165,8 @@ def _body(job: Claimed) -> tuple[bytes, str, str]:
 
 def _headers(job: Claimed) -> str:
     """The headers as JSON text, with ours added by surgery on the closing brace."""
-    ours = f', "{HEADER}": "{job.seq}:{job.token}"}}'
+    again = f', "{ATTEMPT}": {job.attempt + 1}' if job.attempt else ""
+    ours = f', "{HEADER}": "{job.seq}:{job.token}"{again}}}'
     if job.properties and job.headers:
         return job.headers.rstrip().removesuffix("}") + ours
     identity = _quoted(task_id(job))
@@ -173,4 +175,4 @@ def _headers(job: Claimed) -> str:
     standard = _HEADERS % (_name(job.task), identity, expires, identity, args, kwargs)
     if job.headers is None:
         return standard + ours
-    return json.dumps({**json.loads(standard + "}"), **json.loads(job.headers), HEADER: f"{job.seq}:{job.token}"})
+    return json.dumps({**json.loads(standard + "}"), **json.loads(job.headers), **json.loads("{" + ours[2:])})

@@ -17,13 +17,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from bridge.errors import SettingError
 from bridge.frameworks import django_settings
 
-__all__ = ["Settings", "libpq_url", "load", "without_password"]
+__all__ = ["Settings", "address", "libpq_url", "load", "without_password"]
 
 _PREFIX = "BRIDGE_"
+_HIGHEST_PORT = 65535
 # Read by the test suite and its scripts, never by the product.
 _FOREIGN = re.compile(r"BRIDGE_(TEST_\w+|REQUIRE_SERVERS|ARTIFACTS)$")
-# What callbacks name, read where they are delivered: secrets of webhooks and addresses of notifiers.
-_NAMED = re.compile(r"BRIDGE_(WEBHOOK_SECRET(_[A-Z][A-Z0-9_]*)?|NOTIFIER_[A-Z][A-Z0-9_]*)$")
+# What callbacks name, read where they are delivered: secrets of webhooks and addresses of notifiers. And what our pages ask callers for.
+_NAMED = re.compile(r"BRIDGE_(WEBHOOK_SECRET(_[A-Z][A-Z0-9_]*)?|NOTIFIER_[A-Z][A-Z0-9_]*|WEB_TOKEN)$")
 
 
 class Settings(BaseSettings):
@@ -66,6 +67,11 @@ class Settings(BaseSettings):
         default="off", description="what a task logs by Python's logging, from this level on, goes to the log of its job; off: nothing"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="how much the log says")
+    log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line, for programs that read logs")
+    metrics: str = Field(
+        default="", description="where a drainer answers /metrics and /health: a port of the loopback, or host:port; empty: nowhere"
+    )
+    web: str = Field(default="8642", description="where `bridge web` listens: a port of the loopback, or host:port")
     home: str = Field(default="", description="where `bridge up` and `bridge demo` keep their servers; empty: a folder of the user's own")
 
     @field_validator("database_url")
@@ -73,11 +79,26 @@ class Settings(BaseSettings):
     def _database_url(cls, value: str) -> str:
         return libpq_url(value) if value else value
 
+    @field_validator("metrics", "web")
+    @classmethod
+    def _listens(cls, value: str) -> str:
+        if value:
+            address(value)
+        return value
+
     @field_validator("broker_options")
     @classmethod
     def _broker_options(cls, value: str) -> str:
         _object(value)
         return value
+
+    def changed(self, **given: Any) -> Settings:
+        """The same settings but for these, which a command line has given.
+
+        Raises:
+            SettingError: one of them is not a value that it can have.
+        """
+        return _checked({**self.model_dump(), **given})
 
     def transport_options(self) -> dict[str, Any]:
         """What ``broker_options`` says; a copy."""
@@ -117,6 +138,18 @@ def _object(text: str) -> dict[str, Any]:
     return found
 
 
+def address(text: str) -> tuple[str, int]:
+    """Host and port of where to listen: ``9464`` is a port of the loopback, ``0.0.0.0:9464`` and ``[::]:9464`` say where.
+
+    Raises:
+        ValueError: there is no port from 0 (any that is free) to 65535.
+    """
+    host, _, port = text.strip().rpartition(":")
+    if not port.isdecimal() or int(port) > _HIGHEST_PORT:
+        raise ValueError(f"{text!r} has no port from 0 to {_HIGHEST_PORT}: give 9464, or host:port")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -129,8 +162,12 @@ def load() -> Settings:
     """
     django = {name: value for name, value in django_settings().items() if name not in os.environ}
     _refuse_unknown({*os.environ, *django})
+    return _checked({name.removeprefix(_PREFIX).lower(): value for name, value in django.items()})
+
+
+def _checked(given: dict[str, Any]) -> Settings:
     try:
-        return Settings(**{name.removeprefix(_PREFIX).lower(): value for name, value in django.items()})  # type: ignore[arg-type]
+        return Settings(**given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = _PREFIX + str(first["loc"][0]).upper()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import Any
 
@@ -26,6 +27,7 @@ _COMMANDS = {
     "callbacks": "bridge.cli.callbacks",
     "retries": "bridge.cli.retries",
     **dict.fromkeys(["up", "demo"], "bridge.cli.local"),
+    "web": "bridge.cli.web",
     "bench": "bridge.cli.bench",
 }
 
@@ -44,8 +46,18 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BridgeError as error:
-            click.echo(f"error: {error}", err=True)
+            _tell(error)
             sys.exit(1)
+
+
+def _tell(error: BridgeError) -> None:
+    """One line for people; one object where the process logs for programs."""
+    from bridge import records
+
+    if records.is_json():
+        logging.getLogger("bridge").error("%s", error)
+    else:
+        click.echo(f"error: {error}", err=True)
 
 
 @click.group("bridge", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

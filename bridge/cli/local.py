@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import suppress
 from importlib.machinery import PathFinder
@@ -14,6 +15,8 @@ from bridge.cli.tables import print_json
 from bridge.local.home import state_home
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bridge.local.stack import Stack
 
 __all__ = ["demo_command", "up_command"]
@@ -46,7 +49,7 @@ def up_command(*, app: str | None, concurrency: int | None, flower: bool, as_jso
     chosen = _default_app() if app is None else None if app == _NO_APP else app
     # Ctrl-C is how it is meant to end, also before it is ready.
     with suppress(KeyboardInterrupt), Stack(chosen, concurrency=concurrency, flower=flower) as stack:
-        stack.start(lambda step: click.echo(f"starting {step}", err=True))
+        stack.start(_teller())
         if as_json:
             print_json(stack.endpoints)
         else:
@@ -54,6 +57,17 @@ def up_command(*, app: str | None, concurrency: int | None, flower: bool, as_jso
         sys.stdout.flush()
         stack.run()
         click.echo("stopping", err=True)
+
+
+def _teller() -> Callable[[str], None]:
+    """Tells each step of the start: to people, or to programs that read logs."""
+    from bridge import records, settings
+
+    chosen = settings.load()
+    if chosen.log_format == "text":
+        return lambda step: click.echo(f"starting {step}", err=True)
+    records.set_up(chosen)
+    return lambda step: logging.getLogger("bridge.up").info("starting step=%s", step)
 
 
 def _default_app() -> str | None:

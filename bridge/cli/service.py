@@ -7,15 +7,21 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge import schema, settings
+from bridge import records, schema, settings
 from bridge.drainer import Drainer
 from bridge.queries import dispatch
 from bridge.queries.connection import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bridge.settings import Settings
 
 __all__ = ["drain_command", "install_command", "sql_command", "tick_command"]
 
@@ -55,8 +61,10 @@ def sql_command() -> None:
 @click.command("drain")
 @click.option("--once", is_flag=True, help="Tick, publish what is ready, and exit.")
 @click.option("--queues", "-Q", help="Only these queues, separated by commas (BRIDGE_QUEUES).")
+@click.option("--metrics-port", metavar="[HOST:]PORT", help="Answer /metrics and /health there (BRIDGE_METRICS).  [default: nowhere]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to log (BRIDGE_LOG_LEVEL).")
-def drain_command(*, once: bool, queues: str | None, log_level: str | None) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="How to log (BRIDGE_LOG_FORMAT).")
+def drain_command(*, once: bool, queues: str | None, metrics_port: str | None, log_level: str | None, log_format: str | None) -> None:
     """Publish ready jobs to the broker until SIGTERM; any number may run.
 
     \b
@@ -64,15 +72,33 @@ def drain_command(*, once: bool, queues: str | None, log_level: str | None) -> N
       bridge drain
       bridge drain --once
       bridge drain -Q mail,reports
+      bridge drain --metrics-port 9464
     """
-    given = {key: value for key, value in {"queues": queues, "log_level": log_level}.items() if value is not None}
-    chosen = settings.load().model_copy(update=given)
-    logging.basicConfig(level=chosen.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    given = {"queues": queues, "metrics": metrics_port, "log_level": log_level, "log_format": log_format}
+    chosen = settings.load().changed(**{key: value for key, value in given.items() if value is not None})
+    records.set_up(chosen)
     drainer = Drainer(chosen, _stop_event())
     if once:
         _drain_once(drainer, chosen.require_database())
     else:
-        drainer.run()
+        with _endpoint(drainer, chosen):
+            drainer.run()
+
+
+@contextmanager
+def _endpoint(drainer: Drainer, chosen: Settings) -> Iterator[None]:
+    """Answer scrapers as long as the drainer works, where its settings say so."""
+    if not chosen.metrics:
+        yield
+        return
+    from bridge.endpoint import Server
+    from bridge.web import drainer_app, environment_token
+
+    host, port = settings.address(chosen.metrics)
+    app, reading = drainer_app(drainer, chosen, environment_token())
+    with Server(app, host, port, setting="--metrics-port or BRIDGE_METRICS"):
+        yield
+    reading.close()
 
 
 def _stop_event() -> threading.Event:
@@ -112,7 +138,9 @@ def tick_command(*, as_json: bool) -> None:
     Example:
       bridge tick --json
     """
-    with connect(settings.load().require_database(), name="bridge tick") as connection:
+    chosen = settings.load()
+    records.set_up(chosen)
+    with connect(chosen.require_database(), name="bridge tick") as connection:
         done: dict[str, Any] | None = dispatch.tick(connection, "manual")
     if as_json:
         click.echo(json.dumps(done))

@@ -33,6 +33,7 @@ from bridge.results.text import columns
 from bridge.transaction.current import of_a_run
 from bridge.worker import outcome
 from bridge.worker.completion import stands
+from bridge.worker.traced import run_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,8 +102,9 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
             return trace_ok_t(None, None, 0.0, Refusal("refused: another copy of this delivery ran, or the job was cancelled"))
         request["bridge_run"] = run
         try:
-            with of_a_run():
+            with of_a_run(), run_span(task, request, run) as judge:
                 traced = trace(task_id, args, kwargs, request)
+                judge(traced[1])
         except BaseException as left:  # noqa: BLE001 - it is raised again, or told to the main process
             return _left(joined, task, request, left)
         if stands(run):

@@ -26,6 +26,7 @@ from bridge.worker.answers import name_the_plugin
 from bridge.worker.commands import heed_commands
 from bridge.worker.fence import fence
 from bridge.worker.heartbeat import Heartbeat, forget_dropped
+from bridge.worker.log_filter import LogFilter
 from bridge.worker.log_handler import LogHandler
 from bridge.worker.request import compose_requests
 
@@ -102,10 +103,18 @@ def register(app: Any) -> None:
 
 
 def _on_logger(logger: Any = None, **_: Any) -> None:
-    """Celery has prepared a logger: what tasks log there goes to the logs of their jobs, where that is wanted."""
+    """Celery has prepared a logger: records get the job that they belong to, and go to its log where that is wanted."""
+    _name_jobs(logger)
     level = environment.load().job_logs
     if level != "off" and not any(isinstance(handler, LogHandler) for handler in logger.handlers):
         logger.addHandler(LogHandler(level.upper()))
+
+
+def _name_jobs(*loggers: logging.Logger) -> None:
+    """Let what these loggers write have the ids of the run that it comes from; a handler that has our filter keeps that."""
+    for handler in (handler for logger in loggers for handler in logger.handlers):
+        if not any(isinstance(one, LogFilter) for one in handler.filters):
+            handler.addFilter(LogFilter())
 
 
 def _on_init(sender: Any = None, **_: Any) -> None:
@@ -155,6 +164,7 @@ def _on_process_init(**_: Any) -> None:
     app = current_app._get_current_object()  # noqa: SLF001
     joined = membership(app)
     if joined is not None:
+        _name_jobs(logging.getLogger(), logging.getLogger("celery"), logging.getLogger("celery.task"))  # an application's own, too
         fence(app, joined)
 
 
