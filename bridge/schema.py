@@ -160,14 +160,13 @@ def check(dsn: str, *, timeout: float = 10.0) -> str:
 
 def _installed(dsn: str, timeout: float) -> _Installed | None:
     with _connect(dsn, timeout) as connection:
-        row = connection.execute("select to_regprocedure('bridge.version()')").fetchone()
-        if row is None or row[0] is None:
-            return None
         try:
-            found = connection.execute("select bridge.version(), bridge.serves_from()").fetchone()
-        except psycopg.errors.UndefinedFunction:
+            row = connection.execute("select to_regprocedure('bridge.version()'), to_regprocedure('bridge.serves_from()')").fetchone()
+            if row is None or row[0] is None:
+                return None
             # A schema from before releases said so serves its own alone.
-            found = connection.execute("select bridge.version(), bridge.version()").fetchone()
+            oldest = "serves_from" if row[1] else "version"
+            found = connection.execute(f"select bridge.version(), bridge.{oldest}()".encode()).fetchone()
         except psycopg.errors.InsufficientPrivilege as error:
             raise SchemaError(
                 f"role {connection.info.user} may not use schema bridge", "grant it bridge_producer or bridge_worker"
