@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
     from bridge.policies import remove_retry, retry_policies, set_retry
     from bridge.queues import drain, pause, pauses, resume, set_window
+    from bridge.retention import cleanup, cleanups, create_archive, remove_retention, retentions, set_archive, set_retention, upkeep
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
     from bridge.worker.log_filter import LogFilter
@@ -50,7 +51,10 @@ __all__ = [
     "cancel_batch",
     "cancel_jobs",
     "checkpoint",
+    "cleanup",
+    "cleanups",
     "complete",
+    "create_archive",
     "create_batch",
     "discard",
     "discard_jobs",
@@ -79,12 +83,14 @@ __all__ = [
     "remove_breaker",
     "remove_callback",
     "remove_limit",
+    "remove_retention",
     "remove_retry",
     "reschedule",
     "reschedule_jobs",
     "reset_breaker",
     "resume",
     "resume_schedule",
+    "retentions",
     "retry",
     "retry_policies",
     "run_schedule",
@@ -92,17 +98,20 @@ __all__ = [
     "schedule",
     "seal_batch",
     "select_jobs",
+    "set_archive",
     "set_breaker",
     "set_channel",
     "set_limit",
     "set_notifier",
     "set_priority",
     "set_priority_jobs",
+    "set_retention",
     "set_retry",
     "set_webhook",
     "set_window",
     "try_callback",
     "unschedule",
+    "upkeep",
     "using",
     "wait",
     "wait_batch",
@@ -127,6 +136,10 @@ _HOMES = {
     **dict.fromkeys(["move", "move_jobs", "reschedule", "reschedule_jobs", "set_priority", "set_priority_jobs"], "bridge.changes"),
     **dict.fromkeys(["breakers", "remove_breaker", "reset_breaker", "set_breaker"], "bridge.circuit"),
     **dict.fromkeys(["drain", "pause", "pauses", "resume", "set_window"], "bridge.queues"),
+    **dict.fromkeys(
+        ["cleanup", "cleanups", "create_archive", "remove_retention", "retentions", "set_archive", "set_retention", "upkeep"],
+        "bridge.retention",
+    ),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
         "bridge.schedules",
