@@ -56,7 +56,8 @@ def schedule(
         missed: slots that passed while nothing ticked: "skip", "once" (the last of them), "all".
         missed_within: seconds; how long ago a missed slot may be to be made up for.
         options: ``backoff``, ``timeout`` (seconds) and ``headers`` of each job, as for ``enqueue``; ``expires`` (seconds after it
-            was due by which a job must have started); ``enabled`` (without it a pause stays as it is).
+            was due by which a job must have started); ``expected_duration`` (seconds; a run that takes longer is slow, without it
+            its own runs tell what is usual); ``enabled`` (without it a pause stays as it is).
 
     Returns:
         "created", "changed" or "unchanged".
@@ -77,14 +78,14 @@ def schedule(
 
 
 def _further(options: dict[str, Any]) -> dict[str, Any]:
-    unknown = set(options) - {"backoff", "timeout", "headers", "expires", "enabled"}
+    unknown = set(options) - {"backoff", "timeout", "headers", "expires", "enabled", "expected_duration"}
     if unknown:
         raise TypeError(f"schedule() got an unexpected keyword argument {min(unknown)!r}")
     return {name: _value(name, value) for name, value in options.items()}
 
 
 def _value(name: str, value: Any) -> Any:
-    if name in {"timeout", "expires"}:
+    if name in {"timeout", "expires", "expected_duration"}:
         return interval(value)
     return jobs.jsonb(value) if name in {"backoff", "headers"} and value is not None else value
 

@@ -27,6 +27,7 @@ insert into bridge.setting (name, value, about) values
   ('revoke_memory',  '86400',   'seconds that a revoke of an id or a stamp is remembered for jobs that are not there yet'),
   ('tick_interval',  '1',       'seconds between two ticks; delayed jobs start this late at most'),
   ('slot_grace',     '60',      'seconds after which a slot of a schedule that has not run counts as missed'),
+  ('slow_factor',    '3',       'a run of a schedule is slow that takes so many times as long as is usual, and 10 seconds more'),
   ('stuck_after',    '3600',    'seconds after which a queued, published or running job shows in stuck_jobs')
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 

@@ -212,7 +212,8 @@ begin
   returning seq into v_seq;
   update bridge.unique_key u set seq = v_seq where u.key = v_key;
   delete from bridge.chord_part p where p.chord = p_old.chord and p.id = p_old.id;  -- its chord, if it still waits, waits for it again
-  update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null where r.job = p_old.id;
+  update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null, result = null
+  where r.job = p_old.id;
   perform bridge.follow_retry(p_old.seq, v_seq, p_old.status);
   if p_old.batch is not null then
     perform bridge.reopen_batch(p_old.batch);

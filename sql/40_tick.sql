@@ -115,6 +115,20 @@ begin
 end
 $$;
 
+create or replace function bridge.check_now(p_now timestamptz) returns void language plpgsql set search_path = '' as $$
+  -- Refuse a moment that is not now: in a time that has not come workers are lost and jobs expire, and nothing brings them back. Whoever has
+  -- the rights of the schema's owner may let time pass.
+  --
+  -- Errors  JB001
+begin
+  if (p_now between clock_timestamp() - interval '5 minutes' and clock_timestamp() + interval '5 minutes') is not true
+      and not pg_has_role(session_user, (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'bridge'), 'usage') then
+    perform bridge.refuse(format('p_now is %s, and it is %s', coalesce(p_now::text, 'null'), clock_timestamp()),
+      'leave it out: only the owner of the schema may let time pass');
+  end if;
+end
+$$;
+
 create or replace function bridge.sweep(p_limit integer default 1000, p_now timestamptz default clock_timestamp()) returns jsonb
   language plpgsql security definer set search_path = '' as $$
   -- Recover what dead processes left behind: claims, runs, deliveries, children, chords. The tick calls it; by hand it does no harm.
@@ -123,6 +137,7 @@ create or replace function bridge.sweep(p_limit integer default 1000, p_now time
 declare
   v_steady timestamptz;
 begin
+  perform bridge.check_now(p_now);
   select t.steady_since into v_steady from bridge.tick_state t;
   perform bridge.forget_replaced(p_limit);
   return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit),
@@ -137,6 +152,7 @@ create or replace function bridge.tick(p_source text default 'manual', p_limit i
   --
   --   p_source  who calls: pg_cron, drainer, manual; the doctor shows it
   --   p_limit   most rows a step: a backlog takes several ticks, none of them long
+  --   p_now     see bridge.check_now
   --
   -- Returns  counts by step; null when another tick is at work
   -- Locks    an advisory lock, tried and never waited for
@@ -144,6 +160,7 @@ declare
   v_state bridge.tick_state;
   v_counts jsonb;
 begin
+  perform bridge.check_now(p_now);
   if not pg_try_advisory_xact_lock(hashtextextended('bridge.tick', 0)) then
     return null;
   end if;
@@ -164,7 +181,6 @@ begin
       perform bridge.announce_cron();  -- it may be there and not know
     end if;
   end if;
-  perform bridge.cleanup_if_late('tick');  -- last: it may lock a table whose day is over
   return v_counts;
 end
 $$;
@@ -202,5 +218,66 @@ begin
     exit when pg_catalog.clock_timestamp() + bridge.seconds('tick_interval') > v_until;
     perform pg_catalog.pg_sleep_for(bridge.seconds('tick_interval'));
   end loop;
+end
+$$;
+
+create or replace function bridge.clean_cron_log(p_before timestamptz, p_dry_run boolean) returns integer language plpgsql
+  set search_path = '' as $$
+  -- Forget what pg_cron has logged of our own entries before a moment; it never cleans its log itself. Returns how many rows, 0 without
+  -- pg_cron or without the right to see it.
+declare
+  v_count integer := 0;
+  v_ours constant text := format('from cron.job_run_details d where d.end_time < %L and d.jobid in (select j.jobid from cron.job j
+    where j.jobname in (%L, %L))', p_before, 'bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database());
+begin
+  if has_table_privilege(to_regclass('cron.job_run_details'), 'select') and has_table_privilege(to_regclass('cron.job_run_details'), 'delete') then
+    if p_dry_run then
+      execute 'select count(*) ' || v_ours into v_count;
+    else
+      execute 'delete ' || v_ours;
+      get diagnostics v_count = row_count;
+    end if;
+  end if;
+  return v_count;
+end
+$$;
+
+create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
+  language plpgsql security definer set search_path = '' as $$
+  -- Drop the days of history that are older than the retention, dead letters in them kept aside, and forget processes, checkpoints, notes,
+  -- batches and runs of schedules as old, waiters of a day ago and a week of pg_cron's log of our entries.
+  --
+  --   dry_run  say what would go, change nothing
+  --
+  -- Returns  {"days": [names], "rows": estimated rows in them, "kept": dead letters of them, "processes": n, "waiters": n, "runs": n,
+  --          "checkpoints": n, "notes": n, "cron_log": n}
+declare
+  v_before constant timestamptz := p_now - bridge.seconds('retention');
+  v_days jsonb;
+  v_notes constant integer := bridge.clean_notes(v_before, cleanup.dry_run);
+  v_log constant integer := bridge.clean_cron_log(p_now - interval '7 days', cleanup.dry_run);
+  v_checkpoints constant integer := bridge.clean_checkpoints(v_before, cleanup.dry_run);
+  v_processes integer;
+  v_runs constant integer := bridge.forget_runs(v_before, cleanup.dry_run);
+  v_waiters integer;
+begin
+  select count(*) into v_processes from (
+    select from bridge.worker w where w.seen_at < v_before union all select from bridge.drainer d where d.seen_at < v_before) p;
+  select count(*) into v_waiters from bridge.waiter w where w.registered_at < p_now - interval '1 day';
+  if not dry_run then
+    -- As long as the history that names them.
+    delete from bridge.worker w where w.seen_at < v_before and not exists (select from bridge.inflight i where i.worker = w.id);
+    delete from bridge.drainer d where d.seen_at < v_before;
+    delete from bridge.silent_worker s where s.seen_at < v_before;
+    delete from bridge.breaker_change c where c.at < v_before;
+    delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
+    delete from bridge.revoked r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
+    delete from bridge.revoked_stamp r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
+    perform bridge.forget_links(v_before);
+  end if;
+  -- Last, because whoever ends a job waits while days are dropped.
+  v_days := bridge.drop_days((v_before at time zone 'utc')::date, p_now - bridge.seconds('dead_retention'), cleanup.dry_run);
+  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'checkpoints', v_checkpoints,
+    'notes', v_notes, 'cron_log', v_log);
 end
 $$;

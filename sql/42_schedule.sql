@@ -64,6 +64,42 @@ begin
 end
 $$;
 
+-- What came later, each at the end of its table.
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.schedule'::regclass and a.attname = 'expected_duration') then
+    alter table bridge.schedule add column expected_duration interval;  -- a run that takes longer is slow; null: its own runs tell
+    alter table bridge.schedule_run
+      add column due_at           timestamptz,  -- later than the slot by its jitter; null: the slot
+      add column first_started_at timestamptz,  -- the first attempt's; started_at is the last one's
+      add column attempts         integer,
+      add column rows             bigint,       -- that a function gave
+      add column result           text;         -- its first 500 characters
+    -- the last runs of one status, however many others there are
+    create index schedule_run_status on bridge.schedule_run (schedule, status, id);
+    -- the last runs that were asked for by hand or made up for
+    create index schedule_run_aside on bridge.schedule_run (schedule, trigger_type, id) where trigger_type <> 'scheduled';
+    -- What cleanup has forgotten of a schedule's runs, added up for its statistics.
+    create table bridge.schedule_past (
+      schedule  text primary key,
+      runs      bigint not null,
+      succeeded bigint not null,
+      failed    bigint not null,
+      skipped   bigint not null,
+      timed     bigint not null,             -- runs that have a duration
+      duration  interval not null,           -- of these together
+      longest   interval,
+      since     timestamptz not null         -- when the first of them was made
+    );
+  end if;
+end
+$$;
+
+create or replace function bridge.schedule_clock() returns timestamptz language sql volatile set search_path = ''
+  -- The moment at which a schedule is changed, or run by hand: the one clock of schedules that no caller passes in. Who rehearses weeks in
+  -- a database of his own replaces it there.
+  return clock_timestamp();
+
 create or replace function bridge.check_schedule(p_schedule bridge.schedule) returns void language plpgsql stable set search_path = '' as $$
   -- Refuse a schedule whose job could never be made, before it is written.
 begin
@@ -83,6 +119,8 @@ begin
     perform bridge.refuse(format('jitter is %s', coalesce(p_schedule.jitter::text, 'null')), 'give an interval of at most 1 day');
   elsif p_schedule.expires <= interval '0' then
     perform bridge.refuse(format('expires is %s', p_schedule.expires), 'give a positive interval, or null for never');
+  elsif p_schedule.expected_duration <= interval '0' then
+    perform bridge.refuse(format('expected_duration is %s', p_schedule.expected_duration), 'give a positive interval, or null to learn it from its runs');
   elsif p_schedule.missed_within <= interval '0' is not false then
     perform bridge.refuse(format('missed_within is %s', coalesce(p_schedule.missed_within::text, 'null')), 'give a positive interval');
   elsif p_schedule.ends_at <= p_schedule.starts_at then
@@ -108,9 +146,9 @@ $$;
 
 create or replace function bridge.plan_schedule() returns trigger language plpgsql security definer set search_path = '' as $$
   -- Before a schedule is written, by whatever statement: refuse what cannot work, and find the next slot where the timing changed. A slot
-  -- that is due already stays due: it belongs to the time before the change. What fell into a pause is gone.
+  -- that is due already stays due, within start and end: it belongs to the time before the change. What fell into a pause is gone.
 declare
-  v_now constant timestamptz := clock_timestamp();
+  v_now constant timestamptz := bridge.schedule_clock();
 begin
   new.timezone := case when tg_op = 'UPDATE' and new.timezone = old.timezone then old.timezone else bridge.check_zone(new.timezone) end;
   perform bridge.check_schedule(new);
@@ -121,7 +159,8 @@ begin
   elsif bridge.next_slot(bridge.parse_cron(new.cron), new.timezone, v_now, coalesce(new.starts_at, 'epoch')) is null then
     perform bridge.refuse(format('cron %L never comes', new.cron), 'give days that the months have');
   end if;
-  if tg_op = 'INSERT' or not (old.enabled and new.enabled and old.next_at <= v_now) then
+  if tg_op = 'INSERT' or (old.enabled and new.enabled
+      and old.next_at between coalesce(new.starts_at, '-infinity') and least(v_now, new.ends_at)) is not true then
     new.next_at := bridge.first_slot(new, v_now);
   end if;
   return new;
@@ -130,10 +169,11 @@ $$;
 
 do $$
 begin
-  if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'bridge.schedule'::regclass and t.tgname = 'plan_schedule') then
+  if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'bridge.schedule'::regclass and t.tgname = 'plan_schedule'
+      and pg_get_triggerdef(t.oid) ~ '\mexpected_duration\M') then
     -- Not when the tick moves next_at on.
-    create trigger plan_schedule before insert or update of name, cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff,
-      timeout, expires, headers, jitter, starts_at, ends_at, overlap, missed, missed_within, enabled
+    create or replace trigger plan_schedule before insert or update of name, cron, timezone, task, args, kwargs, queue, priority, max_attempts,
+      backoff, timeout, expires, headers, jitter, starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration
       on bridge.schedule for each row execute function bridge.plan_schedule();
   end if;
 end
@@ -144,7 +184,7 @@ create or replace function bridge.schedule(
     priority integer default 0, max_attempts integer default null, backoff jsonb default null, timeout interval default null,
     expires interval default null, headers jsonb default null, jitter interval default '0', starts_at timestamptz default null,
     ends_at timestamptz default null, overlap text default 'allow', missed text default 'once', missed_within interval default '7 days',
-    enabled boolean default null)
+    enabled boolean default null, expected_duration interval default null)
   returns text language plpgsql security definer set search_path = '' as $$
   -- Make a schedule, or give the one of this name these values; saying the same again changes nothing.
   --
@@ -161,6 +201,7 @@ create or replace function bridge.schedule(
   --   missed         slots that passed while nothing ticked: skip, once (the last of them), or all
   --   missed_within  how long ago a missed slot may be to be made up for
   --   enabled        null leaves a pause as it is
+  --   expected_duration  a run that takes longer is slow (bridge.slow_schedules); null: its own runs tell what is usual
   --
   -- Returns  created, changed or unchanged
   -- Errors   JB001 an argument (of cron with the character), JB003 a name like it exists
@@ -173,20 +214,21 @@ begin
     perform bridge.refuse(format('schedule %L exists, and %L differs from it in case alone', v_other, schedule.name), 'choose another name', 'JB003');
   end if;
   insert into bridge.schedule as s (name, cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff, timeout, expires, headers, jitter,
-    starts_at, ends_at, overlap, missed, missed_within, enabled)
+    starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration)
   values (schedule.name, schedule.cron, schedule.timezone, schedule.task, schedule.args, schedule.kwargs, schedule.queue, schedule.priority,
     schedule.max_attempts, schedule.backoff, schedule.timeout, schedule.expires, schedule.headers, schedule.jitter, schedule.starts_at,
-    schedule.ends_at, schedule.overlap, schedule.missed, schedule.missed_within, coalesce(schedule.enabled, true))
+    schedule.ends_at, schedule.overlap, schedule.missed, schedule.missed_within, coalesce(schedule.enabled, true), schedule.expected_duration)
   on conflict on constraint schedule_pkey do update set cron = excluded.cron, timezone = excluded.timezone, task = excluded.task, args = excluded.args,
     kwargs = excluded.kwargs, queue = excluded.queue, priority = excluded.priority, max_attempts = excluded.max_attempts, backoff = excluded.backoff,
     timeout = excluded.timeout, expires = excluded.expires, headers = excluded.headers, jitter = excluded.jitter, starts_at = excluded.starts_at,
     ends_at = excluded.ends_at, overlap = excluded.overlap, missed = excluded.missed, missed_within = excluded.missed_within,
-    enabled = coalesce(schedule.enabled, s.enabled)
+    enabled = coalesce(schedule.enabled, s.enabled), expected_duration = excluded.expected_duration
   where (s.cron, s.timezone, s.task, s.args, s.kwargs, s.queue, s.priority, s.max_attempts, s.backoff, s.timeout, s.expires, s.headers, s.jitter, s.starts_at,
-      s.ends_at, s.overlap, s.missed, s.missed_within, s.enabled)
+      s.ends_at, s.overlap, s.missed, s.missed_within, s.enabled, s.expected_duration)
     is distinct from (excluded.cron, excluded.timezone, excluded.task, excluded.args, excluded.kwargs, excluded.queue, excluded.priority,
       excluded.max_attempts, excluded.backoff, excluded.timeout, excluded.expires, excluded.headers, excluded.jitter, excluded.starts_at, excluded.ends_at,
-      excluded.overlap, excluded.missed, excluded.missed_within, coalesce(schedule.enabled, s.enabled))
+      excluded.overlap, excluded.missed, excluded.missed_within, coalesce(schedule.enabled, s.enabled),
+      excluded.expected_duration)
   returning s.xmax = 0 into v_made;
   return case when v_made then 'created' when v_made is null then 'unchanged' else 'changed' end;
 end
@@ -256,6 +298,7 @@ create or replace function bridge.run_schedule(name text) returns uuid language 
   -- Errors   JB002 when there is no such schedule, JB006 when a run of it has not ended and its overlap is not allow
 declare
   v_schedule constant bridge.schedule := bridge.schedule_named(run_schedule.name);
+  v_now constant timestamptz := bridge.schedule_clock();
   v_open uuid;
 begin
   if v_schedule.overlap <> 'allow' then
@@ -264,7 +307,7 @@ begin
       perform bridge.refuse(format('schedule %L runs already: job %s has not ended', v_schedule.name, v_open), 'wait for it or cancel it, then run again', 'JB006');
     end if;
   end if;
-  return bridge.start_run(v_schedule, bridge.add_run(v_schedule.name, clock_timestamp(), 'manual', clock_timestamp()), clock_timestamp());
+  return bridge.start_run(v_schedule, bridge.add_run(v_schedule.name, v_now, 'manual', v_now), v_now);
 end
 $$;
 

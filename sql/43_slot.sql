@@ -27,7 +27,7 @@ begin
     expires_at => coalesce(v_due, p_now) + p_schedule.expires,
     headers => coalesce(p_schedule.headers, '{}') || jsonb_build_object('bridge_schedule', p_schedule.name, 'bridge_slot',
       to_char(v_slot at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')));
-  update bridge.schedule_run r set job = v_id, status = 'open', reason = null where r.id = p_run;
+  update bridge.schedule_run r set job = v_id, status = 'open', reason = null, due_at = v_due where r.id = p_run;
   return v_id;
 end
 $$;
@@ -40,14 +40,17 @@ declare
   v_count integer;
 begin
   with ended as (
-    select r.id, coalesce(f.status, 'unknown') as status, f.started_at, coalesce(f.finished_at, clock_timestamp()) as finished_at, f.error
+    select r.id, coalesce(f.status, 'unknown') as status, f.started_at, coalesce(f.finished_at, clock_timestamp()) as finished_at, f.error,
+      f.attempts, left(f.result::text, 500) as result,
+      case when f.options ? 'call' and json_typeof(f.result) = 'number' then (f.result#>>'{}')::numeric::bigint end as rows,
+      case when f.attempts > 1 or f.losses > 0 then (select min(a.started_at) from bridge.attempt a where a.id = r.job) end as first_started_at
     from bridge.schedule_run r
     left join lateral (select h.* from bridge.finished h where h.id = r.job order by h.finished_at desc limit 1) f on true
     where r.status = 'open' and (p_schedule is null or r.schedule = p_schedule) and not exists (select from bridge.job j where j.id = r.job)
     limit p_limit for update of r skip locked
   )
-  update bridge.schedule_run r set status = e.status, started_at = e.started_at, finished_at = e.finished_at,
-    error = nullif(concat_ws(': ', e.error->>'type', e.error->>'message'), '')
+  update bridge.schedule_run r set status = e.status, started_at = e.started_at, finished_at = e.finished_at, attempts = e.attempts,
+    rows = e.rows, result = e.result, first_started_at = least(e.first_started_at, e.started_at), error = nullif(concat_ws(': ', e.error->>'type', e.error->>'message'), '')
   from ended e where r.id = e.id;
   get diagnostics v_count = row_count;
   return v_count;
@@ -210,7 +213,8 @@ end
 $$;
 
 create or replace function bridge.start_waiting(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
-  -- Start runs that waited for one before, now that it has ended. Those of a paused schedule wait on.
+  -- Start runs that waited for one before, now that it has ended. Those of a paused schedule wait on. What keeps a job from being made is
+  -- noted, and stops no tick.
 declare
   v_row record;
   v_schedule bridge.schedule;
@@ -223,7 +227,11 @@ begin
   loop
     select s.* into v_schedule from bridge.schedule s where s.name = v_row.schedule and s.enabled for update skip locked;
     if found and exists (select from bridge.schedule_run r where r.id = v_row.id and r.status = 'waiting') then
-      perform bridge.start_run(v_schedule, v_row.id, p_now);
+      begin
+        perform bridge.start_run(v_schedule, v_row.id, p_now);
+      exception when others then
+        update bridge.schedule_run r set status = 'failed', error = sqlerrm, finished_at = p_now where r.id = v_row.id;
+      end;
       v_count := v_count + 1;
     end if;
   end loop;

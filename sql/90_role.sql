@@ -32,7 +32,7 @@ declare
       "enqueue_flow", "create_batch", "seal_batch", "add_dependency", "workflow", "batch_status",
       "wait", "complete", "complete_run", "hold_run", "fate_of_run", "was_completed", "keep_untold", "told",
       "note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
-      "history", "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
+      "history", "next_runs", "next_runs_of", "schedule_history", "too_often", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "next_look", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "serves_from", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
@@ -41,8 +41,8 @@ declare
     "bridge_operator": ["complete", "metrics", "metric_catalog",
       "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
-      "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of",
-      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_page", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "cleanup_loop", "begin_cleanup", "cleanup_step", "set_retention", "remove_retention", "set_archive", "upkeep", "setting", "seconds",
+      "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of", "schedule_history", "too_often",
+      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_page", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
       "version", "serves_from", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",
@@ -50,7 +50,7 @@ declare
     "bridge_viewer": ["metrics", "metric_catalog",
       "workflow", "batch_status",
       "wait", "logs", "checkpoint",
-      "next_runs", "next_runs_of", "setting", "seconds", "version", "serves_from", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history", "upkeep"]}'::jsonb;
+      "next_runs", "next_runs_of", "schedule_history", "too_often", "setting", "seconds", "version", "serves_from", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;
@@ -67,17 +67,18 @@ begin
     end loop;
     if v_role <> 'bridge_producer' then
       execute format('grant select on bridge.jobs, bridge.failed_jobs, bridge.dead_jobs, bridge.stuck_jobs, bridge.job_queue_stats, bridge.attempts, '
-        'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.setting, '
+        'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.slow_schedules, bridge.too_often_schedules, '
+        'bridge.setting, '
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
         'bridge.batches, '
         'bridge.unreported_jobs, bridge.callbacks, bridge.deliveries, bridge.paused, bridge.pauses, bridge.breakers, bridge.breaker_changes, '
-        'bridge.limits, bridge.limit_keys, bridge.retentions, bridge.cleanups, '
+        'bridge.limits, bridge.limit_keys, '
         'bridge.live_jobs, bridge.job_note, bridge.retry_policies to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then
       execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);
       execute format('grant select, update (cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff, timeout, expires, headers, '
-        'jitter, starts_at, ends_at, overlap, missed, missed_within, enabled) on bridge.schedule to %I', v_role);
+        'jitter, starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration) on bridge.schedule to %I', v_role);
     end if;
   end loop;
 end

@@ -1,7 +1,11 @@
-"""Schedules in tests: made with short names, ticked at a time that is passed in, and what the log of runs says of them."""
+"""Schedules in tests: made with short names, ticked at a time that is passed in, and what the log of runs says of them.
+
+BRIDGE_TEST_EFFORT=20 has the tests that go by chance try twenty times as much.
+"""
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +21,13 @@ if TYPE_CHECKING:
 
 DAY = datetime(2031, 5, 5, tzinfo=UTC)  # a Monday, later than now: simulated time only goes on
 HOUR = timedelta(hours=1)
+EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
 
 
 def schedule(db: Session, name: str = "nightly", cron: str = "0 * * * *", task: str = "a.task", **options: Any) -> str:
     named = {"name": name, "cron": cron, "task": task, **options}
     casts = {"args": "::jsonb", "kwargs": "::jsonb", "headers": "::jsonb", "priority": "::integer", "max_attempts": "::integer"}
-    casts |= dict.fromkeys(["timeout", "expires", "jitter", "missed_within"], "::interval")
+    casts |= dict.fromkeys(["timeout", "expires", "jitter", "missed_within", "expected_duration"], "::interval")
     casts |= dict.fromkeys(["starts_at", "ends_at"], "::timestamptz")
     call = ", ".join(f"{key} => %({key})s{casts.get(key, '')}" for key in named)
     with translated():

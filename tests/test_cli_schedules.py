@@ -75,8 +75,8 @@ def test_list_and_show_print_lines_for_programs_and_json(db: Session, command: C
     shown = answer(command("show", "report", "--json"))
     assert (shown["missed_within"], shown["runs"][0]["job_id"], shown["runs"][0]["trigger_type"]) == (604800, str(job), "manual")
     text = command("show", "report").stdout
-    assert "cron          0 6 * * mon-fri" in text
-    assert f"\tmanual\tqueued\t\t{job}" in text
+    assert "cron              0 6 * * mon-fri" in text
+    assert f"\tmanual\tqueued\t\t\t0\t{job}" in text
 
 
 def test_pause_resume_run_and_remove_take_a_dry_run(db: Session, command: Callable[..., Result]) -> None:
@@ -102,7 +102,35 @@ def test_next_reads_a_schedule_or_an_expression(command: Callable[..., Result]) 
     assert all(line[11:19] == "02:00:00" for line in lines)
 
 
-@pytest.mark.parametrize("word", ["show", "remove", "pause", "resume", "run", "next"])
+def test_history_and_stats_tell_of_runs_and_slow_and_too_often_of_trouble(db: Session, command: Callable[..., Result]) -> None:
+    command(*ADD, "--expected-duration", "1h")
+    jobs = [db.one("select bridge.run_schedule('report')") for _ in range(3)]
+    claims = db.claim()
+    db.mark(claims)
+    db.finish(claims[0], db.start(claims[0]), result="done")
+    db.tick()
+    db.start(claims[1])
+    db.do("update bridge.inflight set started_at = started_at - interval '2 hours'")
+    told = answer(command("history", "report", "--json"))
+    assert [row["job_id"] for row in told] == [str(job) for job in reversed(jobs)]
+    assert (told[2]["status"], told[2]["attempts"], told[2]["result"], told[2]["late_by"] >= 0) == ("succeeded", 1, '"done"', True)
+    assert answer(command("history", "report", "--json", "-n", 1, "--before", told[1]["id"])) == told[2:]
+    line = command("history", "report", "--status", "succeeded", "--trigger", "manual").stdout.splitlines()[1].split("\t")
+    assert (line[2:4], line[8], line[11]) == (["manual", "succeeded"], str(jobs[0]), '"done"')
+    stats = answer(command("stats", "report", "--json"))
+    assert [(row["schedule"], row["runs"], row["succeeded"], row["live"], row["expected_duration"]) for row in stats] == [
+        ("report", 3, 1, 2, 3600)
+    ]
+    assert command("stats").stdout.splitlines()[1].split("\t")[:6] == ["report", "3", "1", "0", "0", "2"]
+    assert [(row["schedule"], row["status"], row["basis"]) for row in answer(command("slow", "--json"))] == [("report", "running", "given")]
+    assert command("slow").stdout.splitlines()[1].startswith("report\trunning\t2 h 0 min\t1 h 0 min\tgiven")
+    command("add", "again", "@daily", "shop.report")
+    assert [(row["schedule"], row["kind"], row["other"]) for row in answer(command("too-often", "--json"))] == [("again", "twin", "report")]
+    assert "again\ttwin\tthe same task, arguments and queue\tremove one of them" in command("too-often").stdout
+    assert "status is 'broken'" in command("history", "report", "--status", "broken").stderr
+
+
+@pytest.mark.parametrize("word", ["show", "remove", "pause", "resume", "run", "next", "history", "stats"])
 def test_a_schedule_that_does_not_exist_is_named(command: Callable[..., Result], word: str) -> None:
     result = command(word, "nightly")
     assert result.exit_code == 1
@@ -116,7 +144,7 @@ def test_a_wrong_expression_ends_with_1_and_wrong_use_with_2(command: Callable[.
         assert command(*words).exit_code == 2
 
 
-@pytest.mark.parametrize("word", ["list", "show", "add", "remove", "next", "import"])
+@pytest.mark.parametrize("word", ["list", "show", "add", "remove", "next", "import", "history", "stats", "slow", "too-often"])
 def test_help_shows_examples_line_by_line(command: Callable[..., Result], word: str) -> None:
     assert f"Examples:\n    bridge schedules {word}" in command(word, "--help").stdout
 

@@ -24,6 +24,7 @@ def test_every_argument_arrives_in_its_column(db: Session) -> None:
         "report", "0 6 * * mon-fri", "shop.report", [1], {"to": "you"}, connection=db.connection, timezone="Europe/Berlin",
         queue="reports", priority=5, max_attempts=4, jitter=30, starts_at=starts, ends_at=ends, overlap="skip", missed="all",
         missed_within=dt.timedelta(hours=6), backoff=[1, 5], timeout=20.5, headers={"tenant": "x"}, expires=600, enabled=False,
+        expected_duration=90,
     )  # fmt: skip
     assert made == "created"
     columns = (
@@ -35,8 +36,8 @@ def test_every_argument_arrives_in_its_column(db: Session) -> None:
             {"tenant": "x"}, "paused",
         )
     ]  # fmt: skip
-    spans = db.rows("select jitter, missed_within, timeout, expires from bridge.schedules")[0]
-    assert [span.total_seconds() for span in spans] == [30, 21600, 20.5, 600]
+    spans = db.rows("select jitter, missed_within, timeout, expires, expected_duration from bridge.schedules")[0]
+    assert [span.total_seconds() for span in spans] == [30, 21600, 20.5, 600, 90]
 
 
 def test_a_schedule_belongs_to_the_callers_transaction(db: Session) -> None:
@@ -77,6 +78,32 @@ def test_next_runs_previews_an_expression(db: Session) -> None:
     found = bridge.next_runs("30 2 * * *", "Europe/Berlin", 2, after, connection=db.connection)
     assert found == [dt.datetime(2026, 3, 29, 1, tzinfo=dt.UTC), dt.datetime(2026, 3, 30, 0, 30, tzinfo=dt.UTC)]
     assert len(bridge.next_runs("@hourly", connection=db.connection)) == 5
+
+
+def test_the_log_is_read_in_the_callers_transaction(db: Session) -> None:
+    with psycopg.connect(db.dsn) as connection:
+        for name in ("report", "again"):
+            bridge.schedule(name, "@daily", "shop.report", expected_duration=0.001, connection=connection)
+        jobs = [bridge.run_schedule("report", connection=connection) for _ in range(3)]
+        connection.commit()
+        db.finish(*db.run())
+        connection.execute("select bridge.tick('test')")
+        runs = bridge.schedule_history("report", n=2, connection=connection)
+        assert [run["job_id"] for run in runs] == jobs[:0:-1]
+        assert [run["job_id"] for run in bridge.schedule_history("report", before=runs[-1]["id"], connection=connection)] == jobs[:1]
+        (stats,) = bridge.schedule_stats("report", connection=connection)
+        assert (stats["runs"], stats["succeeded"], stats["live"]) == (3, 1, 2)
+        assert [row["schedule"] for row in bridge.schedule_stats(connection=connection)] == ["again", "report"]
+        connection.execute("update bridge.schedule_run set finished_at = started_at + interval '1 second' where status = 'succeeded'")
+        assert [(row["schedule"], row["basis"]) for row in bridge.slow_schedules(connection=connection)] == [("report", "given")]
+        twins = bridge.too_often_schedules(connection=connection)
+        assert [(row["schedule"], row["kind"], row["other"]) for row in twins] == [("again", "twin", "report")]
+        connection.rollback()
+    assert db.one("select status from bridge.schedule_run order by id limit 1") == "open"
+    with pytest.raises(NotFoundError, match="schedule 'weekly' does not exist"):
+        bridge.schedule_history("weekly", connection=db.connection)
+    with pytest.raises(NotFoundError, match="schedule 'weekly' does not exist"):
+        bridge.schedule_stats("weekly", connection=db.connection)
 
 
 def test_what_cannot_work_raises_our_exceptions(db: Session) -> None:

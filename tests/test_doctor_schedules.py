@@ -40,6 +40,19 @@ def test_two_schedules_that_do_the_same_are_named_until_one_is_paused(db: Sessio
     for name in ("nightly", "night", "other"):
         schedule(db, name, args='["other"]' if name == "other" else "[1]")
     finding = Doctor(db.dsn).look("schedules")
-    assert (finding.status, finding.found) == (Grade.WARNING, "the same task with the same arguments: night = nightly")
+    assert (finding.status, finding.found) == (Grade.WARNING, "run too often: night = nightly (the same task, arguments and queue)")
     db.do("select bridge.pause_schedule('night')")
     assert Doctor(db.dsn).look("schedules").found == "3 in time, 1 of them paused"
+
+
+def test_a_slow_run_is_yellow_until_the_next_is_in_time(db: Session) -> None:
+    schedule(db, expected_duration="1 minute")
+    for seconds in (90, 30):
+        db.do("select bridge.run_schedule('nightly')")
+        db.finish(*db.run())
+        db.tick()
+        db.do("update bridge.schedule_run set finished_at = started_at + %s * interval '1 second' where job is not null", seconds)
+        finding = Doctor(db.dsn).look("schedules")
+        if seconds > 60:
+            assert (finding.status, finding.found) == (Grade.WARNING, "slow: nightly (00:01:30, no more than 00:01:00 expected)")
+    assert finding.status is Grade.OK

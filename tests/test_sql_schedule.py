@@ -108,6 +108,25 @@ def test_start_and_end_bound_the_slots_and_count_the_intervals(db: Session) -> N
     assert db.one("select status from bridge.schedules") == "ended"
 
 
+@pytest.mark.parametrize("ends", ["null", "now() + interval '2 hours'"])
+def test_a_schedule_that_has_ended_goes_on_when_its_end_is_moved(db: Session, ends: str) -> None:
+    schedule(db, cron="every 1 second")
+    db.do("update bridge.schedule set ends_at = now()")
+    assert db.rows("select status, next_run from bridge.schedules") == [("ended", None)]
+    db.do(f"update bridge.schedule set ends_at = {ends}")
+    assert db.rows("select status, next_run > now() from bridge.schedules") == [("active", True)]
+
+
+def test_a_slot_that_was_due_does_not_run_outside_of_a_new_start_and_end(db: Session) -> None:
+    for change in ("ends_at = now() - interval '1 day'", "starts_at = now() + interval '1 day'"):
+        schedule(db, "outside")
+        due_at(db, db.one("select clock_timestamp() - interval '5 minutes'"), "outside")
+        db.do(f"update bridge.schedule set {change}")
+        db.tick()
+        assert runs(db, "outside") == []
+        db.do("select bridge.unschedule('outside')")
+
+
 def test_a_slot_runs_once_however_many_race_for_it(db: Session) -> None:
     for number in range(20):
         schedule(db, f"s{number}", cron="every 10 seconds")
@@ -241,15 +260,3 @@ def test_a_schedule_that_cannot_be_counted_is_tried_again_every_minute(db: Sessi
     assert [run[2] for run in runs(db, "other")] == ["queued"]
     assert "Atlantis" in db.one("select error from bridge.schedule_runs where schedule = 'nightly'")
     assert db.one("select next_at from bridge.schedule where name = 'nightly'") == DAY + timedelta(minutes=1)
-
-
-def test_runs_older_than_the_retention_are_cleaned_up(db: Session) -> None:
-    schedule(db)
-    due_at(db, DAY)
-    tick(db, DAY)
-    db.finish(*db.run())
-    tick(db, DAY + HOUR)
-    found = "select found from bridge.cleanup(dry_run => true, p_now => %s) where table_name = 'schedule_run'"
-    assert db.one(found, DAY + timedelta(days=31)) == 1
-    db.do("select bridge.cleanup(p_now => %s)", DAY + timedelta(days=31))
-    assert [run[2] for run in runs(db)] == ["queued"], "a run that has not ended stays"

@@ -14,22 +14,28 @@ from bridge.cli.tables import ago, cell, one_line, print_json, print_table, seco
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["print_imported", "print_moments", "print_schedule", "print_schedules"]
+__all__ = ["print_imported", "print_moments", "print_rows", "print_schedule", "print_schedules"]
 
 _LIST = ("name", "status", "cron", "timezone", "task", "next_run", "last_run", "last_status")
-_RUN = ("slot", "trigger_type", "status", "duration", "job_id", "error", "reason")
+_RUN = ("slot", "trigger_type", "status", "late_by", "duration", "attempts", "job_id", "error", "reason")
 _FACTS = (
     "name", "status", "cron", "timezone", "next_run", "task", "args", "kwargs", "queue", "priority", "max_attempts", "backoff", "timeout",
-    "headers", "overlap", "missed", "missed_within", "jitter", "expires", "starts_at", "ends_at", "last_run", "last_status", "last_error",
+    "headers", "overlap", "missed", "missed_within", "jitter", "expires", "expected_duration", "starts_at", "ends_at", "last_run",
+    "last_status", "last_error",
 )  # fmt: skip
 
 
 def print_schedules(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Print many schedules, a row each."""
+    print_rows(_LIST, found, as_json=as_json, keep=("name", "status", "cron"))
+
+
+def print_rows(names: Sequence[str], found: Sequence[dict[str, Any]], *, as_json: bool, keep: Sequence[str]) -> None:
+    """Print rows whole as JSON, or these columns of them as a table, of which a narrow terminal keeps some."""
     if as_json:
         print_json([_plain(row) for row in found])
     else:
-        print_table(_LIST, [[_cell(name, row[name]) for name in _LIST] for row in found], keep=("name", "status", "cron"))
+        print_table(names, [[_cell(name, row[name]) for name in names] for row in found], keep=keep)
 
 
 def print_schedule(row: dict[str, Any], runs: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -39,7 +45,7 @@ def print_schedule(row: dict[str, Any], runs: Sequence[dict[str, Any]], *, as_js
         return
     for name in _FACTS:
         if row[name] is not None:
-            click.echo(f"{name.replace('_', ' '):<14}{_cell(name, row[name])}")
+            click.echo(f"{name.replace('_', ' '):<18}{_cell(name, row[name])}")
     if runs:
         click.echo()
         print_table(_RUN, [[_cell(name, run[name]) for name in _RUN] for run in runs], keep=("slot", "status"))

@@ -1,4 +1,4 @@
-"""schedules: list, show, add, remove, pause, resume, run, next, import."""
+"""schedules: list, show, add, remove, pause, resume, run, next, import; history, stats, slow and too-often are next door."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from bridge import schedules as public
-from bridge.cli import schedule_text
+from bridge.cli import schedule_log, schedule_text
 from bridge.cli.database import open_database
 from bridge.cli.tables import json_option, print_json
 from bridge.cli.values import Json, duration
@@ -108,6 +108,7 @@ def show_command(*, name: str, runs: int, as_json: bool) -> None:
 @click.option("--overlap", default="allow", show_default=True, help="While a run has not ended: allow, skip, queue_one, cancel_old.")
 @click.option("--missed", default="once", show_default=True, help="Slots that passed while nothing ticked: skip, once, all.")
 @click.option("--missed-within", type=duration, default="7d", show_default=True, help="What is longer ago is not made up for.")
+@click.option("--expected-duration", type=duration, help="A run that takes longer is slow.  [default: learnt from its runs]")
 @_dry_run
 @json_option
 def add_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
@@ -260,3 +261,7 @@ def _carry_over(connection: Connection, entry: Entry) -> dict[str, Any]:
     except BridgeError as refusal:
         return {**row, "note": str(refusal)}
     return {**row, "note": "; ".join(entry.notes)}
+
+
+for _command in schedule_log.COMMANDS:
+    schedules_command.add_command(_command)

@@ -51,7 +51,7 @@ CHECKS: dict[str, Check] = {
     "plugin": Check(processes.plugin, "do workers run without our plugin", ("database", "schema", "broker")),
     "queued": Check(jobs.queued, "how long has the oldest due job waited for a drainer", _SCHEMA),
     "stuck": Check(jobs.stuck, "have jobs been queued, published or running for too long", _SCHEMA),
-    "schedules": Check(schedules.due, "are schedules late, did their last run fail, do two do the same", _SCHEMA),
+    "schedules": Check(schedules.due, "are schedules late, did their last run fail, are they slow, or run too often", _SCHEMA),
     "breakers": Check(breakers.tripped, "does a circuit breaker hold a queue or task back", _SCHEMA),
     "callbacks": Check(callbacks.undelivered, "have webhooks or notifications not arrived in all their attempts", _SCHEMA),
     "clocks": Check(processes.clocks, "do the clocks agree with the database's", _SCHEMA),

@@ -1,4 +1,4 @@
-"""Schedules that are late, fail, or do the same twice."""
+"""Schedules that are late, fail, are slow, or run too often."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST = 3  # names in one line
 
 
 def due(subject: Subject) -> Finding:
-    """What is due runs within ``slot_grace``; a last run that failed and two schedules that do the same are worth a look."""
+    """What is due runs within ``slot_grace``; a last run that failed or is slow, and what runs too often, are worth a look."""
     state = schedules.troubles(subject.postgres)
     if not state.total:
         return ok("schedules", "there are none", value=0.0)
@@ -24,13 +24,18 @@ def due(subject: Subject) -> Finding:
         return error(
             "schedules", f"due and not run: {_some(state.late)}", "see the row tick: nobody ticks", value=float(len(state.late))
         )  # fmt: skip
-    words = [f"the last run failed of {_some(state.failed)}"] if state.failed else []
-    remedies = ["bridge schedules show <name>"] if state.failed else []
-    if state.twins:
-        words.append(f"the same task with the same arguments: {_some(state.twins)}")
-        remedies.append("remove one of them: bridge schedules remove <name>")
+    words, remedies = [], []
+    for names, trouble, remedy in (
+        (state.failed, "the last run failed of", "bridge schedules show <name>"),
+        (state.slow, "slow:", "bridge schedules slow"),
+        (state.often, "run too often:", "bridge schedules too-often"),
+    ):
+        if names:
+            words.append(f"{trouble} {_some(names)}")
+            remedies.append(remedy)
     if words:
-        return warning("schedules", "; ".join(words), "; ".join(remedies), value=float(len(state.failed) + len(state.twins)))
+        found = len(state.failed) + len(state.slow) + len(state.often)
+        return warning("schedules", "; ".join(words), "; ".join(remedies), value=float(found))
     return ok("schedules", f"{state.total} in time, {state.paused} of them paused", value=0.0)
 
 

@@ -23,7 +23,7 @@ _CASTS = {
     **dict.fromkeys(["name", "cron", "task", "timezone", "queue", "overlap", "missed"], "::text"),
     **dict.fromkeys(["priority", "max_attempts"], "::integer"),
     **dict.fromkeys(["starts_at", "ends_at"], "::timestamptz"),
-    **dict.fromkeys(["timeout", "expires", "jitter", "missed_within"], "::interval"),
+    **dict.fromkeys(["timeout", "expires", "jitter", "missed_within", "expected_duration"], "::interval"),
     "enabled": "::boolean",
 }
 
@@ -35,14 +35,16 @@ class Troubles:
     Attributes:
         late: due for longer than ``slot_grace``.
         failed: whose last run failed, with its error.
-        twins: pairs that run the same task with the same arguments.
+        slow: whose last run, or one under way, takes longer than it should.
+        often: whose work is done more often than it should be, with the reason.
     """
 
     total: int
     paused: int
     late: list[str]
     failed: list[str]
-    twins: list[str]
+    slow: list[str]
+    often: list[str]
 
 
 def schedule(connection: Connection, named: dict[str, Any]) -> str:
@@ -116,9 +118,10 @@ def troubles(connection: Connection) -> Troubles:
             filter (where s.next_run < clock_timestamp() - bridge.seconds('slot_grace')), '{}') as late,
           coalesce(array_agg(format('%%s (%%s)', s.name, left(s.last_error, 80)) order by s.last_run desc)
             filter (where s.enabled and s.last_status = 'failed'), '{}') as failed,
-          coalesce((select array_agg(t.names order by t.names) from (
-            select string_agg(o.name, ' = ' order by o.name) as names from bridge.schedules o where o.enabled
-            group by o.task, o.args, o.kwargs, o.queue having count(*) > 1) t), '{}') as twins
+          coalesce((select array_agg(format('%%s (%%s, no more than %%s expected)', w.schedule, date_trunc('second', w.duration),
+            date_trunc('second', w.longest_expected)) order by w.schedule) from bridge.slow_schedules w), '{}') as slow,
+          coalesce((select array_agg(format('%%s%%s (%%s)', o.schedule, case o.kind when 'twin' then ' = ' || o.other end, o.found)
+            order by o.schedule, o.kind) from bridge.too_often_schedules o), '{}') as often
         from bridge.schedules s"""
     with translated(), connection.cursor(row_factory=class_row(Troubles)) as cursor:
         found = cursor.execute(query, {}).fetchone()
