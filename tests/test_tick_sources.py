@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -85,7 +86,7 @@ def test_install_registers_a_tick_and_a_cleanup_that_carry_the_databases_name(cr
     name = cron.connection.info.dbname
     schedule, command = ("2 seconds", "select bridge.tick('pg_cron')") if by_seconds(cron) else ("* * * * *", "call bridge.tick_loop()")
     assert cron.rows("select jobname, schedule, command, active from cron.job where jobname like 'bridge-%%' order by 1") == [
-        (f"bridge-cleanup-{name}", "17 3 * * *", "call bridge.cleanup_loop()", True),
+        (f"bridge-cleanup-{name}", "17 3 * * *", "select bridge.cleanup()", True),
         (f"bridge-tick-{name}", schedule, command, True),
     ]
 
@@ -155,7 +156,9 @@ def test_pg_cron_runs_an_entry_that_its_launcher_was_too_late_to_hear_of(cron: S
 
 
 @pytest.mark.timeout(300)
-def test_pg_cron_alone_moves_a_delayed_job_and_fires_a_schedule(cron: Session, drainer: StartDrainer, redis_url: str) -> None:
+def test_pg_cron_alone_fires_what_is_due_and_beside_others_each_slot_runs_once(
+    cron: Session, drainer: StartDrainer, redis_url: str
+) -> None:
     drainer(env={"BRIDGE_TICK": "off"}, dsn=cron.dsn, broker_url=redis_url)
     identity = cron.enqueue(delay="2 seconds")
     cron.do("select bridge.schedule('often', 'every 2 seconds', 'a.task')")
@@ -170,3 +173,39 @@ def test_pg_cron_alone_moves_a_delayed_job_and_fires_a_schedule(cron: Session, d
     wait_for_row(cron.dsn, "select 1 from bridge.schedule_runs where status = 'published' and slot > %s::timestamptz", (begun,))
     assert cron.rows("select slot from bridge.schedule_run where mod(extract(epoch from slot), 2) <> 0") == []
     assert cron.rows("select distinct trigger_type from bridge.schedule_runs where slot > %s", begun) == [("scheduled",)]
+    # Now two drainers that tick whatever others do, and two who tick by hand.
+    for _ in range(2):
+        drainer(env={"BRIDGE_TICK": "drainer"}, dsn=cron.dsn, broker_url=redis_url)
+    cron.do("select bridge.schedule('race', 'every 1 second', 'a.task')")
+    race(cron, seconds=8)
+
+
+def race(cron: Session, seconds: int) -> None:
+    """Tick by hand, twice at a time, until all three sources have ticked and so many slots have run: each of them once."""
+    sources, done = set(), threading.Event()
+
+    def tick() -> None:
+        other = Session(cron.dsn)
+        while not done.is_set():
+            other.do("select bridge.tick('manual')")
+        other.connection.close()
+
+    hand = threading.Thread(target=tick)
+    hand.start()
+    try:
+        ran = "select slot, job_id from bridge.schedule_runs where schedule = 'race' order by slot"
+
+        def enough() -> bool:
+            sources.add(ticked_by(cron))
+            cron.do("select bridge.tick('manual')")
+            sources.add(ticked_by(cron))
+            return sources >= {"pg_cron", "drainer", "manual"} and len(cron.rows(ran)) >= seconds
+
+        wait_until(enough, 60, "all sources to tick, and slots to run")
+    finally:
+        done.set()
+        hand.join(20)
+    runs = cron.rows(ran)
+    assert [slot for slot, _ in runs] == [runs[0][0] + timedelta(seconds=number) for number in range(len(runs))]
+    made = "select headers->>'bridge_slot', id from bridge.jobs where headers->>'bridge_schedule' = 'race' order by 1"
+    assert [job for _, job in cron.rows(made)][: len(runs)] == [job for _, job in runs]
