@@ -46,7 +46,8 @@ def carried(headers: Mapping[str, Any]) -> Any:
     from opentelemetry.context import Context  # noqa: PLC0415
     from opentelemetry.propagate import extract  # noqa: PLC0415
 
-    context = extract(headers, context=Context())
+    texts = {name: value for name, value in headers.items() if isinstance(value, str)}  # anybody may have put anything there
+    context = extract(texts, context=Context())
     return context if trace.get_current_span(context).get_span_context().is_valid else None
 
 

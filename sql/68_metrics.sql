@@ -125,7 +125,7 @@ $$;
 
 create or replace function bridge.tally_ends(p_now timestamptz default clock_timestamp(), p_after interval default interval '10 seconds')
   returns integer language plpgsql security definer set search_path = '' as $$
-  -- Bring the counters of what has ended up to date; the tick calls it, one caller at a time.
+  -- Bring the counters of what has ended up to date; the tick calls it.
   --
   --   p_after  do nothing when less time than this is new
   --
@@ -134,7 +134,8 @@ create or replace function bridge.tally_ends(p_now timestamptz default clock_tim
   -- The newest second is left for the next time: of a row that is being written, the clock may have been read and its transaction not
   -- have a number yet.
   --
-  -- Returns  how many slices are not settled
+  -- Returns  how many slices are not settled; null when nothing was done
+  -- Locks    an advisory lock, tried and never waited for
 declare
   v_until constant timestamptz := least(p_now, clock_timestamp()) - interval '1 second';
   v_last bridge.tally_slice;
@@ -142,6 +143,9 @@ declare
   v_snapshot pg_snapshot;
   v_counts bridge.tally[];
 begin
+  if not pg_try_advisory_xact_lock(hashtextextended('bridge.tally', 0)) then
+    return null;
+  end if;
   select s.* into v_last from bridge.tally_slice s order by s.since desc limit 1;
   -- A snapshot from before would not see what the clock says.
   if v_last.until > v_until - p_after or current_setting('transaction_isolation') <> 'read committed' then

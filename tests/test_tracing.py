@@ -116,6 +116,14 @@ def test_a_celery_call_is_traced_with_its_retries(traces: Traces) -> None:
     assert {span["context"]["trace_id"] for span in runs} == {spans[0]["context"]["trace_id"]}
 
 
+def test_a_header_that_names_no_trace_is_replaced_and_breaks_nothing(traces: Traces) -> None:
+    identity = traces.call("print(bridge.enqueue('traced.note', ['odd'], headers={'traceparent': 5, 'x': [1]}))")
+    run = traces.of_job(identity, "run traced.note")[0]
+    assert names(traces.of_trace(run["context"]["trace_id"], 3))[0] == "enqueue traced.note"
+    odd = str(traces.stack.enqueue("traced.note", "odd", headers='{"traceparent": 5, "tracestate": "x"}'))
+    assert traces.of_job(odd, "run traced.note")[0]["parent_id"] is None
+
+
 def test_a_shipment_of_several_traces_is_linked_to_each(traces: Traces) -> None:
     made = [uuid.uuid4().hex for _ in range(3)]
     parents = [f"00-{trace}-{PARENT[:-1]}{at}-01" for at, trace in enumerate(made)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -49,7 +49,7 @@ def _is_instrumented() -> bool:
     import sys  # noqa: PLC0415
 
     module = sys.modules.get("opentelemetry.instrumentation.celery")
-    return module is not None and bool(module.CeleryInstrumentor().is_instrumented_by_opentelemetry)
+    return module is not None and bool(getattr(module.CeleryInstrumentor(), "is_instrumented_by_opentelemetry", False))
 
 
 @contextmanager
@@ -75,7 +75,12 @@ def _facts(request: Any, run: Run) -> dict[str, Any]:
 
 
 def _judge(api: Any, span: Any, info: Any) -> None:
-    """Say on a span how its run ended."""
+    """Say on a span how its run ended. The run is over by now, and an exception that cannot be told is no fault of it."""
+    with suppress(Exception):
+        _tell_end(api, span, info)
+
+
+def _tell_end(api: Any, span: Any, info: Any) -> None:
     state = SUCCESS if info is None else info.state  # Celery says nothing of what went well
     span.set_attribute("bridge.outcome", _OUTCOMES.get(state, "unknown"))
     if state == FAILURE:
