@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
     from bridge.policies import remove_retry, retry_policies, set_retry
     from bridge.queues import drain, pause, pauses, resume, set_window
+    from bridge.retention import cleanup, cleanups, create_archive, remove_retention, retentions, set_archive, set_retention, upkeep
     from bridge.schedule_log import schedule_history, schedule_stats, slow_schedules, too_often_schedules
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
     from bridge.transaction.current import join_sessions, using
@@ -51,7 +52,10 @@ __all__ = [
     "cancel_batch",
     "cancel_jobs",
     "checkpoint",
+    "cleanup",
+    "cleanups",
     "complete",
+    "create_archive",
     "create_batch",
     "discard",
     "discard_jobs",
@@ -80,12 +84,14 @@ __all__ = [
     "remove_breaker",
     "remove_callback",
     "remove_limit",
+    "remove_retention",
     "remove_retry",
     "reschedule",
     "reschedule_jobs",
     "reset_breaker",
     "resume",
     "resume_schedule",
+    "retentions",
     "retry",
     "retry_policies",
     "run_schedule",
@@ -95,12 +101,14 @@ __all__ = [
     "schedule_stats",
     "seal_batch",
     "select_jobs",
+    "set_archive",
     "set_breaker",
     "set_channel",
     "set_limit",
     "set_notifier",
     "set_priority",
     "set_priority_jobs",
+    "set_retention",
     "set_retry",
     "set_webhook",
     "set_window",
@@ -108,6 +116,7 @@ __all__ = [
     "too_often_schedules",
     "try_callback",
     "unschedule",
+    "upkeep",
     "using",
     "wait",
     "wait_batch",
@@ -132,6 +141,10 @@ _HOMES = {
     **dict.fromkeys(["move", "move_jobs", "reschedule", "reschedule_jobs", "set_priority", "set_priority_jobs"], "bridge.changes"),
     **dict.fromkeys(["breakers", "remove_breaker", "reset_breaker", "set_breaker"], "bridge.circuit"),
     **dict.fromkeys(["drain", "pause", "pauses", "resume", "set_window"], "bridge.queues"),
+    **dict.fromkeys(
+        ["cleanup", "cleanups", "create_archive", "remove_retention", "retentions", "set_archive", "set_retention", "upkeep"],
+        "bridge.retention",
+    ),
     **dict.fromkeys(
         ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "schedule", "unschedule"],
         "bridge.schedules",

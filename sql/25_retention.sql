@@ -1,133 +1,280 @@
--- How long history is kept. Whole days are dropped; what belongs to dead letters is kept longer, in one partition for all days before.
+-- How long what has ended is kept: settings, rules by queue and status, an archive; and which tables of our own are cleaned by age.
+-- Nothing goes here: sql/69_cleanup.sql does that, and notes it in cleanup_log.
 
-create or replace function bridge.kept_condition(p_table text, p_dead_since timestamptz) returns text language sql immutable set search_path = ''
-  -- Which rows v of a table outlive their day, as SQL: dead letters that ended since, and their attempts.
-  return case p_table
-    when 'finished' then format('v.status = ''failed'' and v.discarded_at is null and v.finished_at >= %L::timestamptz', p_dead_since)
-    when 'attempt' then format('v.id in (select f.id from bridge.finished f where f.status = ''failed'' and f.discarded_at is null and f.finished_at >= %L::timestamptz)',
-      p_dead_since)
-    else 'false' end;
+do $$
+begin
+  if to_regclass('bridge.retention') is null then
+    create table bridge.retention (
+      queue      text,                       -- null: of all queues
+      status     text,                       -- how they ended; null: all but dead letters
+      keep       interval,                   -- since their end; null: as where there is no rule
+      changed_at timestamptz not null default clock_timestamp(),
+      constraint retention_is_of_one_queue_and_status unique nulls not distinct (queue, status),
+      constraint retention_is_of_something check (queue is not null or status is not null),
+      constraint retention_status_is_final check (status in ('succeeded', 'failed', 'cancelled', 'expired')),
+      constraint retention_keep_is_positive check (keep > interval '0')
+    );
 
-create or replace function bridge.old_days(p_table text, p_before date) returns table (name text, tuples bigint) language sql stable
-  set search_path = ''
-  -- The partitions of a table that hold days before one, with how many rows they have as statistics have it.
+    create table bridge.archive (
+      only_row boolean primary key default true check (only_row),
+      relation regclass                      -- jobs are copied there before they go; null: nowhere
+    );
+    insert into bridge.archive default values;
+
+    create table bridge.cleaned_table (
+      name        text primary key,          -- of a table of ours; of nothing there is, nothing is cleaned
+      timed       text not null,             -- the column that tells how old a row is
+      setting     text,                      -- how long rows are kept: a setting, or seconds; null: the column tells when a row's time is over
+      condition   text,                      -- SQL on a row v: which of the old ones go; null: all
+      by_function text                       -- what cleans it: (before timestamptz, dry_run boolean, limit integer) returns how many; null: batches
+    );
+
+    create table bridge.cleanup_log (
+      id         bigint generated always as identity primary key,
+      cleanup    bigint,                     -- to which cleanup it belongs: the id of that one's row
+      by         text not null,
+      operation  text not null,              -- cleanup: the whole; delete, drop, clean: one table
+      table_name text,
+      began_at   timestamptz not null,
+      touched_at timestamptz not null,       -- of the last batch
+      ended_at   timestamptz,
+      status     text not null,
+      found      bigint not null default 0,  -- rows whose time is over
+      deleted    bigint not null default 0,  -- of a day that was dropped: as statistics have it
+      kept       bigint not null default 0,  -- rows that outlive their day and were put aside
+      archived   bigint not null default 0,
+      detail     text,                       -- why it was left or failed
+      todo       jsonb,                      -- how far it is and what is next; null when it is over
+      constraint cleanup_log_status_is_known check (status in ('waiting', 'running', 'done', 'left', 'failed', 'interrupted'))
+    );
+    -- the tick: when was the last cleanup, is one under way; the next step of that
+    create index cleanup_log_whole on bridge.cleanup_log (id) where operation = 'cleanup';
+    create index cleanup_log_open on bridge.cleanup_log (cleanup, id) where status in ('waiting', 'running') and operation <> 'cleanup';
+    -- the first one is due a while after the install
+    insert into bridge.cleanup_log (by, operation, began_at, touched_at, ended_at, status) values ('install', 'cleanup', now(), now(), now(), 'done');
+
+    create table bridge.kept_change (
+      parent text not null,
+      id     uuid not null                   -- a row of a day that is being put aside was changed: it is copied again
+    );
+  end if;
+end
+$$;
+
+insert into bridge.setting (name, value, about) values
+  ('log_retention',  '2592000', 'seconds that our own logs are kept: runs of schedules, changes of breakers, cleanups'),
+  ('cron_retention', '604800',  'seconds that pg_cron''s log of our entries is kept; pg_cron itself never cleans it'),
+  ('cron_clean_all', '0',       '1: pg_cron''s log of all entries is cleaned, not of ours alone'),
+  ('cleanup_every',  '90000',   'seconds since the last cleanup after which ticks begin one by themselves; 0 = never')
+on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
+
+create or replace function bridge.clean_table(p_table text, p_column text, p_setting text, p_condition text default null, p_function text default null)
+  returns void language sql set search_path = ''
+  -- Have cleanups delete the old rows of a table of ours. Who makes a table calls this beside it.
+  --
+  --   p_column     when a row came there; needs no index
+  --   p_setting    how long rows are kept: a setting, or seconds; null: the column tells when a row's time is over
+  --   p_condition  SQL on a row v: which of the old ones go; null: all
+  --   p_function   of ours that does it instead: (before timestamptz, dry_run boolean, limit integer) returns how many
   begin atomic
-    select c.relname::text, greatest(c.reltuples, 0)::bigint from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-    where i.inhparent = to_regclass('bridge.' || p_table) and c.relname <> p_table || '_kept' and right(c.relname, 8) < to_char(p_before, 'YYYYMMDD')
-    order by c.relname;
+    insert into bridge.cleaned_table as t (name, timed, setting, condition, by_function) values (p_table, p_column, p_setting, p_condition, p_function)
+    on conflict (name) do update set timed = excluded.timed, setting = excluded.setting, condition = excluded.condition, by_function = excluded.by_function
+    where (t.timed, t.setting, t.condition, t.by_function) is distinct from (excluded.timed, excluded.setting, excluded.condition, excluded.by_function);
   end;
 
-create or replace function bridge.outliving(p_table text, p_column text, p_before date, p_dead_since timestamptz) returns text language sql stable
-  set search_path = ''
-  -- The rows v of days before one that are to be kept and are not yet, as the rest of a SELECT.
-  return format(' from bridge.%I v where v.%I < %L and v.tableoid <> coalesce(to_regclass(%L), 0) and %s', p_table, p_column,
-    p_before::timestamp at time zone 'utc', 'bridge.' || p_table || '_kept', bridge.kept_condition(p_table, p_dead_since));
-
-create or replace function bridge.drop_table_days(p_table text, p_column text, p_before date, p_dead_since timestamptz) returns integer
-  language plpgsql set search_path = '' as $$
-  -- Drop the days of one table, and move what outlives them into its partition "_kept", which holds whatever is older than the oldest day.
-  --
-  --   p_column      when a row came there
-  --   p_dead_since  dead letters that ended earlier are not kept
-  --
-  -- Returns  how many rows were moved
-  -- Locks    the whole table; with the caller's lock_timeout. Attempts of days that are over do not change, so they are read before
-  -- Index    finished_dead
-declare
-  v_kept constant text := p_table || '_kept';
-  v_keep constant text := bridge.kept_condition(p_table, p_dead_since);
-  v_first constant timestamptz := p_before::timestamp at time zone 'utc';
-  v_lock constant text := format('lock table bridge.%I in access exclusive mode', p_table);
-  v_day text;
-  v_moved integer;
-  v_any integer;
-begin
-  if p_table <> 'attempt' then
-    execute v_lock;
-  end if;
-  execute 'create temp table bridge_moving on commit drop as select v.*' || bridge.outliving(p_table, p_column, p_before, p_dead_since);
-  get diagnostics v_moved = row_count;
-  execute v_lock;
-  if to_regclass('bridge.' || v_kept) is null then
-    execute format('create table bridge.%I (like bridge.%I including all)', v_kept, p_table);
-  else
-    execute format('delete from bridge.%I v where not (%s)', v_kept, v_keep);
-    execute format('alter table bridge.%I detach partition bridge.%I', p_table, v_kept);
-  end if;
-  execute format('insert into bridge.%I select * from pg_temp.bridge_moving', v_kept);
-  drop table pg_temp.bridge_moving;
-  for v_day in select o.name from bridge.old_days(p_table, p_before) o loop
-    execute format('drop table bridge.%I', v_day);
-  end loop;
-  execute format('select 1 from bridge.%I limit 1', v_kept) into v_any;
-  if v_any is null and p_table = 'attempt' then  -- a dead letter that is kept may have none yet: its end becomes one when it is redriven
-    select 1 into v_any from bridge.finished f
-    where f.status = 'failed' and f.discarded_at is null and f.finished_at >= p_dead_since and f.finished_at < v_first limit 1;
-  end if;
-  if v_any is null then
-    execute format('drop table bridge.%I', v_kept);
-  else
-    execute format('alter table bridge.%I attach partition bridge.%I for values from (minvalue) to (%L)', p_table, v_kept, v_first);
-  end if;
-  return v_moved;
-end
-$$;
-
-create or replace function bridge.drop_days(p_before date, p_dead_since timestamptz, p_dry_run boolean) returns jsonb language plpgsql
+create or replace function bridge.check_retention(p_queue text, p_status text, p_keep interval default null) returns void language plpgsql
   set search_path = '' as $$
-  -- Drop the partitions of days before one, but what belongs to dead letters. A table that somebody reads is left for the next time.
-  --
-  --   p_dead_since  dead letters that ended earlier go with their day
-  --
-  -- Returns  {"days": [names], "rows": how many were in them, as statistics have it, "kept": dead letters of those days}
-declare
-  v_days text[] := array[]::text[];
-  v_rows bigint := 0;
-  v_kept integer := 0;
-  v_table record;
-  v_moved integer;
-  v_old record;
+  -- Refuse a rule that is about nothing, or can never be.
 begin
-  perform set_config('lock_timeout', '500ms', true);
-  -- Attempts first: which of them are kept is asked of the finished jobs.
-  for v_table in
-    select c.relname::text as name, (select a.attname::text from pg_catalog.pg_attribute a join pg_catalog.pg_partitioned_table p on p.partrelid = a.attrelid
-      where a.attrelid = c.oid and a.attnum = p.partattrs[0]) as timed
-    from pg_catalog.pg_class c where c.relnamespace = 'bridge'::regnamespace and c.relkind = 'p' order by c.relname
-  loop
-    select array_agg(o.name) as names, sum(o.tuples) as tuples into v_old from bridge.old_days(v_table.name, p_before) o;
-    continue when v_old.names is null;
-    begin
-      if p_dry_run then
-        execute 'select count(*)' || bridge.outliving(v_table.name, v_table.timed, p_before, p_dead_since) into v_moved;
-      else
-        v_moved := bridge.drop_table_days(v_table.name, v_table.timed, p_before, p_dead_since);
-      end if;
-    exception when lock_not_available then
-      continue;
-    end;
-    v_days := v_days || v_old.names;
-    v_rows := v_rows + v_old.tuples;
-    v_kept := v_kept + case v_table.name when 'finished' then v_moved else 0 end;
-  end loop;
-  return jsonb_build_object('days', v_days, 'rows', v_rows, 'kept', v_kept);
+  if coalesce(p_queue, p_status) is null then
+    perform bridge.refuse('neither queue nor status is given', 'give one or both; for all jobs there are the settings retention and dead_retention');
+  elsif p_queue = '' then
+    perform bridge.refuse('queue is empty', 'give the name of a queue');
+  elsif p_status <> all (bridge.final_statuses()) then
+    perform bridge.refuse(format('status is %L', left(p_status, 80)), 'give succeeded, failed, cancelled or expired');
+  elsif p_keep <= interval '0' then
+    perform bridge.refuse(format('keep is %s', justify_interval(p_keep)), 'give an interval above 0, or null for as long as without a rule');
+  end if;
 end
 $$;
 
-create or replace function bridge.clean_notes(p_before timestamptz, p_dry_run boolean, p_limit integer default 100000) returns integer
-  language plpgsql set search_path = '' as $$
-  -- Forget notes from before a moment about jobs that are in no place any more. Returns how many.
+create or replace function bridge.set_retention(queue text default null, status text default null, keep interval default null) returns text
+  language plpgsql security definer set search_path = '' as $$
+  -- Keep ended jobs of a queue, of a status, or of a status in a queue for another while than the settings say. Of the rules about a job
+  -- the one for its queue and status counts, else the one for its queue, else the one for its status.
+  --
+  --   queue   the jobs of this queue; null: of all
+  --   status  jobs that ended so: succeeded, failed (dead letters are meant, which nobody has discarded), cancelled, expired; null: all
+  --           but dead letters, which go by no rule that does not name them
+  --   keep    since their end; null: as long as without a rule, against a less special one
+  --
+  -- Returns  created, changed or unchanged
+  -- Errors   JB001 an argument
 declare
-  v_count integer;
+  v_old bridge.retention;
 begin
-  if p_dry_run then
-    return (select count(*) from bridge.job_note n where n.at < p_before and not exists (select from bridge.job j where j.id = n.id)
-      and not exists (select from bridge.finished f where f.id = n.id));
+  perform bridge.check_retention(set_retention.queue, set_retention.status, set_retention.keep);
+  select r.* into v_old from bridge.retention r where r.queue is not distinct from set_retention.queue and r.status is not distinct from set_retention.status
+    for update;
+  if found and v_old.keep is not distinct from set_retention.keep then
+    return 'unchanged';
   end if;
-  delete from bridge.job_note n where n.ctid = any (array (select o.ctid from bridge.job_note o
-    where o.at < p_before and not exists (select from bridge.job j where j.id = o.id) and not exists (select from bridge.finished f where f.id = o.id)
-    limit p_limit));
-  get diagnostics v_count = row_count;
-  return v_count;
+  insert into bridge.retention as r (queue, status, keep) values (set_retention.queue, set_retention.status, set_retention.keep)
+  on conflict on constraint retention_is_of_one_queue_and_status do update set keep = excluded.keep, changed_at = clock_timestamp();
+  return case when v_old.changed_at is null then 'created' else 'changed' end;
+end
+$$;
+
+create or replace function bridge.remove_retention(queue text default null, status text default null) returns boolean language plpgsql
+  security definer set search_path = '' as $$
+  -- Take a rule away. Returns false when there was none. Errors  JB001 an argument
+begin
+  perform bridge.check_retention(remove_retention.queue, remove_retention.status);
+  delete from bridge.retention r where r.queue is not distinct from remove_retention.queue and r.status is not distinct from remove_retention.status;
+  return found;
+end
+$$;
+
+-- How long ended jobs are kept, the most special rule first; the last two rows are the settings.
+select bridge.define_view('retentions', $view$
+  select r.queue, r.status, r.keep, case when r.queue is null then 'status' when r.status is null then 'queue' else 'queue and status' end as about, r.changed_at
+  from bridge.retention r
+  union all select null, 'failed', greatest(bridge.seconds('dead_retention'), bridge.seconds('retention')), 'dead_retention', s.changed_at
+    from bridge.setting s where s.name = 'dead_retention'
+  union all select null, null, bridge.seconds('retention'), 'retention', s.changed_at from bridge.setting s where s.name = 'retention'
+$view$);
+
+create or replace function bridge.cutoffs(p_now timestamptz)
+  returns table (place integer, condition text, since timestamptz, dead boolean, by_rule boolean) language sql stable set search_path = ''
+  -- Since when ended jobs are kept: for kinds of rows v of `finished`, as SQL; the first that fits counts.
+  --
+  -- dead     it is about dead letters alone
+  begin atomic
+    with plain as (select bridge.seconds('retention') as rest, greatest(bridge.seconds('dead_retention'), bridge.seconds('retention')) as dead,
+      'v.status = ''failed'' and v.discarded_at is null' as is_dead)
+    select case when r.queue is null then 3 when r.status is null then 2 else 1 end,
+      case when r.queue is not null then format('v.queue = %L and ', r.queue) else '' end
+        || case when r.status = 'failed' then p.is_dead when r.status is null then format('not (%s)', p.is_dead) else format('v.status = %L', r.status) end,
+      p_now - coalesce(r.keep, case when r.status = 'failed' then p.dead else p.rest end), r.status is not distinct from 'failed', r.keep is not null
+    from bridge.retention r cross join plain p
+    union all select 4, p.is_dead, p_now - p.dead, true, false from plain p
+    union all select 5, 'true', p_now - p.rest, false, false from plain p;
+  end;
+
+create or replace function bridge.since_of(p_now timestamptz, p_rules_only boolean default false) returns text language sql stable set search_path = ''
+  -- Since when a row v of `finished` is kept, as SQL. In seconds of the epoch, which read the same in every session.
+  --
+  --   p_rules_only  for ever, where no rule says a time
+  return (select 'case ' || string_agg(format('when %s then %s', c.condition, case when p_rules_only and not c.by_rule then '''-infinity''::timestamptz'
+    else format('to_timestamp(%s)', extract(epoch from c.since)) end), ' ' order by c.place, c.condition) || ' end' from bridge.cutoffs(p_now) c);
+
+create or replace function bridge.outliving(p_parent text, p_now timestamptz, p_until timestamptz default 'infinity') returns text language sql stable
+  set search_path = ''
+  -- Which rows v of a table with a partition a day outlive their day, as SQL: jobs by their rules, attempts of dead letters and of jobs
+  -- that live again.
+  --
+  --   p_until  the end of the day: where only dead letters can outlive that, their index finds them
+  return case p_parent
+    when 'finished' then (select case when bool_and(c.dead or c.since >= p_until) then 'v.status = ''failed'' and v.discarded_at is null and ' else '' end
+      from bridge.cutoffs(p_now) c) || format('v.finished_at >= (%s)', bridge.since_of(p_now))
+    when 'attempt' then format('(v.id in (select v.id from bridge.finished v where v.status = ''failed'' and v.discarded_at is null and v.finished_at >= (%s))'
+      ' or exists (select from bridge.job j where j.id = v.id))', bridge.since_of(p_now))
+    else 'false' end;
+
+create or replace function bridge.days_of(p_parent text)
+  returns table (name text, lower timestamptz, upper timestamptz, kept boolean, tuples bigint) language sql stable set search_path = ''
+  -- The partitions of a table, earliest first: days, and what holds rows that have outlived theirs.
+  begin atomic
+    select d.name, coalesce(substring(d.bound from 'FROM \(''([^'']+)''\)')::timestamptz, '-infinity'), substring(d.bound from 'TO \(''([^'']+)''\)')::timestamptz,
+      d.name ~ '_kept(_\d{8})?$', d.tuples
+    from (select c.relname::text as name, pg_catalog.pg_get_expr(c.relpartbound, c.oid) as bound,
+        case when c.reltuples >= 0 then c.reltuples else coalesce(pg_catalog.pg_stat_get_live_tuples(c.oid), 0) end::bigint as tuples
+      from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+      where i.inhparent = to_regclass('bridge.' || p_parent) and not i.inhdetachpending) d
+    order by 3;
+  end;
+
+create or replace function bridge.history_tables() returns table (name text, timed text) language sql stable set search_path = ''
+  -- The tables with a partition a day, and the column that it goes by. Attempts first: which of them outlive is asked of the ended jobs.
+  begin atomic
+    select c.relname::text, a.attname::text from pg_catalog.pg_class c join pg_catalog.pg_partitioned_table p on p.partrelid = c.oid
+    join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = p.partattrs[0]
+    where c.relnamespace = 'bridge'::regnamespace order by c.relname;
+  end;
+
+create or replace function bridge.archive_columns() returns table (name text, type text) language sql stable set search_path = ''
+  -- The columns that an archive has to have: those of `finished`.
+  begin atomic
+    select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod) from pg_catalog.pg_attribute a
+    where a.attrelid = 'bridge.finished'::regclass and a.attnum > 0 and not a.attisdropped order by a.attnum;
+  end;
+
+create or replace function bridge.create_archive(name text) returns regclass language plpgsql set search_path = '' as $$
+  -- Make a table that ended jobs can be copied to, with the caller's rights; or give one that is there the columns that it lacks, after an
+  -- upgrade. It has the columns of `finished` and `archived_at`, and no index: add what your questions need.
+  --
+  --   name  schema.table; a table partitioned by finished_at, made by hand before, gets the columns too
+  --
+  -- Returns  the table, for bridge.set_archive
+  -- Errors   JB001 when the name has no schema
+declare
+  v_parts constant text[] := parse_ident(create_archive.name);
+  v_table text;
+  v_missing text;
+begin
+  if cardinality(v_parts) <> 2 or v_parts[1] = 'bridge' then
+    perform bridge.refuse(format('name is %L', create_archive.name), 'give a schema that is not bridge, and a table: history.jobs');
+  end if;
+  v_table := format('%I.%I', v_parts[1], v_parts[2]);
+  if to_regclass(v_table) is null then
+    execute format('create table %s (archived_at timestamptz not null default now())', v_table);
+  end if;
+  select string_agg(format('add column %I %s', c.name, c.type), ', ') into v_missing from bridge.archive_columns() c
+  where not exists (select from pg_catalog.pg_attribute a where a.attrelid = to_regclass(v_table) and a.attname = c.name and not a.attisdropped);
+  if v_missing is not null then
+    execute format('alter table %s %s', v_table, v_missing);
+  end if;
+  return to_regclass(v_table);
+end
+$$;
+
+create or replace function bridge.check_archive(p_archive regclass) returns void language plpgsql stable set search_path = '' as $$
+  -- Refuse a table that ended jobs cannot be copied to. The caller is a definer: whose rights count is who cleans up.
+  --
+  -- Errors  JB001 it lacks a column, has one of another type, is one of ours, or may not be written to
+declare
+  v_wrong text;
+begin
+  if not exists (select from pg_catalog.pg_class c where c.oid = p_archive and c.relkind in ('r', 'p', 'f') and c.relnamespace <> 'bridge'::regnamespace) then
+    perform bridge.refuse(format('archive is %s', p_archive), 'give a table outside of schema bridge, see bridge.create_archive');
+  elsif not (has_table_privilege(p_archive, 'insert') and has_schema_privilege((select c.relnamespace from pg_catalog.pg_class c where c.oid = p_archive), 'usage')) then
+    perform bridge.refuse(format('archive %s may not be written to by %s, who cleans up', p_archive, current_user),
+      format('grant usage on its schema and insert on %s to %I', p_archive, current_user));
+  end if;
+  select string_agg(format('%s %s', c.name, c.type), ', ') into v_wrong from bridge.archive_columns() c
+  where not exists (select from pg_catalog.pg_attribute a
+    where a.attrelid = p_archive and a.attname = c.name and not a.attisdropped and pg_catalog.format_type(a.atttypid, a.atttypmod) = c.type);
+  if v_wrong is not null then
+    perform bridge.refuse(format('archive %s lacks %s', p_archive, v_wrong), format('select bridge.create_archive(%L)', p_archive::text));
+  end if;
+end
+$$;
+
+create or replace function bridge.set_archive(archive regclass) returns text language plpgsql security definer set search_path = '' as $$
+  -- Copy ended jobs to a table before they go, in the transaction in which they go. Days are then deleted in batches, and dropped when empty.
+  --
+  --   archive  made by bridge.create_archive, or one with the columns of bridge.finished by name; null: none
+  --
+  -- Returns  set, removed or unchanged
+  -- Errors   JB001 it cannot take them
+declare
+  v_old regclass;
+begin
+  if set_archive.archive is not null then
+    perform bridge.check_archive(set_archive.archive);
+  end if;
+  select a.relation into v_old from bridge.archive a for update;
+  update bridge.archive a set relation = set_archive.archive where a.relation is distinct from set_archive.archive;
+  return case when v_old is not distinct from set_archive.archive then 'unchanged' when set_archive.archive is null then 'removed' else 'set' end;
 end
 $$;

@@ -181,6 +181,7 @@ begin
       perform bridge.announce_cron();  -- it may be there and not know
     end if;
   end if;
+  perform bridge.cleanup_if_late('tick');  -- last: it may lock a table whose day is over
   return v_counts;
 end
 $$;
@@ -218,66 +219,5 @@ begin
     exit when pg_catalog.clock_timestamp() + bridge.seconds('tick_interval') > v_until;
     perform pg_catalog.pg_sleep_for(bridge.seconds('tick_interval'));
   end loop;
-end
-$$;
-
-create or replace function bridge.clean_cron_log(p_before timestamptz, p_dry_run boolean) returns integer language plpgsql
-  set search_path = '' as $$
-  -- Forget what pg_cron has logged of our own entries before a moment; it never cleans its log itself. Returns how many rows, 0 without
-  -- pg_cron or without the right to see it.
-declare
-  v_count integer := 0;
-  v_ours constant text := format('from cron.job_run_details d where d.end_time < %L and d.jobid in (select j.jobid from cron.job j
-    where j.jobname in (%L, %L))', p_before, 'bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database());
-begin
-  if has_table_privilege(to_regclass('cron.job_run_details'), 'select') and has_table_privilege(to_regclass('cron.job_run_details'), 'delete') then
-    if p_dry_run then
-      execute 'select count(*) ' || v_ours into v_count;
-    else
-      execute 'delete ' || v_ours;
-      get diagnostics v_count = row_count;
-    end if;
-  end if;
-  return v_count;
-end
-$$;
-
-create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp()) returns jsonb
-  language plpgsql security definer set search_path = '' as $$
-  -- Drop the days of history that are older than the retention, dead letters in them kept aside, and forget processes, checkpoints, notes,
-  -- batches and runs of schedules as old, waiters of a day ago and a week of pg_cron's log of our entries.
-  --
-  --   dry_run  say what would go, change nothing
-  --
-  -- Returns  {"days": [names], "rows": estimated rows in them, "kept": dead letters of them, "processes": n, "waiters": n, "runs": n,
-  --          "checkpoints": n, "notes": n, "cron_log": n}
-declare
-  v_before constant timestamptz := p_now - bridge.seconds('retention');
-  v_days jsonb;
-  v_notes constant integer := bridge.clean_notes(v_before, cleanup.dry_run);
-  v_log constant integer := bridge.clean_cron_log(p_now - interval '7 days', cleanup.dry_run);
-  v_checkpoints constant integer := bridge.clean_checkpoints(v_before, cleanup.dry_run);
-  v_processes integer;
-  v_runs constant integer := bridge.forget_runs(v_before, cleanup.dry_run);
-  v_waiters integer;
-begin
-  select count(*) into v_processes from (
-    select from bridge.worker w where w.seen_at < v_before union all select from bridge.drainer d where d.seen_at < v_before) p;
-  select count(*) into v_waiters from bridge.waiter w where w.registered_at < p_now - interval '1 day';
-  if not dry_run then
-    -- As long as the history that names them.
-    delete from bridge.worker w where w.seen_at < v_before and not exists (select from bridge.inflight i where i.worker = w.id);
-    delete from bridge.drainer d where d.seen_at < v_before;
-    delete from bridge.silent_worker s where s.seen_at < v_before;
-    delete from bridge.breaker_change c where c.at < v_before;
-    delete from bridge.waiter w where w.registered_at < p_now - interval '1 day';
-    delete from bridge.revoked r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
-    delete from bridge.revoked_stamp r where r.revoked_at < p_now - bridge.seconds('revoke_memory');
-    perform bridge.forget_links(v_before);
-  end if;
-  -- Last, because whoever ends a job waits while days are dropped.
-  v_days := bridge.drop_days((v_before at time zone 'utc')::date, p_now - bridge.seconds('dead_retention'), cleanup.dry_run);
-  return v_days || jsonb_build_object('processes', v_processes, 'waiters', v_waiters, 'runs', v_runs, 'checkpoints', v_checkpoints,
-    'notes', v_notes, 'cron_log', v_log);
 end
 $$;

@@ -286,27 +286,29 @@ begin
 end
 $$;
 
-create or replace function bridge.forget_links(p_before timestamptz) returns integer language plpgsql set search_path = '' as $$
-  -- Forget what connected jobs that are history no more, and batches as old. A job that still waits for the redrive of one that is not
-  -- even history is cancelled. Returns how many links.
+create or replace function bridge.forget_parents(p_before timestamptz, p_dry_run boolean default false, p_limit integer default 2000) returns integer
+  language plpgsql set search_path = '' as $$
+  -- A job that still waits for the redrive of one that is not even history any more is cancelled. A cleanup calls it.
+  --
+  --   p_before  null: nothing is too old; which moment it is does not matter, history says what there is
+  --
+  -- Returns  how many such jobs
 declare
+  v_children constant bigint[] := array(select distinct d.child from bridge.dependency d join bridge.blocked b on b.seq = d.child
+    where not exists (select from bridge.job j where j.seq = d.parent) and not exists (select from bridge.finished f where f.seq = d.parent)
+      and p_before is not null limit p_limit);
   v_child bigint;
-  v_count integer;
 begin
-  for v_child in
-    select distinct d.child from bridge.dependency d join bridge.blocked b on b.seq = d.child where not exists (
-      select from bridge.job j where j.seq = d.parent) and not exists (select from bridge.finished f where f.seq = d.parent)
-  loop
-    if bridge.leave_waiting(v_child) then
-      perform bridge.end_job(v_child, 'cancelled', null, '{"type": "ParentFailed", "message": "a job that it depends on is not kept any more",
-        "traceback": null}', null, 0, null, null, null, null);
-    end if;
-  end loop;
-  delete from bridge.dependency d where not exists (select from bridge.job j where j.seq = d.parent)
-    and not exists (select from bridge.blocked b where b.seq = d.child);
-  delete from bridge.link l where l.made_at < p_before and not exists (select from bridge.job j where j.id = l.below);
-  get diagnostics v_count = row_count;
-  delete from bridge.batch b where b.ended_at < p_before and not exists (select from bridge.job j where j.batch = b.id);
-  return v_count;
+  if not p_dry_run then
+    foreach v_child in array v_children loop
+      if bridge.leave_waiting(v_child) then
+        perform bridge.end_job(v_child, 'cancelled', null, '{"type": "ParentFailed", "message": "a job that it depends on is not kept any more",
+          "traceback": null}', null, 0, null, null, null, null);
+      end if;
+    end loop;
+    delete from bridge.dependency d where not exists (select from bridge.job j where j.seq = d.parent)
+      and not exists (select from bridge.blocked b where b.seq = d.child);
+  end if;
+  return cardinality(v_children);
 end
 $$;

@@ -234,21 +234,3 @@ begin
     (select j.created_at from bridge.job j where j.id = checkpoint.id), (select f.created_at from bridge.finished f where f.id = checkpoint.id)));
 end
 $$;
-
-create or replace function bridge.clean_checkpoints(p_before timestamptz, p_dry_run boolean default false) returns integer language plpgsql
-  set search_path = '' as $$
-  -- Forget checkpoints of jobs that ended without success before a moment; a dead letter keeps its own. Returns how many.
-declare
-  v_count integer;
-begin
-  if p_dry_run then
-    return (select count(*) from bridge.checkpoint c
-      where c.saved_at < p_before and not exists (select from bridge.job j where j.id = c.id)
-        and not exists (select from bridge.dead_jobs d where d.id = c.id));
-  end if;
-  delete from bridge.checkpoint c where c.saved_at < p_before and not exists (select from bridge.job j where j.id = c.id)
-    and not exists (select from bridge.dead_jobs d where d.id = c.id);
-  get diagnostics v_count = row_count;
-  return v_count;
-end
-$$;

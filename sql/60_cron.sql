@@ -27,8 +27,11 @@ begin
         case when v_seconds then $cmd$select bridge.tick('pg_cron')$cmd$ else 'call bridge.tick_loop()' end);
     end if;
     if not exists (select from cron.job c where c.jobname = v_cleanup) then
-      perform cron.schedule(v_cleanup, '17 3 * * *', 'select bridge.cleanup()');
+      perform cron.schedule(v_cleanup, '17 3 * * *', 'call bridge.cleanup_loop()');
     end if;
+    -- Up to 0.1.0 it was one transaction.
+    perform cron.schedule(c.jobname, c.schedule, 'call bridge.cleanup_loop()') from cron.job c
+    where c.jobname = v_cleanup and c.command = 'select bridge.cleanup()' and c.username = current_user;
   exception when insufficient_privilege then
     return format('pg_cron %s is there, this role may not schedule: the drainer ticks; to change that: grant usage on schema cron to %I, then bridge install',
       v_version, current_user);

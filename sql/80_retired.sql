@@ -1,6 +1,16 @@
 -- What earlier releases had and this one has no more, dropped in the transaction that installs the rest. What a process of 0.1.0 calls
 -- stays while bridge.serves_from() names that release.
 
+drop function if exists bridge.cleanup(boolean, timestamptz);
+drop function if exists bridge.clean_cron_log(timestamptz, boolean);
+drop function if exists bridge.clean_notes(timestamptz, boolean, integer);
+drop function if exists bridge.clean_checkpoints(timestamptz, boolean);
+drop function if exists bridge.forget_links(timestamptz);
+drop function if exists bridge.drop_days(date, timestamptz, boolean);
+drop function if exists bridge.drop_table_days(text, text, date, timestamptz);
+drop function if exists bridge.outliving(text, text, date, timestamptz);
+drop function if exists bridge.old_days(text, date);
+drop function if exists bridge.kept_condition(text, timestamptz);
 -- It has got the argument expected_duration.
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);

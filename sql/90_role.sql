@@ -42,7 +42,7 @@ declare
       "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of", "schedule_history", "too_often",
-      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_page", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "setting", "seconds",
+      "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_page", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "cleanup_loop", "begin_cleanup", "cleanup_step", "set_retention", "remove_retention", "set_archive", "upkeep", "setting", "seconds",
       "version", "serves_from", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
       "select_jobs", "cancel_jobs", "redrive", "redrive_jobs", "discard", "discard_jobs",
       "set_limit", "remove_limit",
@@ -50,7 +50,7 @@ declare
     "bridge_viewer": ["metrics", "metric_catalog",
       "workflow", "batch_status",
       "wait", "logs", "checkpoint",
-      "next_runs", "next_runs_of", "schedule_history", "too_often", "setting", "seconds", "version", "serves_from", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history"]}'::jsonb;
+      "next_runs", "next_runs_of", "schedule_history", "too_often", "setting", "seconds", "version", "serves_from", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history", "upkeep"]}'::jsonb;
   v_role text;
   v_names jsonb;
   v_function regprocedure;
@@ -72,7 +72,7 @@ begin
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
         'bridge.batches, '
         'bridge.unreported_jobs, bridge.callbacks, bridge.deliveries, bridge.paused, bridge.pauses, bridge.breakers, bridge.breaker_changes, '
-        'bridge.limits, bridge.limit_keys, '
+        'bridge.limits, bridge.limit_keys, bridge.retentions, bridge.cleanups, '
         'bridge.live_jobs, bridge.job_note, bridge.retry_policies to %I', v_role);
     end if;
     if v_role = 'bridge_operator' then

@@ -233,7 +233,6 @@ MANY = {
 PARTS = {"heed_revoke", "sweep", "tick_if_late"}
 # These write to a row and leave it in its place, or drop ended ones whose time is over.
 NOTES = {
-    "cleanup",
     "discard",
     "forget",
     "log",

@@ -160,7 +160,9 @@ def test_plpgsql_check_has_nothing_to_say_about_any_function(checked_dsn: str) -
         select p.oid::regprocedure::text, c.level, c.message, c.lineno
         from pg_proc p join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'
           left join pg_trigger t on t.tgfoid = p.oid,
-          lateral plpgsql_check_function_tb(p.oid, coalesce(t.tgrelid, 0)) c
+          -- one trigger is there only while a day is put aside
+          lateral plpgsql_check_function_tb(p.oid,
+            coalesce(t.tgrelid, case when p.prorettype = 'trigger'::regtype then 'bridge.finished'::regclass end, 0)) c
         where p.pronamespace::regnamespace::text in ('bridge', 'media')
     """
     with psycopg.connect(checked_dsn) as connection:

@@ -131,7 +131,7 @@ def test_an_old_dead_letter_of_one_attempt_is_redriven_although_the_attempts_of_
     identity = db.enqueue(max_attempts=1)
     fail(db, *db.run())
     db.do("update bridge.finished set finished_at = finished_at - interval '4 days', created_at = created_at - interval '4 days'")
-    assert db.one("select bridge.cleanup()")["kept"] == 1
+    assert db.one("select sum(kept) from bridge.cleanup() where table_name like 'finished%%'") == 1
     assert db.one("select bridge.redrive(%s)", identity) == "queued"
     assert [row[0] for row in db.rows("select event from bridge.history(%s)", identity)][-3:] == ["failed", "redriven", "queued"]
 

@@ -264,52 +264,6 @@ def test_a_finish_on_a_day_that_nobody_made_says_so_and_changes_nothing(db: Sess
     assert db.finish(*run) is True
 
 
-def finished_long_ago(db: Session, age: str) -> str:
-    day = str(db.one("select to_char((now() - %s::interval) at time zone 'utc', 'YYYYMMDD')", age))
-    db.do("select bridge.make_days((now() - %s::interval)::date, 1)", age)
-    db.enqueue()
-    db.finish(*db.run())
-    db.do("update bridge.finished set finished_at = now() - %s::interval where finished_at > now() - interval '1 minute'", age)
-    db.do("analyze bridge.finished")
-    return f"finished_{day}"
-
-
-def test_cleanup_drops_the_days_that_are_older_than_the_retention(db: Session) -> None:
-    old, young = finished_long_ago(db, "40 days"), finished_long_ago(db, "20 days")
-    done = db.one("select bridge.cleanup()")
-    assert old in done["days"]
-    assert (done["rows"], old in days(db), young in days(db)) == (1, False, True)
-    assert db.one("select count(*) from bridge.jobs") == 1
-
-
-def test_cleanup_may_be_tried_dry_first(db: Session) -> None:
-    old = finished_long_ago(db, "40 days")
-    assert old in db.one("select bridge.cleanup(dry_run => true)")["days"]
-    assert old in days(db)
-    assert db.one("select count(*) from bridge.jobs") == 1
-
-
-def test_cleanup_leaves_a_day_that_somebody_reads_for_the_next_time(db: Session, dsn: str) -> None:
-    old = finished_long_ago(db, "40 days")
-    reader = Session(dsn)
-    with reader.connection.transaction():
-        reader.rows("select count(*) from bridge.jobs")
-        assert old not in db.one("select bridge.cleanup()")["days"]
-        db.enqueue()
-        assert db.finish(*db.run()) is True
-    assert old in db.one("select bridge.cleanup()")["days"]
-
-
-def test_cleanup_forgets_processes_with_their_history_and_waiters_of_a_day_ago(db: Session) -> None:
-    db.report()
-    db.do("select bridge.wait_for(array[gen_random_uuid()])")
-    done = db.one("select bridge.cleanup(p_now => clock_timestamp() + interval '2 days')")
-    assert (done["processes"], done["waiters"]) == (0, 1)
-    done = db.one("select bridge.cleanup(p_now => clock_timestamp() + interval '31 days')")
-    assert (done["processes"], done["waiters"]) == (1, 0)
-    assert db.one("select count(*) from bridge.workers") == 0
-
-
 def test_the_statistics_of_a_queue_count_each_status(db: Session) -> None:
     db.enqueue()
     db.finish(*db.run())

@@ -26,6 +26,7 @@ _COMMANDS = {
     "schedules": "bridge.cli.schedules",
     "callbacks": "bridge.cli.callbacks",
     "retries": "bridge.cli.retries",
+    "cleanup": "bridge.cli.cleanup",
     **dict.fromkeys(["up", "demo"], "bridge.cli.local"),
     "web": "bridge.cli.web",
     "bench": "bridge.cli.bench",

@@ -1,0 +1,394 @@
+"""Cleaning up: what goes, what stays, in small steps, beside everybody else."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from fix_retention import cleaned, end_long_ago, ids, partitions, run_until
+from fix_servers import wait_until
+from fix_sql import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DAY = "select to_char((now() - %s::interval) at time zone 'utc', 'YYYYMMDD')"
+
+
+def keep(db: Session, queue: str | None, status: str | None, interval: str | None) -> str:
+    return str(db.one("select bridge.set_retention(%s, %s, %s::interval)", queue, status, interval))
+
+
+def test_the_most_special_rule_counts_and_dead_letters_go_by_rules_that_name_them(db: Session) -> None:
+    keep(db, "a", None, "2 days")
+    keep(db, "a", "cancelled", None)
+    keep(db, None, "succeeded", "5 days")
+    keep(db, "b", "failed", "1 day")
+    stay = {
+        end_long_ago(db, "1 day", queue="a"), end_long_ago(db, "3 days", queue="b"), end_long_ago(db, "3 days", "cancelled", queue="a"),
+        end_long_ago(db, "6 days", "failed", queue="a"),
+    }  # fmt: skip
+    go = {
+        end_long_ago(db, "3 days", queue="a"), end_long_ago(db, "6 days", queue="b"), end_long_ago(db, "3 days", "expired", queue="a"),
+        end_long_ago(db, "2 days", "failed", queue="b"),
+    }  # fmt: skip
+    assert sum(found for _, found, _, _ in cleaned(db, dry_run=True).values()) == len(go)
+    assert ids(db) == stay | go
+    cleaned(db)
+    assert ids(db) == stay
+
+
+def test_what_goes_before_its_day_takes_its_attempts_and_logs_along(db: Session) -> None:
+    keep(db, None, "succeeded", "1 day")
+    identity = end_long_ago(db, "3 days")
+    other = end_long_ago(db, "3 days", "cancelled")
+    for job in (identity, other):
+        at = "(select finished_at - interval '1 minute' from bridge.finished where id = %s)"
+        db.do(f"insert into bridge.attempt (id, seq, attempt, ended_at, outcome) values (%s, 1, 1, {at}, 'retried')", job, job)
+        columns = "id, run, attempt, number, pos, at, level, message"
+        db.do(f"insert into bridge.log_line ({columns}) values (%s, gen_random_uuid(), 1, 1, 1, {at}, 'info', 'x')", job, job)
+    cleaned(db)
+    assert ids(db) == ids(db, "attempt") == ids(db, "log_line") == {other}
+
+
+def test_parts_of_a_chord_or_batch_that_is_not_over_stay_and_a_rule_that_is_gone_holds_no_more(db: Session) -> None:
+    keep(db, None, "succeeded", "1 day")
+    batch = db.one("select bridge.create_batch()")
+    member, part = end_long_ago(db, "3 days"), end_long_ago(db, "3 days")
+    db.do("update bridge.finished set batch = %s where id = %s", batch, member)
+    db.do("update bridge.finished set chord = 'c' where id = %s", part)
+    db.do("select bridge.begin_chord('c', '{}', null, 'celery', null)")
+    cleaned(db)
+    assert ids(db) == {member, part}
+    db.do("delete from bridge.chord")
+    db.do("select bridge.seal_batch(%s)", batch)
+    assert db.one("select bridge.remove_retention(status => 'succeeded')") is True
+    cleaned(db)
+    assert ids(db) == {member, part}
+    keep(db, None, "succeeded", "1 day")
+    cleaned(db)
+    assert ids(db) == set()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("set_retention()", "neither queue nor status is given"),
+        ("set_retention(queue => '', keep => '1 day')", "queue is empty"),
+        ("set_retention(status => 'queued', keep => '1 day')", "status is 'queued'"),
+        ("set_retention(queue => 'a', keep => '-1 day')", "keep is -1 days"),
+        ("remove_retention(status => 'dead')", "status is 'dead'"),
+        ("set_archive('bridge.job')", "give a table outside of schema bridge"),
+        ("set_archive('pg_catalog.pg_class')", "lacks seq bigint"),
+        ("create_archive('jobs')", "name is 'jobs'"),
+    ],
+)
+def test_a_rule_or_archive_that_can_never_work_is_refused(db: Session, call: str, words: str) -> None:
+    with pytest.raises(psycopg.DatabaseError, match=words) as refused:
+        db.do(f"select bridge.{call}")
+    assert refused.value.sqlstate == "JB001"
+    assert refused.value.diag.message_hint
+
+
+def test_rows_go_in_batches_each_of_which_may_be_the_last_for_a_while(db: Session) -> None:
+    keep(db, None, "succeeded", "1 day")
+    for _ in range(7):
+        end_long_ago(db, "3 days")
+    number = db.one("select bridge.begin_cleanup('test')")
+    left = []
+    for _ in range(4):
+        assert db.one("select bridge.cleanup_step(2)") is True
+        left.append(len(ids(db)))
+    assert left == [5, 3, 1, 0]
+    assert db.one("select bridge.begin_cleanup('another')") == number, "it is gone on with"
+    db.do("update bridge.cleanup_log set touched_at = now() - interval '11 minutes' where status = 'running'")
+    again = db.one("select bridge.begin_cleanup('another')")
+    assert again > number
+    states = "select distinct status from bridge.cleanups where cleanup = %s or id = %s order by 1"
+    assert db.rows(states, number, number) == [("done",), ("interrupted",)]
+    db.do("call bridge.cleanup_loop()")
+    assert db.rows("select status, deleted from bridge.cleanups where id = %s", again) == [("done", 0)]
+    assert db.one("select bridge.cleanup_step()") is False
+
+
+def test_of_two_cleanups_at_once_the_second_leaves_it_to_the_first(db: Session, dsn: str) -> None:
+    other = Session(dsn)
+    with db.connection.transaction():
+        db.do("select bridge.begin_cleanup('first')")
+        assert other.one("select bridge.begin_cleanup('second')") is None
+        assert other.one("select bridge.cleanup_step()") is None
+        other.do("call bridge.cleanup_loop()")
+    assert db.rows("select by from bridge.cleanups where status = 'running' and operation = 'cleanup'") == [("first",)]
+
+
+def test_changes_of_a_day_that_is_being_put_aside_are_not_lost(db: Session) -> None:
+    untouched, redriven, discarded, forgotten, kept = (end_long_ago(db, "40 days", "failed") for _ in range(5))
+    end_long_ago(db, "40 days")
+    run_until(db, "swap")
+    assert ids(db, "dead_jobs") == {untouched, redriven, discarded, forgotten, kept}, "all are there meanwhile"
+    db.do("select bridge.redrive(%s)", redriven)
+    db.do("select bridge.discard(%s)", discarded)
+    db.do("select bridge.forget(%s)", forgotten)
+    cleaned(db)
+    assert ids(db) == {untouched, forgotten, kept}
+    assert db.one("select outcome from bridge.finished where id = %s", forgotten) == {"forgotten": True}
+    assert db.status(redriven) == "queued"
+    assert db.one("select count(*) from bridge.kept_change") == 0
+    triggers = "select count(*) from pg_trigger where tgname = 'bridge_kept_change'"
+    assert db.one(triggers) == 0
+
+
+def test_a_cleanup_that_broke_off_while_it_put_a_day_aside_leaves_nothing_in_the_way(db: Session) -> None:
+    dead = {end_long_ago(db, "40 days", "failed") for _ in range(3)}
+    run_until(db, "copy")
+    assert ids(db, "dead_jobs") == dead
+    db.do("update bridge.cleanup_log set touched_at = now() - interval '11 minutes'")
+    cleaned(db)
+    assert ids(db, "dead_jobs") == dead
+    tables = "select count(*) from pg_class where relnamespace = 'bridge'::regnamespace and relkind = 'r' and relname ~ 'finished_kept'"
+    assert db.one(tables) == 1
+
+
+def test_what_an_earlier_release_has_put_aside_is_taken_over(db: Session) -> None:
+    old = end_long_ago(db, "50 days", "failed")
+    day = f"finished_{db.one(DAY, '50 days')}"
+    upper = db.one("select upper from bridge.days_of('finished') where name = %s", day)
+    db.do(f"alter table bridge.finished detach partition bridge.{day}")
+    db.do(f"alter table bridge.{day} rename to finished_kept")
+    db.do(f"alter table bridge.finished attach partition bridge.finished_kept for values from (minvalue) to ('{upper}')")
+    new = end_long_ago(db, "40 days", "failed")
+    cleaned(db)
+    assert ids(db, "dead_jobs") == {old, new}
+    assert [name for name in partitions(db) if "_kept" in name] == [f"finished_kept_{db.one(DAY, '40 days')}"]
+
+
+def test_the_exchange_reads_no_row_so_its_lock_does_not_last_longer_where_more_is_kept(db: Session) -> None:
+    end_long_ago(db, "40 days", "failed")
+    run_until(db, "swap")
+    said: list[str] = []
+    db.connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+    db.do("set client_min_messages = debug1")
+    db.do("select bridge.cleanup_step()")
+    db.do("reset client_min_messages")
+    name = f"finished_kept_{db.one(DAY, '40 days')}"
+    assert f'partition constraint for table "{name}" is implied by existing constraints' in said
+
+
+class Writer:
+    """Lives of jobs, one after the other; a wait for a lock of more than three times the promised half second is an error."""
+
+    def __init__(self, dsn: str) -> None:
+        self.db = Session(dsn)
+        self.db.do("set lock_timeout = '1500ms'")
+        self.lives = 0
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._live)
+        self._thread.start()
+
+    def _live(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.db.enqueue(queue="live")
+                self.db.finish(*self.db.run(queue="live"))
+                self.lives += 1
+        except BaseException as error:  # noqa: BLE001 - shown by stop
+            self.error = error
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        assert self.error is None, self.error
+
+
+@pytest.fixture
+def writer(dsn: str) -> Iterator[Writer]:
+    writer = Writer(dsn)
+    yield writer
+    writer.stop()
+
+
+def test_whoever_ends_jobs_goes_on_while_days_are_dropped_and_is_held_off_but_a_moment(db: Session, dsn: str, writer: Writer) -> None:
+    keep(db, "celery", "cancelled", "1 day")
+    dead = {end_long_ago(db, age, "failed") for age in ("40 days", "41 days", "42 days")}
+    end_long_ago(db, "3 days", "cancelled")
+    reader = Session(dsn)
+    with reader.connection.transaction():
+        reader.rows("select count(*) from bridge.jobs")
+        before = writer.lives
+        done = cleaned(db)
+        assert {status for name, (status, *_) in done.items() if name.startswith("finished_") and done[name][2] == 0} >= {"left"}
+        assert ids(db, "dead_jobs") == dead
+        wait_until(lambda: writer.lives > before + 5, 30)
+    done = cleaned(db)
+    assert "left" not in {status for status, *_ in done.values()}
+    before = writer.lives
+    wait_until(lambda: writer.lives > before + 5, 30)
+    writer.stop()
+    assert ids(db, "dead_jobs") == dead
+    assert len([name for name in partitions(db) if "_kept" in name]) == 1
+
+
+def test_a_row_that_somebody_has_in_hand_is_passed_by(db: Session, dsn: str) -> None:
+    keep(db, None, "succeeded", "1 day")
+    held, free = end_long_ago(db, "3 days"), end_long_ago(db, "3 days")
+    other = Session(dsn)
+    with other.connection.transaction():
+        other.do("select from bridge.finished where id = %s for update", held)
+        cleaned(db)
+        assert ids(db) == {held}
+    assert free not in ids(db)
+
+
+def test_ended_jobs_are_archived_in_the_transaction_in_which_they_go(db: Session) -> None:
+    db.do("create schema history")
+    assert db.one("select bridge.set_archive(bridge.create_archive('history.jobs'))") == "set"
+    keep(db, None, "succeeded", "1 day")
+    early, old, dead = end_long_ago(db, "3 days", args=[1]), end_long_ago(db, "40 days"), end_long_ago(db, "40 days", "failed")
+    assert db.one("select bridge.create_archive('history.jobs')::text") == "history.jobs", "saying it again changes nothing"
+    done = cleaned(db)
+    assert sum(archived for *_, archived in done.values()) == 2
+    assert dict(db.rows("select id, args from history.jobs")) == {early: [1], old: []}
+    assert ids(db) == {dead}
+    assert db.one("select archived_at > now() - interval '1 minute' from history.jobs limit 1") is True
+    cleaned(db, "91 days")
+    assert ids(db) == set()
+    assert {row[0] for row in db.rows("select id from history.jobs")} == {early, old, dead}
+
+
+def test_nothing_goes_while_the_archive_cannot_take_it(db: Session) -> None:
+    db.do("create schema history")
+    db.do("select bridge.set_archive(bridge.create_archive('history.jobs'))")
+    keep(db, None, "succeeded", "1 day")
+    jobs = {end_long_ago(db, "3 days"), end_long_ago(db, "40 days")}
+    db.do("alter table history.jobs drop column result")
+    done = cleaned(db)
+    assert {name: status for name, (status, *_) in done.items() if status == "failed"}.keys() >= {f"finished_{db.one(DAY, '40 days')}"}
+    assert ids(db) == jobs
+    assert db.one("select status from bridge.cleanups where operation = 'cleanup' order by id desc limit 1") == "failed"
+    advice = db.rows("select severity, found from bridge.upkeep() where kind = 'cleanup'")
+    assert any("result" in found for _, found in advice)
+    db.do("select bridge.create_archive('history.jobs')")
+    cleaned(db)
+    assert ids(db) == set()
+
+
+def test_a_dry_run_names_each_table_and_changes_nothing(db: Session) -> None:
+    end_long_ago(db, "40 days")
+    dead = end_long_ago(db, "40 days", "failed")
+    db.report()
+    db.do("update bridge.worker set seen_at = now() - interval '31 days'")
+    db.do("select bridge.wait_for(array[gen_random_uuid()])")
+    db.do("update bridge.waiter set registered_at = now() - interval '2 days'")
+    before = db.one("select count(*) from bridge.cleanup_log")
+    day = db.one(DAY, "40 days")
+    db.do(f"analyze bridge.finished_{day}")
+    found = cleaned(db, dry_run=True)
+    assert found["worker"] == ("planned", 1, 0, 0)
+    assert found["waiter"][1] == 1
+    assert found[f"finished_{day}"][::2] == ("planned", 1)
+    assert (db.one("select count(*) from bridge.cleanup_log"), len(ids(db)), dead in ids(db)) == (before, 2, True)
+    done = cleaned(db)
+    assert (done["worker"][1], done["waiter"][1], done[f"finished_{day}"][2]) == (1, 1, 1)
+    columns = "by, status, deleted, kept, duration is not null"
+    whole = db.rows(f"select {columns} from bridge.cleanups where operation = 'cleanup' order by id desc limit 1")
+    by, status, deleted, kept, timed = whole[0]
+    assert (by, status, kept, timed) == (db.one("select session_user"), "done", 1, True)
+    assert deleted >= 3
+
+
+def test_a_tick_cleans_up_where_nobody_has_for_long_and_goes_on_a_batch_a_tick(db: Session) -> None:
+    end_long_ago(db, "40 days")
+    db.tick()
+    assert len(ids(db)) == 1, "the first is due a while after the install"
+    db.do("update bridge.cleanup_log set began_at = now() - interval '26 hours'")
+    db.do("update bridge.setting set value = '0' where name = 'cleanup_every'")
+    db.tick()
+    assert db.one("select count(*) from bridge.cleanup_log") == 1
+    db.do("update bridge.setting set value = '90000' where name = 'cleanup_every'")
+
+    def whole() -> Any:
+        db.tick()
+        return db.one("select status from bridge.cleanups where by = 'tick' and operation = 'cleanup'")
+
+    assert whole() == "running"
+    assert whole() == "running"
+    wait_until(lambda: whole() == "done", 30)
+    assert ids(db) == set()
+
+
+def test_a_table_that_a_cleanup_is_told_of_is_cleaned_and_one_that_fails_does_not_stop_the_others(db: Session) -> None:
+    db.do("create table bridge.test_log (at timestamptz, keep boolean)")
+    db.do("insert into bridge.test_log select now() - interval '40 days' * (n % 2), n % 4 = 1 from generate_series(1, 40) n")
+    db.do("select bridge.clean_table('test_log', 'at', 'log_retention', 'not v.keep')")
+    db.do("select bridge.clean_table('not_there', 'at', 'log_retention')")
+    db.do("select bridge.clean_table('drainer', 'at', 'retention')")
+    done = cleaned(db)
+    assert done["test_log"][:2] == ("done", 10)
+    assert done["drainer"][0] == "failed"
+    assert "not_there" not in done
+    db.do("drop table bridge.test_log")
+
+
+def test_a_batch_reads_the_next_pages_of_its_table_and_no_other(db: Session) -> None:
+    db.do("create table bridge.test_log (at timestamptz, filler text)")
+    db.do("insert into bridge.test_log select now() - interval '40 days', repeat('x', 400) from generate_series(1, 50000)")
+    db.do("analyze bridge.test_log")
+    read = "select coalesce(sum(seq_tup_read + idx_tup_fetch), 0) from pg_stat_xact_user_tables where relname = 'test_log'"
+    batch = "select deleted, after::text from bridge.delete_batch('bridge.test_log', %s, %s::tid, 100)"
+    with db.connection.transaction(force_rollback=True):
+        deleted, after = db.rows(batch, "v.at > now()", "(0,0)")[0]
+        assert (deleted, after) == (0, "(1024,0)")
+        assert db.one(read) < 25000
+        deleted, after = db.rows(batch, "v.at < now()", "(1024,0)")[0]
+        assert (deleted, after.startswith("(102")) == (100, True)
+    db.do("load 'auto_explain'")
+    plans: list[str] = []
+    db.connection.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
+    for setting in ("log_min_duration = 0", "log_nested_statements = on", "log_level = notice"):
+        db.do(f"set auto_explain.{setting}")
+    db.do("select bridge.delete_batch('bridge.test_log', 'v.at < now()', '(1024,0)', 100)")
+    db.do("set auto_explain.log_min_duration = -1")
+    text = "\n".join(plans)
+    assert "Tid Range Scan on test_log" in text, text
+    assert "Seq Scan on test_log" not in text, text
+    db.do("drop table bridge.test_log")
+
+
+def test_of_pg_crons_log_that_of_our_entries_goes_unless_all_is_asked_for(cron_dsn: str) -> None:
+    db = Session(cron_dsn)
+    db.do("select cron.schedule('theirs', '0 0 1 1 *', 'select 1')")
+    db.do(
+        """insert into cron.job_run_details (jobid, runid, database, username, command, status, start_time, end_time)
+        select j.jobid, 1000000 + 10 * j.jobid + n, j.database, j.username, j.command, 'succeeded', t, case when n < 2 then t end
+        from cron.job j, generate_series(0, 2) n, lateral (select now() - n * interval '8 days') a (t)"""
+    )
+    count = "select count(*) filter (where j.jobname = 'theirs'), count(*) filter (where j.jobname <> 'theirs')"
+    count += " from cron.job_run_details d join cron.job j using (jobid) where d.runid >= 1000000"
+    assert db.rows(count) == [(3, 6)]
+    done = cleaned(db)
+    assert db.rows(count) == [(3, 2)]
+    assert done["cron.job_run_details"][:2] == ("done", 4)
+    db.do("update bridge.setting set value = '1' where name = 'cron_clean_all'")
+    cleaned(db)
+    assert db.rows(count) == [(1, 2)]
+
+
+def test_without_the_right_to_pg_crons_log_it_is_said_what_to_grant_and_the_rest_goes_on(cron_dsn: str) -> None:
+    db = Session(cron_dsn)
+    db.do("do $$ begin create role bridge_test_nobody nologin; exception when duplicate_object then null; end $$")
+    with db.connection.transaction(force_rollback=True):
+        db.do("grant usage on schema bridge to bridge_test_nobody")
+        db.do("grant execute on all functions in schema bridge to bridge_test_nobody")
+        db.do("grant select on bridge.setting to bridge_test_nobody")
+        db.do("set local role bridge_test_nobody")
+        assert db.rows("select detail from bridge.plan_cron(now())") == [("this needs: grant usage on schema cron to bridge_test_nobody",)]
+    db.do("create function bridge.test_refuse() returns trigger language plpgsql as 'begin raise insufficient_privilege; end'")
+    db.do("create trigger test_refuse before delete on cron.job_run_details for each statement execute function bridge.test_refuse()")
+    end_long_ago(db, "40 days")
+    done = cleaned(db)
+    db.do("drop function bridge.test_refuse cascade")
+    assert done["cron.job_run_details"][0] == "failed"
+    assert ids(db) == set()
