@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_whe
 import bridge
 from bridge import schema, tracing
 from bridge.broker import open_broker
+from bridge.calls import Calls
 from bridge.errors import PublishError, RefusedError, ServerError
 from bridge.lookout import Lookout
 from bridge.meter import Meter
@@ -104,6 +105,7 @@ class Drainer:
         self._broker: Broker | None = None
         self._broker_facts: dict[str, object] = {}
         self._lookout = Lookout()
+        self._calls = Calls(settings)
 
     def run(self) -> None:
         """Work until the stop event is set; outages of Postgres or the broker are waited out with growing, jittered pauses.
@@ -314,6 +316,7 @@ class Drainer:
     def _tick(self) -> None:
         if self._settings.tick == "off":
             return
+        self._calls.look(self._postgres())
         tick = dispatch.tick if self._settings.tick == "drainer" else dispatch.tick_if_late
         with self.meter.ticking():
             done = tick(self._postgres(), "drainer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.asked import interval, require_json
+from bridge.asked import interval, require_json_of
 from bridge.client import connection_of
 from bridge.queries import jobs, schedules
 
@@ -19,7 +19,7 @@ __all__ = ["next_runs", "pause_schedule", "resume_schedule", "run_schedule", "sc
 def schedule(
     name: str,
     cron: str,
-    task: str,
+    task: str | None = None,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -41,7 +41,7 @@ def schedule(
     Args:
         name: its name.
         cron: five fields (``0 6 * * mon-fri``), ``@hourly`` and its like, or an interval (``every 15 minutes``).
-        task: registered name of the Celery task that each job runs.
+        task: registered name of the Celery task that each job runs; one of task, function and webhook is given.
         args: positional arguments; JSON values.
         kwargs: keyword arguments; JSON values.
         connection: whose transaction to join, as for ``enqueue``: without it, the one that the call stands in.
@@ -57,17 +57,21 @@ def schedule(
         missed_within: seconds; how long ago a missed slot may be to be made up for.
         options: ``backoff``, ``timeout`` (seconds) and ``headers`` of each job, as for ``enqueue``; ``expires`` (seconds after it
             was due by which a job must have started); ``expected_duration`` (seconds; a run that takes longer is slow, without it
-            its own runs tell what is usual); ``enabled`` (without it a pause stays as it is).
+            its own runs tell what is usual); ``enabled`` (without it a pause stays as it is). Instead of a task: ``function``, one of
+            the database with its schema, ``public.reset``, or its signature: it is called with args and kwargs and the rights of the
+            role that says so, and needs no worker; or ``webhook``, an address that schedule and slot are posted to, or
+            ``{"url": …, "secret": …}``.
 
     Returns:
         "created", "changed" or "unchanged".
 
     Raises:
         InvalidArgumentError: an argument can never work; of cron it says from which character on.
-        ConflictError: a schedule exists whose name differs in case alone.
+        ConflictError: a schedule exists whose name differs in case or blanks alone.
         TypeError: an option is none of these.
     """
-    require_json(task, args=list(args), kwargs=dict(kwargs or {}), headers=options.get("headers") or {})
+    given = {"args": list(args), "kwargs": dict(kwargs or {}), "headers": options.get("headers") or {}}
+    require_json_of(f"schedule {name}" if task is None else f"task {task}", given)
     named = {
         "name": name, "cron": cron, "task": task, "args": jobs.jsonb(list(args)), "kwargs": jobs.jsonb(dict(kwargs or {})),
         "timezone": timezone, "queue": queue, "priority": priority, "max_attempts": max_attempts, "jitter": interval(jitter),
@@ -78,7 +82,7 @@ def schedule(
 
 
 def _further(options: dict[str, Any]) -> dict[str, Any]:
-    unknown = set(options) - {"backoff", "timeout", "headers", "expires", "enabled", "expected_duration"}
+    unknown = set(options) - {"backoff", "timeout", "headers", "expires", "enabled", "expected_duration", "function", "webhook"}
     if unknown:
         raise TypeError(f"schedule() got an unexpected keyword argument {min(unknown)!r}")
     return {name: _value(name, value) for name, value in options.items()}
@@ -87,7 +91,7 @@ def _further(options: dict[str, Any]) -> dict[str, Any]:
 def _value(name: str, value: Any) -> Any:
     if name in {"timeout", "expires", "expected_duration"}:
         return interval(value)
-    return jobs.jsonb(value) if name in {"backoff", "headers"} and value is not None else value
+    return jobs.jsonb(value) if name in {"backoff", "headers", "webhook"} and value is not None else value
 
 
 def unschedule(name: str, *, connection: Any = None) -> bool:

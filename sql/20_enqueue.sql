@@ -66,6 +66,8 @@ begin
     perform bridge.refuse(format('task is %L', left(p_task, 80)), 'give the registered name of a Celery task, 1 to 255 characters without spaces');
   elsif p_queue is null or length(p_queue) not between 1 and 255 or p_queue ~ '[\s,]' then
     perform bridge.refuse(format('queue is %L', left(p_queue, 80)), 'give a queue name, 1 to 255 characters without spaces and commas');
+  elsif p_queue = 'bridge.calls' then
+    perform bridge.refuse('queue is bridge.calls, which no worker consumes', 'choose another; to call a function: bridge.schedule(…, function => …)');
   elsif json_typeof(p_args) is distinct from 'array' then
     perform bridge.refuse(format('args of task %s is %s', p_task, coalesce('a JSON ' || json_typeof(p_args), 'null')), 'give a JSON array, [] for none');
   elsif json_typeof(p_kwargs) is distinct from 'object' then

@@ -86,7 +86,7 @@ begin
     perform bridge.refuse(format('the policy of %s %s says nothing', v_scope, coalesce(set_retry.task, set_retry.queue)),
       'give at least one of max_attempts, backoff, retry_on, never_on, timeout, soft_timeout and deadline, or call bridge.remove_retry');
   end if;
-  perform bridge.check_job(coalesce(set_retry.task, 'none'), coalesce(set_retry.queue, 'none'), '[]', '{}', 0);
+  perform bridge.check_job(coalesce(set_retry.task, 'none'), coalesce(nullif(set_retry.queue, 'bridge.calls'), 'none'), '[]', '{}', 0);
   perform bridge.check_options(jsonb_populate_record(bridge.defaults(), jsonb_build_object('max_attempts', max_attempts, 'backoff', backoff,
     'retry_on', retry_on, 'never_on', never_on, 'timeout', timeout, 'soft_timeout', soft_timeout, 'deadline', deadline)), clock_timestamp());
   v_new := row(v_scope, coalesce(set_retry.task, set_retry.queue), max_attempts, backoff, retry_on, never_on, timeout, soft_timeout, deadline,

@@ -11,7 +11,8 @@ begin
 end
 $$;
 
-create or replace function bridge.ready_queues() returns setof text language sql stable set search_path = '' set enable_seqscan = off set jit = off
+create or replace function bridge.ready_queues() returns setof text language sql stable security definer set search_path = '' set enable_seqscan = off
+  set jit = off
   -- The queues that have ready jobs, or held ones that a claim may let through now, and are not paused, by one index probe a queue.
   begin atomic
     with recursive q (name) as (
@@ -29,7 +30,7 @@ create or replace function bridge.ready_queues() returns setof text language sql
     select a.name from (
       select q.name from q union select o.name from o
       union select (select l.queue from bridge.lane l where l.blocked_by = b.id order by l.queue limit 1) from b
-    ) a where a.name is not null and not exists (
+    ) a where a.name <> 'bridge.calls' and not exists (  -- calls are performed, not published: see bridge.begin_call
       select from bridge.paused p where ((p.kind = 'queue' and p.name = a.name) or p.kind = 'everything') and p.admit = 0);
   end;
 
@@ -126,7 +127,7 @@ declare
   v_held record;
   v_seqs bigint[];
 begin
-  if not (bridge.may_claim(p_queue) and bridge.claims_alone(p_queue)) then
+  if not (bridge.may_claim(p_queue) and bridge.claims_alone(p_queue)) or (p_queue = 'bridge.calls' and p_drainer <> bridge.calls_claimant()) then
     return;
   end if;
   -- After the announcements: what was claimed before is counted, and a pause that waited for it is seen.

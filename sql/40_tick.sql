@@ -96,7 +96,7 @@ begin
         then ' stopped' else ' lost the run' end, 'a worker that never reported died') as reason
     from bridge.inflight i left join bridge.worker w on w.id = i.worker
     where i.state = 'running' and i.taken_by is null and (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
-      or (w.id is null and i.started_at < p_now - v_lost))
+      or (w.id is null and i.started_at < p_now - v_lost and i.queue <> 'bridge.calls'))
     union all
     -- what a dead worker had in hand and had not begun
     select i.seq, i.token, 'worker ' || w.name || ' died' from bridge.worker w cross join unnest(w.holding) h (token)
@@ -140,7 +140,8 @@ begin
   perform bridge.check_now(p_now);
   select t.steady_since into v_steady from bridge.tick_state t;
   perform bridge.forget_replaced(p_limit);
-  return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit),
+  perform bridge.stop_calls(p_now);
+  return jsonb_build_object('unclaimed', bridge.unclaim_dead(p_limit, p_now), 'lost', bridge.reap_workers(p_now, v_steady, p_limit) + bridge.lose_calls(p_limit, p_now),
     'unblocked', bridge.settle_late(p_limit), 'joins', bridge.sweep_chords(least(p_limit, 200), p_now),
     'counted', bridge.count_recent(p_now), 'untold', bridge.pass_on_untold(least(p_limit, 200)));
 end

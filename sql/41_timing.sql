@@ -158,7 +158,9 @@ begin
   elsif btrim(coalesce(p_cron, '')) = '' then
     perform bridge.refuse(format('cron is %s', coalesce('empty' || left(p_cron, 0), 'null')), 'give five fields as 0 6 * * mon-fri, @daily, or "every 15 minutes"');
   elsif v_text like '@%' then
-    perform bridge.refuse_cron(p_cron, 1, format('%s is not known', v_text), 'give @hourly, @daily, @weekly, @monthly or @yearly');
+    perform bridge.refuse_cron(p_cron, 1, format('%s is not known', v_text), coalesce('did you mean '
+      || bridge.nearest(btrim(p_cron), array['@hourly', '@daily', '@midnight', '@weekly', '@monthly', '@yearly', '@annually']) || '?',
+      'give @hourly, @daily, @weekly, @monthly or @yearly'));
   elsif cardinality(v_fields) <> 5 then
     perform bridge.refuse_cron(p_cron, length(p_cron), format('there are %s fields', cardinality(v_fields)), case cardinality(v_fields)
       when 6 then 'give five: minute, hour, day, month, weekday; seconds are no field, "30 seconds" is an interval'
@@ -191,7 +193,6 @@ create or replace function bridge.check_zone(p_zone text) returns text language 
   --
   -- Returns  the name as the database spells it
 declare
-  v_city constant text := replace(regexp_replace(lower(p_zone), '^.*/', ''), ' ', '_');
   v_name text;
 begin
   -- The list of all names is read from files, 100 ms. What has this shape is either one of them or an error.
@@ -206,11 +207,7 @@ begin
   select n.name into v_name from pg_catalog.pg_timezone_names n where lower(n.name) = lower(p_zone) and n.name !~ '^(posix|right)/'
   order by n.name <> p_zone limit 1;
   if v_name is null then
-    select string_agg(n.name, ' or ') into v_name from (
-      select n.name from pg_catalog.pg_timezone_names n
-      where n.name !~ '^(posix|right|Etc)/' and length(v_city) >= 3
-        and starts_with(regexp_replace(lower(n.name), '^.*/', ''), left(v_city, greatest(length(v_city) - 2, 3)))
-      order by n.name limit 3) n;
+    v_name := bridge.nearest(p_zone, array(select n.name from pg_catalog.pg_timezone_names n where n.name !~ '^(posix|right|Etc)/'), 3);
     perform bridge.refuse(format('timezone %L is not known', coalesce(p_zone, 'null')),
       coalesce('did you mean ' || v_name || '?', 'give a name as Europe/Berlin or UTC; see pg_timezone_names'));
   end if;

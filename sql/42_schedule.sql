@@ -95,6 +95,17 @@ begin
 end
 $$;
 
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.schedule'::regclass and a.attname = 'function') then
+    alter table bridge.schedule
+      add column function text,              -- called instead of a task: its name with its schema, or its signature
+      add column webhook  jsonb,             -- posted to instead of a task: {"url", "secret"}
+      add column role     text;              -- with whose rights the function is called: the role that said so
+  end if;
+end
+$$;
+
 create or replace function bridge.schedule_clock() returns timestamptz language sql volatile set search_path = ''
   -- The moment at which a schedule is changed, or run by hand: the one clock of schedules that no caller passes in. Who rehearses weeks in
   -- a database of his own replaces it there.
@@ -106,10 +117,10 @@ begin
   if p_schedule.name is null or p_schedule.name !~ '^[^\s[:cntrl:]]([^[:cntrl:]]{0,198}[^\s[:cntrl:]])?$' then
     perform bridge.refuse(format('schedule name is %L', left(p_schedule.name, 80)), 'give 1 to 200 characters, no space at either end');
   end if;
-  perform bridge.check_job(p_schedule.task, p_schedule.queue, p_schedule.args::json, p_schedule.kwargs::json,
+  perform bridge.check_job(p_schedule.task, case when p_schedule.function is null then p_schedule.queue else 'none' end, p_schedule.args::json, p_schedule.kwargs::json,
     octet_length(p_schedule.args::text) + octet_length(p_schedule.kwargs::text));
   perform bridge.check_options(jsonb_populate_record(bridge.defaults(),
-    to_jsonb(p_schedule) - array['task', 'args', 'kwargs', 'queue', 'headers', 'expires']), clock_timestamp());
+    to_jsonb(p_schedule) - array['task', 'args', 'kwargs', 'queue', 'headers', 'expires', 'webhook']), clock_timestamp());
   perform bridge.check_headers(coalesce(p_schedule.headers, '{}'));
   if coalesce(p_schedule.overlap, 'null') not in ('allow', 'skip', 'queue_one', 'cancel_old') then
     perform bridge.refuse(format('overlap is %L', p_schedule.overlap), 'give allow, skip, queue_one or cancel_old');
@@ -151,6 +162,14 @@ declare
   v_now constant timestamptz := bridge.schedule_clock();
 begin
   new.timezone := case when tg_op = 'UPDATE' and new.timezone = old.timezone then old.timezone else bridge.check_zone(new.timezone) end;
+  if new.function is not null and new.webhook is not null then
+    perform bridge.refuse(format('schedule %L has a function and a webhook', new.name), 'set one of them to null');
+  elsif new.function is not null then
+    new := bridge.plan_call(new, old);
+  elsif new.webhook is not null then
+    new.webhook := bridge.check_posted(new.webhook);
+    new.task := 'bridge.deliver_webhook';
+  end if;
   perform bridge.check_schedule(new);
   new.updated_at := v_now;
   if tg_op = 'UPDATE' and (new.cron, new.timezone, new.starts_at, new.ends_at, new.enabled)
@@ -170,25 +189,40 @@ $$;
 do $$
 begin
   if not exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'bridge.schedule'::regclass and t.tgname = 'plan_schedule'
-      and pg_get_triggerdef(t.oid) ~ '\mexpected_duration\M') then
+      and pg_get_triggerdef(t.oid) ~ '\mwebhook\M') then
     -- Not when the tick moves next_at on.
     create or replace trigger plan_schedule before insert or update of name, cron, timezone, task, args, kwargs, queue, priority, max_attempts,
-      backoff, timeout, expires, headers, jitter, starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration
+      backoff, timeout, expires, headers, jitter, starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration,
+      function, webhook
       on bridge.schedule for each row execute function bridge.plan_schedule();
   end if;
 end
 $$;
 
+create or replace function bridge.refuse_like_name(p_name text) returns void language plpgsql stable set search_path = '' as $$
+  -- Refuse a name that people would take for that of another schedule. Errors  JB003
+declare
+  v_plain constant text := regexp_replace(lower(p_name), '\s', '', 'g');
+  v_other text;
+begin
+  select s.name into v_other from bridge.schedule s where regexp_replace(lower(s.name), '\s', '', 'g') = v_plain and s.name <> p_name limit 1;
+  if found then
+    perform bridge.refuse(format('schedule %L exists, and %L differs from it in case or blanks alone', v_other, p_name), 'choose another name', 'JB003');
+  end if;
+end
+$$;
+
 create or replace function bridge.schedule(
-    name text, cron text, task text, args jsonb default '[]', kwargs jsonb default '{}', timezone text default 'UTC', queue text default 'celery',
+    name text, cron text, task text default null, args jsonb default '[]', kwargs jsonb default '{}', timezone text default 'UTC', queue text default 'celery',
     priority integer default 0, max_attempts integer default null, backoff jsonb default null, timeout interval default null,
     expires interval default null, headers jsonb default null, jitter interval default '0', starts_at timestamptz default null,
     ends_at timestamptz default null, overlap text default 'allow', missed text default 'once', missed_within interval default '7 days',
-    enabled boolean default null, expected_duration interval default null)
+    enabled boolean default null, expected_duration interval default null,
+    function text default null, webhook jsonb default null)
   returns text language plpgsql security definer set search_path = '' as $$
   -- Make a schedule, or give the one of this name these values; saying the same again changes nothing.
   --
-  --   name           its name; one that differs from another in case alone is refused
+  --   name           its name; one that differs from another in case or blanks alone is refused
   --   cron           five fields (0 6 * * mon-fri; lists, ranges, steps, names, L for the last day of the month), @hourly, @daily, @weekly,
   --                  @monthly, @yearly, or an interval: "30 seconds", "every 15 minutes"
   --   task … headers what each job is, as in bridge.enqueue
@@ -202,33 +236,40 @@ create or replace function bridge.schedule(
   --   missed_within  how long ago a missed slot may be to be made up for
   --   enabled        null leaves a pause as it is
   --   expected_duration  a run that takes longer is slow (bridge.slow_schedules); null: its own runs tell what is usual
+  --   function       instead of a task: a function of this database with its schema, public.reset, or its signature; it is called with
+  --                  args and kwargs and the rights of whoever says so. No worker is needed, and no queue is given
+  --   webhook        instead of a task: an address that schedule and slot are posted to, or {"url", "secret"}, as in bridge.set_webhook
   --
   -- Returns  created, changed or unchanged
   -- Errors   JB001 an argument (of cron with the character), JB003 a name like it exists
 declare
   v_made boolean;
-  v_other text;
 begin
-  select s.name into v_other from bridge.schedule s where lower(s.name) = lower(schedule.name) and s.name <> schedule.name;
-  if found then
-    perform bridge.refuse(format('schedule %L exists, and %L differs from it in case alone', v_other, schedule.name), 'choose another name', 'JB003');
+  perform bridge.refuse_like_name(schedule.name);
+  if num_nonnulls(schedule.task, schedule.function, schedule.webhook) <> 1 then
+    perform bridge.refuse(format('schedule %L has %s of task, function and webhook', schedule.name,
+      case when num_nonnulls(schedule.task, schedule.function, schedule.webhook) = 0 then 'none' else 'more than one' end), 'give one of them');
+  elsif schedule.function is not null and schedule.queue is distinct from 'celery' then
+    perform bridge.refuse(format('queue is %L, and a call of a function goes through none', schedule.queue), 'leave it out');
   end if;
   insert into bridge.schedule as s (name, cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff, timeout, expires, headers, jitter,
-    starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration)
-  values (schedule.name, schedule.cron, schedule.timezone, schedule.task, schedule.args, schedule.kwargs, schedule.queue, schedule.priority,
+    starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration, function, webhook)
+  values (schedule.name, schedule.cron, schedule.timezone, coalesce(schedule.task, 'none'), schedule.args, schedule.kwargs, schedule.queue, schedule.priority,
     schedule.max_attempts, schedule.backoff, schedule.timeout, schedule.expires, schedule.headers, schedule.jitter, schedule.starts_at,
-    schedule.ends_at, schedule.overlap, schedule.missed, schedule.missed_within, coalesce(schedule.enabled, true), schedule.expected_duration)
+    schedule.ends_at, schedule.overlap, schedule.missed, schedule.missed_within, coalesce(schedule.enabled, true), schedule.expected_duration,
+    schedule.function, schedule.webhook)
   on conflict on constraint schedule_pkey do update set cron = excluded.cron, timezone = excluded.timezone, task = excluded.task, args = excluded.args,
     kwargs = excluded.kwargs, queue = excluded.queue, priority = excluded.priority, max_attempts = excluded.max_attempts, backoff = excluded.backoff,
     timeout = excluded.timeout, expires = excluded.expires, headers = excluded.headers, jitter = excluded.jitter, starts_at = excluded.starts_at,
     ends_at = excluded.ends_at, overlap = excluded.overlap, missed = excluded.missed, missed_within = excluded.missed_within,
-    enabled = coalesce(schedule.enabled, s.enabled), expected_duration = excluded.expected_duration
+    enabled = coalesce(schedule.enabled, s.enabled), expected_duration = excluded.expected_duration, function = excluded.function, webhook = excluded.webhook,
+    role = excluded.role
   where (s.cron, s.timezone, s.task, s.args, s.kwargs, s.queue, s.priority, s.max_attempts, s.backoff, s.timeout, s.expires, s.headers, s.jitter, s.starts_at,
-      s.ends_at, s.overlap, s.missed, s.missed_within, s.enabled, s.expected_duration)
+      s.ends_at, s.overlap, s.missed, s.missed_within, s.enabled, s.expected_duration, s.function, s.webhook, s.role)
     is distinct from (excluded.cron, excluded.timezone, excluded.task, excluded.args, excluded.kwargs, excluded.queue, excluded.priority,
       excluded.max_attempts, excluded.backoff, excluded.timeout, excluded.expires, excluded.headers, excluded.jitter, excluded.starts_at, excluded.ends_at,
-      excluded.overlap, excluded.missed, excluded.missed_within, coalesce(schedule.enabled, s.enabled),
-      excluded.expected_duration)
+      excluded.overlap, excluded.missed, excluded.missed_within, coalesce(schedule.enabled, s.enabled), excluded.expected_duration,
+      excluded.function, excluded.webhook, excluded.role)
   returning s.xmax = 0 into v_made;
   return case when v_made then 'created' when v_made is null then 'unchanged' else 'changed' end;
 end
@@ -242,8 +283,7 @@ declare
 begin
   select s.* into v_schedule from bridge.schedule s where s.name = p_name for update;
   if not found then
-    select string_agg(quote_literal(s.name), ' or ') into v_near from (
-      select s.name from bridge.schedule s where length(p_name) >= 3 and left(lower(s.name), 3) = left(lower(p_name), 3) order by s.name limit 3) s;
+    v_near := bridge.nearest(p_name, array(select s.name from bridge.schedule s), 3, p_quoted => true);
     perform bridge.refuse(format('schedule %L does not exist', coalesce(p_name, 'null')),
       coalesce('did you mean ' || v_near || '?', 'see: select name from bridge.schedules'), 'JB002');
   end if;
@@ -262,6 +302,7 @@ begin
   end if;
   update bridge.schedule_run r set status = 'skipped', reason = 'the schedule was removed', finished_at = clock_timestamp()
   where r.schedule = unschedule.name and r.status = 'waiting';
+  perform bridge.drop_callers();
   return true;
 end
 $$;

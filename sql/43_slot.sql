@@ -13,22 +13,42 @@ create or replace function bridge.add_run(p_schedule text, p_slot timestamptz, p
 
 create or replace function bridge.start_run(p_schedule bridge.schedule, p_run bigint, p_now timestamptz) returns uuid language plpgsql
   set search_path = '' as $$
-  -- Make the job of a run. It carries the schedule's name and the slot as headers, which its task reads as self.request.bridge_schedule and
+  -- Make the job of a run: of a task, of the call of a function, or one that delivers a webhook. It carries the schedule's name and the slot as headers, which its task reads as self.request.bridge_schedule and
   -- self.request.bridge_slot.
 declare
   v_id uuid;
-  v_slot timestamptz;
+  v_run bridge.schedule_run;
+  v_posts constant boolean := p_schedule.webhook is not null;
   v_due timestamptz;
+  v_expires timestamptz;
+  v_headers jsonb;
 begin
-  select r.slot into v_slot from bridge.schedule_run r where r.id = p_run;
+  select r.* into v_run from bridge.schedule_run r where r.id = p_run;
   v_due := case when p_schedule.jitter > interval '0' then p_now + random() * p_schedule.jitter end;
-  v_id := bridge.enqueue(p_schedule.task, p_schedule.args, p_schedule.kwargs, p_schedule.queue, p_schedule.priority, run_at => v_due,
-    max_attempts => p_schedule.max_attempts, backoff => p_schedule.backoff, timeout => p_schedule.timeout,
-    expires_at => coalesce(v_due, p_now) + p_schedule.expires,
-    headers => coalesce(p_schedule.headers, '{}') || jsonb_build_object('bridge_schedule', p_schedule.name, 'bridge_slot',
-      to_char(v_slot at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')));
+  v_expires := coalesce(v_due, p_now) + p_schedule.expires;
+  v_headers := coalesce(p_schedule.headers, '{}') || jsonb_build_object('bridge_schedule', p_schedule.name, 'bridge_slot',
+    to_char(v_run.slot at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'));
+  if p_schedule.function is not null then
+    v_id := bridge.start_call(p_schedule, v_due, v_expires, v_headers, p_now);
+  else
+    v_id := bridge.enqueue(p_schedule.task, case when v_posts then '[]' else p_schedule.args end,
+      case when v_posts then bridge.posted_run(p_schedule, v_run) else p_schedule.kwargs end, p_schedule.queue, p_schedule.priority, run_at => v_due,
+      max_attempts => coalesce(p_schedule.max_attempts, case when v_posts then 10 end),
+      backoff => coalesce(p_schedule.backoff, case when v_posts then bridge.delivery_backoff() end),
+      timeout => coalesce(p_schedule.timeout, case when v_posts then interval '2 minutes' end), expires_at => v_expires, headers => v_headers);
+  end if;
   update bridge.schedule_run r set job = v_id, status = 'open', reason = null, due_at = v_due where r.id = p_run;
   return v_id;
+end
+$$;
+
+create or replace function bridge.rows_of_call(p_options jsonb, p_result json) returns bigint language plpgsql immutable set search_path = '' as $$
+  -- The rows that a call says it made: the number that it returned. Null for what is no call, or no number of rows.
+begin
+  if p_options ? 'call' and json_typeof(p_result) = 'number' and (p_result #>> '{}')::numeric between 0 and 1e18 then
+    return (p_result #>> '{}')::numeric::bigint;
+  end if;
+  return null;
 end
 $$;
 
@@ -42,7 +62,7 @@ begin
   with ended as (
     select r.id, coalesce(f.status, 'unknown') as status, f.started_at, coalesce(f.finished_at, clock_timestamp()) as finished_at, f.error,
       f.attempts, left(f.result::text, 500) as result,
-      case when f.options ? 'call' and json_typeof(f.result) = 'number' then (f.result#>>'{}')::numeric::bigint end as rows,
+      bridge.rows_of_call(f.options, f.result) as rows,
       case when f.attempts > 1 or f.losses > 0 then (select min(a.started_at) from bridge.attempt a where a.id = r.job) end as first_started_at
     from bridge.schedule_run r
     left join lateral (select h.* from bridge.finished h where h.id = r.job order by h.finished_at desc limit 1) f on true

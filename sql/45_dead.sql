@@ -59,7 +59,7 @@ begin
     v_new.queue := p_queue;
     v_new.properties := bridge.route_to(p_old.properties, p_queue);
   end if;
-  perform bridge.check_job(v_new.task, v_new.queue, v_new.args, v_new.kwargs, v_new.size);
+  perform bridge.check_job(v_new.task, case when v_new.queue <> p_old.queue then v_new.queue else 'none' end, v_new.args, v_new.kwargs, v_new.size);
   return v_new;
 end
 $$;

@@ -23,7 +23,7 @@ select bridge.define_view('schedules', $view$
     case when not s.enabled then 'paused' when s.next_at is null then 'ended' else 'active' end as status,
     s.next_at as next_run, l.created_at as last_run, l.status as last_status, l.duration as last_duration, l.error as last_error,
     l.job_id as last_job, s.enabled, s.overlap, s.missed, s.missed_within, s.jitter, s.expires, s.starts_at, s.ends_at, s.max_attempts,
-    s.backoff, s.timeout, s.headers, s.created_at, s.updated_at, s.expected_duration
+    s.backoff, s.timeout, s.headers, s.created_at, s.updated_at, s.expected_duration, s.function, s.webhook, s.role
   from bridge.schedule s
   left join lateral (
     select v.* from bridge.schedule_runs v

@@ -1,15 +1,19 @@
 -- What callbacks make of an event: a NOTIFY, or a job that delivers a message. Nothing here may make the end of a job fail.
 
+create or replace function bridge.delivery_backoff() returns jsonb language sql immutable set search_path = ''
+  -- The pauses between the attempts to deliver one message: ten attempts take nine hours.
+  return '{"base": 5, "factor": 3, "cap": 14400, "jitter": 0.2}'::jsonb;
+
 create or replace function bridge.deliver(p_task text, p_queue text, p_kwargs jsonb, p_parent text) returns uuid language plpgsql
   set search_path = '' as $$
   -- Make the job that delivers one message: ten attempts within nine hours.
   --
   --   p_parent  Celery id of the job that it tells of
 declare
-  v_queue constant text := coalesce(p_queue, 'celery');
+  v_queue constant text := coalesce(nullif(p_queue, 'bridge.calls'), 'celery');  -- no worker consumes that
 begin
   return bridge.enqueue(p_task, kwargs => p_kwargs, queue => v_queue, max_attempts => 10, timeout => interval '2 minutes',
-    backoff => '{"base": 5, "factor": 3, "cap": 14400, "jitter": 0.2}', headers => jsonb_build_object('parent_id', p_parent));
+    backoff => bridge.delivery_backoff(), headers => jsonb_build_object('parent_id', p_parent));
 end
 $$;
 

@@ -52,7 +52,8 @@ declare
 begin
   if has_schema_privilege(to_regnamespace('cron'), 'usage') and has_function_privilege(to_regprocedure('cron.schedule(text, text, text)'), 'execute') then
     select count(cron.schedule(c.jobname, c.schedule, c.command)) into v_count from cron.job c
-    where c.username = current_user and c.jobname in ('bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database());
+    where c.username = current_user and c.jobname in ('bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database(),
+      'bridge-calls-' || current_database());
   end if;
   return v_count;
 end
@@ -65,7 +66,7 @@ declare
 begin
   if exists (select from pg_catalog.pg_extension e where e.extname = 'pg_cron') then
     select count(cron.unschedule(c.jobid)) into v_count from cron.job c
-    where c.jobname in ('bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database());
+    where c.jobname in ('bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database(), 'bridge-calls-' || current_database());
   end if;
   return v_count;
 end

@@ -11,6 +11,6 @@ drop function if exists bridge.drop_table_days(text, text, date, timestamptz);
 drop function if exists bridge.outliving(text, text, date, timestamptz);
 drop function if exists bridge.old_days(text, date);
 drop function if exists bridge.kept_condition(text, timestamptz);
--- It has got the argument expected_duration.
+-- It has got the arguments expected_duration, function and webhook.
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);

@@ -34,6 +34,7 @@ declare
       "note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
       "history", "next_runs", "next_runs_of", "schedule_history", "too_often", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "start", "finish", "fail", "end_delivery", "retry_run", "mark_replaced", "step_aside", "lose", "never_ran",
       "report_worker", "release", "stop_worker", "report_drainer", "ready_queues", "next_look", "claim", "mark_published", "unclaim", "suspects", "mark_missing", "republish",
+      "begin_call", "perform_call", "run_calls", "calls_wait", "calls_to_stop", "stop_calls",
       "tick", "tick_if_late", "sweep", "make_days", "setting", "seconds", "room", "is_paused", "version", "serves_from", "wait_for", "forget_waiter", "results", "store_result",
       "forget", "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "grow_chord",
       "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_silent", "set_aside",
@@ -41,6 +42,7 @@ declare
     "bridge_operator": ["complete", "metrics", "metric_catalog",
       "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
+      "begin_call", "perform_call", "run_calls", "calls_wait", "calls_to_stop", "stop_calls",
       "schedule", "unschedule", "pause_schedule", "resume_schedule", "run_schedule", "next_runs", "next_runs_of", "schedule_history", "too_often",
       "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_page", "cancel", "revoke", "revoke_stamped", "purge", "retry", "retry_failed", "pause", "resume", "set_window", "set_breaker", "reset_breaker", "remove_breaker", "set_priority", "move", "reschedule", "set_priority_jobs", "move_jobs", "reschedule_jobs", "drain_state", "is_paused", "tick", "sweep", "cleanup", "cleanup_loop", "begin_cleanup", "cleanup_step", "set_retention", "remove_retention", "set_archive", "upkeep", "setting", "seconds",
       "version", "serves_from", "room", "silent_workers", "ready_queues", "wait_for", "forget_waiter", "settle_unreported",
@@ -78,7 +80,7 @@ begin
     if v_role = 'bridge_operator' then
       execute format('grant update (value, changed_at) on bridge.setting to %I', v_role);
       execute format('grant select, update (cron, timezone, task, args, kwargs, queue, priority, max_attempts, backoff, timeout, expires, headers, '
-        'jitter, starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration) on bridge.schedule to %I', v_role);
+        'jitter, starts_at, ends_at, overlap, missed, missed_within, enabled, expected_duration, function, webhook) on bridge.schedule to %I', v_role);
     end if;
   end loop;
 end

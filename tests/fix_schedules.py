@@ -24,11 +24,11 @@ HOUR = timedelta(hours=1)
 EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
 
 
-def schedule(db: Session, name: str = "nightly", cron: str = "0 * * * *", task: str = "a.task", **options: Any) -> str:
+def schedule(db: Session, name: str = "nightly", cron: str = "0 * * * *", task: str | None = "a.task", **options: Any) -> str:
     named = {"name": name, "cron": cron, "task": task, **options}
     casts = {"args": "::jsonb", "kwargs": "::jsonb", "headers": "::jsonb", "priority": "::integer", "max_attempts": "::integer"}
     casts |= dict.fromkeys(["timeout", "expires", "jitter", "missed_within", "expected_duration"], "::interval")
-    casts |= dict.fromkeys(["starts_at", "ends_at"], "::timestamptz")
+    casts |= {**dict.fromkeys(["starts_at", "ends_at"], "::timestamptz"), "webhook": "::jsonb"}
     call = ", ".join(f"{key} => %({key})s{casts.get(key, '')}" for key in named)
     with translated():
         return str(db.connection.execute(f"select bridge.schedule({call})".encode(), named).fetchone()[0])  # type: ignore[index]

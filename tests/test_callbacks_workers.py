@@ -56,12 +56,14 @@ def kill_the_worker_of(running: Pairs, identity: Any) -> None:
 def test_webhooks_arrive_though_receivers_fail_and_a_worker_and_a_drainer_are_killed(
     pairs: StartPairs, make_receiver: Callable[..., Receiver]
 ) -> None:
-    failing, held = make_receiver(503, 500), make_receiver(held=True)
+    failing, held, daily = make_receiver(503, 500), make_receiver(held=True), make_receiver()
     failing.retry_after = "7200"
     running = pairs("apps.ledger", env={"BRIDGE_WEBHOOK_SECRET": SECRET})
     db = running.db
     allow_here(db)
     db.do("select bridge.set_webhook('failures', %s, task => 'ledger.*', events => '{failed}')", failing.url())
+    db.do("select bridge.schedule('report', '@daily', webhook => %s::jsonb, kwargs => '{\"full\": true}')", json.dumps(daily.url("/daily")))
+    posted = db.one("select bridge.run_schedule('report')")
     own = json.dumps({"url": held.url(), "result": True})
     worked = db.one("select bridge.enqueue('ledger.work', '[21]', webhook => %s::jsonb)", own)
     wait_until(lambda: held.messages, 60, "the first message to the receiver that is held")
@@ -96,6 +98,12 @@ def test_webhooks_arrive_though_receivers_fail_and_a_worker_and_a_drainer_are_ki
     assert {message.headers["webhook-id"] for message in held.messages} == {str(delivery[0])}
     assert len(held.messages) == 2
     assert (held.messages[1].data["data"]["id"], held.messages[1].data["data"]["result"]) == (str(worked), 42)
+    (message,) = daily.messages
+    assert message.is_signed_with(SECRET)
+    assert (message.path, message.headers["webhook-id"], message.data["type"]) == ("/daily", str(posted), "schedule.due")
+    told = message.data["data"]
+    assert (told["schedule"], told["trigger_type"], told["kwargs"]) == ("report", "manual", {"full": True})
+    assert db.rows("select schedule, status from bridge.schedule_runs") == [("report", "succeeded")]
     assert secret_is_nowhere(running)
 
 

@@ -116,5 +116,5 @@ def test_what_cannot_work_raises_our_exceptions(db: Session) -> None:
     with pytest.raises(NotFoundError, match="schedule 'report' does not exist"):
         bridge.run_schedule("report", connection=db.connection)
     bridge.schedule("report", "@daily", "shop.report", connection=db.connection)
-    with pytest.raises(ConflictError, match="differs from it in case alone"):
+    with pytest.raises(ConflictError, match="differs from it in case or blanks alone"):
         bridge.schedule("Report", "@daily", "shop.report", connection=db.connection)

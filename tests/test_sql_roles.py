@@ -28,6 +28,7 @@ WORK = [
     "bridge.make_days()",
     "bridge.note(1, gen_random_uuid())",
 ]
+PERFORM = ["bridge.begin_call()", "bridge.perform_call(1, gen_random_uuid())", "bridge.stop_calls()", "bridge.calls_wait()"]
 SCHEDULE = ["bridge.schedule('s', '@daily', 't')", "bridge.unschedule('s')"]
 CHOOSE = ["bridge.select_jobs()"]
 MANY = [f"""bridge.{name}_jobs('{{"queue": "q"}}')""" for name in ("cancel", "redrive", "discard")]
@@ -38,12 +39,12 @@ TABLES += ["(select count(*) from bridge.schedule_run)"]
 TELL = ["bridge.save_checkpoint(gen_random_uuid(), '1', gen_random_uuid())"]
 READ_LOGS = ["bridge.checkpoint(gen_random_uuid())"]
 TABLES += ["(select count(*) from bridge.log_line)", "(select count(*) from bridge.checkpoint)"]
-ALL = {*TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
+ALL = {*PERFORM, *TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *WORK, *OPERATE, *TABLES}
 
 MAY = {
     "bridge_producer": {*ENQUEUE, *PREVIEW},
-    "bridge_worker": {*TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK},
-    "bridge_operator": {*TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *OPERATE},
+    "bridge_worker": {*PERFORM, *TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *READ, *LOOK, *WORK},
+    "bridge_operator": {*PERFORM, *TELL, *READ_LOGS, *ENQUEUE, *PREVIEW, *CHOOSE, *READ, *LOOK, *OPERATE},
     "bridge_viewer": {*READ_LOGS, *PREVIEW, *CHOOSE, *READ, *LOOK},
     "nobody": set(),
 }
@@ -110,4 +111,4 @@ def test_every_function_fixes_its_search_path(db: Session) -> None:
         "select proname from pg_proc where pronamespace = 'bridge'::regnamespace and prokind <> 'a'"
         " and not coalesce(proconfig::text like '%search_path=%', false)"
     )
-    assert sorted(loose) == [("cleanup_loop",), ("tick_loop",)], "a procedure that commits cannot carry a SET clause"
+    assert sorted(loose) == [("cleanup_loop",), ("run_calls",), ("tick_loop",)], "a procedure that commits cannot carry a SET clause"

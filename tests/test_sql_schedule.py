@@ -28,7 +28,7 @@ def test_saying_the_same_again_changes_nothing_and_a_pause_stays(db: Session) ->
         ({"cron": "0 25 * * *"}, "cron '0 25 * * *', character 3: hour 25 does not exist"),
         ({"timezone": "Europe/Berlni"}, "did you mean Europe/Berlin?"),
         ({"name": " x"}, "schedule name is ' x'"),
-        ({"name": "NIGHTLY"}, "schedule 'nightly' exists, and 'NIGHTLY' differs from it in case alone"),
+        ({"name": "NIGHTLY"}, "schedule 'nightly' exists, and 'NIGHTLY' differs from it in case or blanks alone"),
         ({"task": "two words"}, "task is 'two words'"),
         ({"queue": ""}, "queue is ''"),
         ({"args": "{}"}, "args of task a.task is a JSON object"),

@@ -21,7 +21,7 @@ _RUN = ("slot", "trigger_type", "status", "late_by", "duration", "attempts", "jo
 _FACTS = (
     "name", "status", "cron", "timezone", "next_run", "task", "args", "kwargs", "queue", "priority", "max_attempts", "backoff", "timeout",
     "headers", "overlap", "missed", "missed_within", "jitter", "expires", "expected_duration", "starts_at", "ends_at", "last_run",
-    "last_status", "last_error",
+    "last_status", "last_error", "function", "role", "webhook",
 )  # fmt: skip
 
 

@@ -93,7 +93,10 @@ def show_command(*, name: str, runs: int, as_json: bool) -> None:
 @schedules_command.command("add")
 @_name
 @click.argument("cron")
-@click.argument("task")
+@click.argument("task", required=False)
+@click.option("--function", help="Instead of TASK: a function of the database, public.reset; no worker is needed.")
+@click.option("--webhook", metavar="URL", help="Instead of TASK: an address that schedule and slot are posted to.")
+@click.option("--secret", metavar="NAME", help="Of --webhook: the name of the secret that signs.  [default: default]")
 @click.option("--args", type=Json(list, "ARRAY"), default="[]", help="Its positional arguments, a JSON array.")
 @click.option("--kwargs", type=Json(dict, "OBJECT"), default="{}", help="Its keyword arguments, a JSON object.")
 @click.option("--timezone", default="UTC", show_default=True, help="Whose clock CRON is read by.")
@@ -111,17 +114,24 @@ def show_command(*, name: str, runs: int, as_json: bool) -> None:
 @click.option("--expected-duration", type=duration, help="A run that takes longer is slow.  [default: learnt from its runs]")
 @_dry_run
 @json_option
-def add_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
+def add_command(*, secret: str | None, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Make a schedule, or give the one of this NAME these values. A pause stays as it is.
 
-    CRON is five fields, @hourly and its like, or an interval; TASK the registered name of a Celery task.
+    CRON is five fields, @hourly and its like, or an interval; TASK the registered name of a Celery task. With --function or --webhook
+    there is no TASK.
 
     \b
     Examples:
       bridge schedules add report "0 6 * * mon-fri" shop.report --timezone Europe/Berlin --overlap skip
       bridge schedules add sync "every 15 minutes" shop.sync --args '["all"]' --expires 10m
       bridge schedules add close "0 0 L * *" shop.close --dry-run
+      bridge schedules add reset "@daily" --function public.reset_daily_challenges --timeout 5m
+      bridge schedules add ping "@hourly" --webhook https://hooks.example.org/ping --secret partner
     """
+    if secret is not None:
+        if given["webhook"] is None:
+            raise click.UsageError("--secret goes with --webhook")
+        given["webhook"] = {"url": given["webhook"], "secret": secret}
     with _changes("add", dry_run=dry_run) as connection:
         outcome = public.schedule(connection=connection, **given)
         next_run = schedules.get(connection, given["name"])["next_run"]

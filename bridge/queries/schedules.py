@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["Troubles", "find", "get", "next_runs", "next_runs_of", "pause", "resume", "run", "runs", "schedule", "troubles", "unschedule"]
 
 _CASTS = {
-    **dict.fromkeys(["name", "cron", "task", "timezone", "queue", "overlap", "missed"], "::text"),
+    **dict.fromkeys(["name", "cron", "task", "timezone", "queue", "overlap", "missed", "function"], "::text"),
     **dict.fromkeys(["priority", "max_attempts"], "::integer"),
     **dict.fromkeys(["starts_at", "ends_at"], "::timestamptz"),
     **dict.fromkeys(["timeout", "expires", "jitter", "missed_within", "expected_duration"], "::interval"),
     "enabled": "::boolean",
+    "webhook": "::jsonb",
 }
 
 
