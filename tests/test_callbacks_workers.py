@@ -36,6 +36,8 @@ def hurry(db: Session, callback: str, receiver: Receiver, messages: int) -> None
     """Make the attempts that wait for their backoff at once, until so many messages have come."""
 
     def come() -> bool:
+        if len(receiver.messages) >= messages:  # before another attempt is made
+            return True
         db.rows("select bridge.retry(id) from bridge.deliveries where callback = %s and status = 'scheduled'", callback)
         return len(receiver.messages) >= messages
 
