@@ -249,7 +249,7 @@ begin
     select s.name, 'pg_cron', format('pg_cron''s entry %s runs it as well: %s', c.name, left(c.command, 200)),
       format('select cron.unschedule(%L), or remove the schedule', c.name), c.name, null::timestamptz
     from bridge.schedule s join bridge.cron_commands() c
-      on strpos(c.command, quote_literal(s.task)) > 0 or (c.command ~ '\mrun_schedule\M' and strpos(c.command, quote_literal(s.name)) > 0)
+      on strpos(c.command, case when s.function is null then quote_literal(s.task) else s.task || '(' end) > 0 or (c.command ~ '\mrun_schedule\M' and strpos(c.command, quote_literal(s.name)) > 0)
     where s.enabled order by 1, 5;
   return query
     select e.schedule, 'elsewhere', format('beside its last %s slots, its work was done %s times: %s by hand, %s from elsewhere', e.slots,

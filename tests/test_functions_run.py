@@ -105,7 +105,18 @@ def test_a_slot_calls_its_function_and_its_value_is_the_result(shop: Session) ->
         "a": "x", "n": 2, "facts": {"b": [True]}, "none": True, "path": "public, pg_temp", "schedule": "facts",
         "slot": "2031-05-05T00:00:00.000000+00:00",
     }}  # fmt: skip
-    assert shop.rows("select distinct status, trigger_type from bridge.schedule_runs") == [("succeeded", "scheduled")]
+    shop.do("create function public.huge() returns numeric language sql as 'select 1e30'")
+    schedule(shop, "huge", task=None, function="public.huge")
+    shop.do("select bridge.run_schedule('huge')")
+    perform(shop)
+    shop.do("select bridge.tick()")
+    assert shop.rows("select distinct status from bridge.schedule_runs") == [("succeeded",)]
+    assert shop.rows("select schedule, rows from bridge.schedule_run order by 1") == [
+        ("facts", None),
+        ("huge", None),
+        ("nothing", None),
+        ("rows", 2),
+    ]
 
 
 def test_what_a_failed_call_did_is_undone_and_its_error_says_all_and_it_is_tried_again(shop: Session) -> None:
