@@ -170,21 +170,53 @@ begin
 end
 $$;
 
-create or replace function bridge.delayed_by_queue(p_most integer default 10000) returns table (queue text, status text, jobs bigint)
-  language plpgsql stable set search_path = '' set jit = off as $$
-  -- How many jobs of each queue are scheduled or blocked. Above p_most, how scheduled ones divide among queues is told by a sample: their
-  -- rows do not name it.
+create or replace function bridge.sample_of(p_table regclass, p_pages integer) returns real language sql stable set search_path = ''
+  -- The percentage of a table's pages that makes so many of them, as TABLESAMPLE takes it.
+  return least(100, 100.0 * p_pages / greatest(pg_relation_size(p_table) / current_setting('block_size')::integer, 1));
+
+create or replace function bridge.ready_by_queue(p_most integer default 5000, p_pages integer default 256)
+  returns table (queue text, jobs bigint, oldest timestamptz) language sql stable set search_path = '' set enable_seqscan = off
+  set enable_bitmapscan = off set jit = off
+  -- How many jobs of each queue are ready, and since when the first of them. Above p_most, a sample of p_pages tells how many.
+  --
+  -- Index  ready_pkey, by hops to the first of each queue and priority
+  begin atomic
+    with recursive head (queue, rank, since) as (
+      (select r.queue, r.rank, r.since from bridge.ready r order by r.queue, r.rank, r.pos limit 1)
+      union all
+      select n.queue, n.rank, n.since from head h cross join lateral (
+        select r.queue, r.rank, r.since from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
+        order by r.queue, r.rank, r.pos limit 1) n
+    ), first as (
+      select h.queue, min(h.since) as oldest from head h group by h.queue
+    ), few as (
+      select f.queue, f.oldest, (select count(*) from (select r.pos from bridge.ready r where r.queue = f.queue limit p_most + 1) r) as jobs from first f
+    ), sample as materialized (
+      select r.queue, count(*) * 100 / bridge.sample_of('bridge.ready', p_pages) as jobs
+      from bridge.ready r tablesample system (bridge.sample_of('bridge.ready', p_pages))
+      where exists (select from few w where w.jobs > p_most) group by r.queue
+    )
+    select w.queue, case when w.jobs <= p_most then w.jobs else greatest(w.jobs, s.jobs)::bigint end, w.oldest
+    from few w left join sample s on s.queue = w.queue;
+  end;
+
+create or replace function bridge.delayed_by_queue(p_most integer default 5000, p_pages integer default 32)
+  returns table (queue text, status text, jobs bigint) language plpgsql stable set search_path = '' set enable_seqscan = off
+  set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+  -- How many jobs of each queue are scheduled or blocked. Above p_most, a sample of p_pages tells of the scheduled ones: their rows do not
+  -- name the queue.
+  --
+  -- Index  job_pkey, a probe a row
 declare
-  v_all constant bigint := (select count(*) from bridge.scheduled);
+  v_sample constant real := case when (select count(*) from (select from bridge.scheduled limit p_most + 1) s) <= p_most then 100
+    else bridge.sample_of('bridge.scheduled', p_pages) end;
 begin
-  if v_all <= p_most then
+  if v_sample = 100 then
     return query select j.queue, 'scheduled', count(*) from bridge.scheduled s join bridge.job j on j.seq = s.seq group by j.queue;
   else
     return query
-      select c.queue, 'scheduled', round(c.number * v_all / sum(c.number) over ())::bigint from (
-        select j.queue, count(*) as number
-        from (select s.seq from bridge.scheduled s tablesample system (100.0 * p_most / v_all) limit p_most) s
-        join bridge.job j on j.seq = s.seq group by j.queue) c;
+      select j.queue, 'scheduled', round(count(*) * 100 / v_sample)::bigint
+      from bridge.scheduled s tablesample system (v_sample) join bridge.job j on j.seq = s.seq group by j.queue;
   end if;
   return query
     select j.queue, 'blocked', count(*) from (select b.seq from bridge.blocked b limit p_most) b join bridge.job j on j.seq = b.seq group by j.queue;
@@ -199,7 +231,7 @@ declare
 begin
   return query
     with place as (
-      select r.queue, 'queued' as status, count(*) as jobs, min(r.since) as oldest from bridge.ready r group by r.queue
+      select r.queue, 'queued' as status, r.jobs, r.oldest from bridge.ready_by_queue() r
       union all
       select l.queue, 'queued', count(*), min(h.since) from bridge.held h join bridge.lane l on l.id = h.lane group by l.queue
       union all

@@ -71,12 +71,21 @@ def test_live_jobs_are_told_by_queue_and_status(db: Session) -> None:
     assert value(db, "bridge_jobs_enqueued_total") == 4
 
 
-def test_scheduled_jobs_beyond_the_bound_are_divided_by_a_sample(db: Session) -> None:
-    db.do("select count(bridge.enqueue('a.task', queue => 'q' || n % 2, delay => '1 hour')) from generate_series(1, 2000) n")
-    rows = dict(db.rows("select queue, jobs from bridge.delayed_by_queue(500)"))
-    assert set(rows) == {"q0", "q1"}
-    assert sum(rows.values()) == 2000
-    assert dict(db.rows("select queue, jobs from bridge.delayed_by_queue(2000)")) == {"q0": 1000, "q1": 1000}
+def test_jobs_beyond_a_bound_are_told_by_a_sample(db: Session) -> None:
+    db.do("select count(bridge.enqueue('a.task', queue => 'q' || n % 2, delay => '1 hour')) from generate_series(1, 4000) n")
+    db.do("select count(bridge.enqueue('a.task', queue => 'r' || n % 2, priority => n % 3)) from generate_series(1, 4000) n")
+    db.do("select bridge.enqueue('a.task', queue => 'small')")
+    assert dict(db.rows("select queue, jobs from bridge.delayed_by_queue()")) == {"q0": 2000, "q1": 2000}
+    assert dict(db.rows("select queue, jobs from bridge.ready_by_queue()")) == {"r0": 2000, "r1": 2000, "small": 1}
+    pages = int(db.one("select pg_relation_size('bridge.scheduled') / 8192"))
+    scheduled = dict(db.rows("select queue, jobs from bridge.delayed_by_queue(500, %s)", pages // 2))
+    assert set(scheduled) == {"q0", "q1"}
+    assert 1000 <= sum(scheduled.values()) <= 8000
+    ready = dict(db.rows("select queue, jobs from bridge.ready_by_queue(500, %s)", pages // 2))
+    assert set(ready) == {"r0", "r1", "small"}
+    assert ready["small"] == 1
+    assert 1000 <= sum(ready.values()) <= 8000
+    assert db.one("select max(oldest) from bridge.ready_by_queue()") <= db.one("select max(since) from bridge.ready")
 
 
 def test_names_follow_the_conventions_and_every_series_is_in_the_catalog(db: Session) -> None:
