@@ -17,6 +17,7 @@ __all__ = [
     "DeliveryError",
     "InvalidArgumentError",
     "JobFailedError",
+    "LockedError",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermanentError",
@@ -107,6 +108,10 @@ class SettingError(BridgeError, ValueError):
 
 class ServerError(BridgeError):
     """A server or its program is missing, did not start or cannot be reached."""
+
+
+class LockedError(BridgeError):
+    """Somebody's transaction holds what an upgrade has to change; nothing has been changed."""
 
 
 class PublishError(BridgeError):

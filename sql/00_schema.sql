@@ -3,7 +3,9 @@
 -- Apply with `bridge install`, or `cat sql/*.sql | psql -1 "$DSN"`; repeating it is safe, also under load: tables and indexes are made
 -- behind a catalog check, because "if not exists" waits for live traffic even when there is nothing to do.
 
-set local lock_timeout = '5s';
+-- Whoever comes later waits behind a lock that is waited for, so not for long; below deadlock_timeout, so that of two who wait for each
+-- other this gives way. `bridge install` tries again by itself.
+set local lock_timeout = '800ms';
 set local client_min_messages = warning;
 
 create schema if not exists bridge;

@@ -206,7 +206,7 @@ create or replace function bridge.register_calls(p_first boolean default false) 
   --
   --   p_first  a schedule that calls a function is just being made
 declare
-  v_name constant text := 'bridge-calls-' || current_database();
+  v_name constant text := bridge.cron_name('calls');
   v_version text;
 begin
   select e.extversion into v_version from pg_catalog.pg_extension e where e.extname = 'pg_cron';

@@ -12,8 +12,10 @@ pytest_plugins = [
     "fix_redis",
     "fix_tls",
     "fix_flower",
+    "fix_install",
     "fix_moving",
     "fix_pairs",
     "fix_receiver",
+    "fix_releases",
     "fix_transactions",
 ]

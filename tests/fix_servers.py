@@ -242,12 +242,14 @@ class Launcher:
     request: pytest.FixtureRequest
     folder: Path
     started: list[Process] = field(default_factory=list)
+    cwd: Path = ROOT
+    path: tuple[Path, ...] = (ROOT, ROOT / "tests")  # where they find the package, and applications of tests
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None, **urls: str | None) -> Process:
         log = self.folder / f"{name}-{len(self.started)}.log"
         # A worker that outlives its broker hangs in a polite shutdown.
         environment = self.environment(env or {}, **urls)
-        process = Process(name, command, log=log, env=environment, cwd=ROOT, death_signal=signal.SIGKILL)
+        process = Process(name, command, log=log, env=environment, cwd=self.cwd, death_signal=signal.SIGKILL)
         self.started.append(process)
         process.start()
         return process
@@ -259,7 +261,7 @@ class Launcher:
             "BRIDGE_BROKER_URL": broker,
             # For applications that name no broker; Celery lets it win over one that is named.
             "CELERY_BROKER_URL": broker,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([*map(str, self.path), os.environ.get("PYTHONPATH", "")]),
             "PYTHONUNBUFFERED": "1",
         }
         return {**os.environ, **ours, **extra}
@@ -304,6 +306,11 @@ def worker(launcher: Launcher) -> StartWorker:
 
     `app` is a module on the path, `tests/` included; further words go to the command line as they are.
     """
+    return workers_of(launcher)
+
+
+def workers_of(launcher: Launcher) -> StartWorker:
+    """Starts workers by a launcher."""
 
     def start(
         app: str = "tasks",
@@ -352,6 +359,11 @@ class StartDrainer(Protocol):
 @pytest.fixture
 def drainer(launcher: Launcher) -> StartDrainer:
     """Start real drainers; each gives a `Process`, as `worker` does."""
+    return drainers_of(launcher)
+
+
+def drainers_of(launcher: Launcher) -> StartDrainer:
+    """Starts drainers by a launcher."""
 
     def start(
         *args: str,

@@ -14,6 +14,7 @@ from bridge.health import Grade
 if TYPE_CHECKING:
     from bridge.local.postgres import PostgresServer
 
+pytestmark = pytest.mark.pg_cron
 LAUNCHER = "from pg_stat_activity where backend_type = 'pg_cron launcher'"
 
 

@@ -29,7 +29,7 @@ HOSTS = (("py", "pi."), ("python", "hosted."), ("registry", ".npm"), ("deb", ".d
 REGISTRIES = re.compile("|".join(re.escape(start + end) for start, end in HOSTS))
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:" + "work|root" + r")/\w|/(?:" + "home|Users" + r")/(?!me\b|you\b)\w")
 # psycopg, outside of the modules that speak SQL, is there for the names of its errors.
-SPEAKS_SQL = ("bridge/queries/", "bridge/schema.py", "bridge/local/", "bridge/bench/", "bridge/testing/databases.py")
+SPEAKS_SQL = ("bridge/queries/", "bridge/schema/", "bridge/local/", "bridge/bench/", "bridge/testing/databases.py")
 
 
 @cache
@@ -124,7 +124,7 @@ def test_every_make_target_that_a_document_names_exists() -> None:
     assert documented - makefile_targets() == set()
 
 
-@pytest.mark.parametrize("name", [".ci/run", "scripts/environment", "scripts/test-matrix"])
+@pytest.mark.parametrize("name", [".ci/run", "scripts/environment", "scripts/pg_cron", "scripts/test-matrix"])
 def test_scripts_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
     assert (ROOT / name).read_text().startswith("#!")

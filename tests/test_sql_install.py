@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
-import pytest
-from fix_servers import ROOT, wait_until
+from fix_install import dump, psql_all_files
+from fix_servers import wait_until
 from fix_sql import Session
 from invariants import assert_sound
 
 from bridge import schema
-from bridge.local.binaries import find_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-def program(name: str) -> str:
-    chosen = os.environ.get("BRIDGE_TEST_POSTGRES_BIN")
-    binaries = find_postgres(folder=Path(chosen) if chosen else None)
-    assert binaries is not None
-    found = Path(binaries.folder) / name
-    if not found.exists():
-        pytest.skip(f"no {name} beside this postgres")
-    return str(found)
-
-
-def psql_all_files(dsn: str) -> None:
-    """What the README says: cat sql/*.sql | psql -1."""
-    text = "".join(path.read_text() for path in sorted((ROOT / "sql").glob("*.sql")))
-    done = subprocess.run(
-        [program("psql"), "-1", "-v", "ON_ERROR_STOP=1", "-q", "-d", dsn],
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def dump(dsn: str) -> str:
-    done = subprocess.run([program("pg_dump"), "-s", "-d", dsn], capture_output=True, text=True, timeout=60, check=True)
-    # A random key against injection differs from dump to dump.
-    return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+    from fix_install import Traffic
 
 
 def test_the_files_install_by_psql_in_one_transaction(empty_dsn: str) -> None:
@@ -92,42 +58,6 @@ def test_two_who_install_at_once_take_turns(empty_dsn: str) -> None:
     for thread in threads:
         thread.join(60)
     assert schema.installed_version(empty_dsn)
-
-
-class Traffic:
-    """Jobs that flow through their whole life in a session of their own, until told to stop."""
-
-    def __init__(self, dsn: str) -> None:
-        self.db = Session(dsn)
-        self.lives = 0
-        self.longest = 0.0
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._flow)
-        self._thread.start()
-
-    def _flow(self) -> None:
-        try:
-            while not self._stop.is_set():
-                before = self.db.one("select clock_timestamp()")
-                self.db.enqueue(unique_key="always the same")
-                self.db.finish(*self.db.run())
-                self.longest = max(self.longest, (self.db.one("select clock_timestamp()") - before).total_seconds())
-                self.lives += 1
-        except BaseException as error:  # noqa: BLE001 - shown by stop
-            self.error = error
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        assert self.error is None, self.error
-
-
-@pytest.fixture
-def traffic(dsn: str) -> Iterator[Traffic]:
-    traffic = Traffic(dsn)
-    yield traffic
-    traffic.stop()
 
 
 def test_installing_again_does_not_stall_live_traffic(traffic: Traffic, dsn: str) -> None:

@@ -8,12 +8,14 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge import records, schema, settings
+from bridge.cli.tables import print_table
 from bridge.drainer import Drainer
 from bridge.queries import dispatch
 from bridge.queries.connection import connect
@@ -30,21 +32,50 @@ _LAST_CALL = 4.0  # seconds that a drainer's last call may take; what it leaves 
 
 @click.command("install")
 @click.option("--pipeline", metavar="NAME", help="Install the SQL of tasks/NAME/sql of this checkout as well.")
+@click.option("--check", is_flag=True, help="Say what would change, and change nothing; exit code 1 when there is something.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Try so long while transactions of others are in the way.",
+)
+@click.option("--cron-database", metavar="NAME", help="Have the pg_cron of this other database of the cluster tick.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def install_command(*, pipeline: str | None, as_json: bool) -> None:
+def install_command(*, pipeline: str | None, check: bool, patience: float, cron_database: str | None, as_json: bool) -> None:
     """Install or upgrade the schema; safe to repeat, also while everything runs.
 
     \b
     Examples:
       BRIDGE_DATABASE_URL=postgresql://me@host/db bridge install
+      bridge install --check
       bridge install --pipeline media
     """
     dsn = settings.load().require_database()
-    said = schema.install(dsn)
+    if check:
+        if pipeline is not None:
+            raise click.UsageError("--check looks at the schema bridge alone, not at a pipeline's")
+        _check_install(dsn, cron_database, as_json=as_json)
+        return
+    said = schema.install(dsn, patience=patience, cron_database=cron_database, told=lambda words: click.echo(words, err=True))
     if pipeline is not None:
         files = schema.install_pipeline(dsn, Path("tasks") / pipeline / "sql")
         said += f"; pipeline {pipeline} is installed ({files} files)"
     click.echo(json.dumps({"installed": said}) if as_json else said)
+
+
+def _check_install(dsn: str, cron_database: str | None, *, as_json: bool) -> None:
+    changes = schema.preview(dsn, cron_database=cron_database)
+    todo = [change for change in changes if change.action not in schema.LEFT]
+    if as_json:
+        click.echo(json.dumps({"changes": len(todo), "objects": [asdict(change) for change in changes]}))
+    else:
+        if changes:
+            rows = [(one.action, one.kind, one.name, one.before, one.after) for one in changes]
+            print_table(("action", "kind", "name", "before", "after"), rows, keep=("action", "kind", "name"))
+        click.echo(f"{len(todo)} changes: bridge install" if todo else "nothing to do")
+    sys.exit(1 if todo else 0)
 
 
 @click.command("sql")

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_STUCK",
-    "Cron",
-    "CronEntry",
     "Holder",
     "Process",
     "ReadyHead",
@@ -28,11 +26,11 @@ __all__ = [
     "StuckGroup",
     "Tick",
     "connections",
-    "cron",
-    "cron_entries",
     "drainers",
+    "many",
     "may_see_sessions",
     "missing_days",
+    "one",
     "published_queues",
     "queues_in_use",
     "ready_heads",
@@ -121,54 +119,19 @@ class Holder:
     active: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Cron:
-    """The state of pg_cron.
-
-    Attributes:
-        version: of the extension in this database; None when it is not created.
-        available: its files are on the server.
-        loaded_for: the database that its library is bound to; None when it is not loaded, or this role may not know.
-        usable: this role may look into schema cron.
-        launcher: its launcher runs.
-    """
-
-    version: str | None
-    available: bool
-    loaded_for: str | None
-    usable: bool
-    launcher: bool
-    database: str
-    role: str
-
-
-@dataclass(frozen=True, slots=True)
-class CronEntry:
-    """One of our entries, and how its last ended run went; all None when it has no run among the latest of all entries."""
-
-    job: int
-    name: str
-    schedule: str
-    active: bool
-    failures: int
-    last_status: str | None
-    last_message: str | None
-    last_age: float | None
-
-
 def server(connection: Connection) -> Server:
     """Version, whether it takes writes, and its clock."""
     query = """
         select split_part(current_setting('server_version'), ' ', 1), pg_is_in_recovery(),
           current_setting('transaction_read_only')::boolean, clock_timestamp()"""
-    version, standby, read_only, clock = _row(connection, query)
+    version, standby, read_only, clock = one(connection, query)
     return Server(version, standby, read_only, clock)
 
 
 def shut_out(connection: Connection) -> str | None:
     """This role's name when it may not use schema bridge; None when it may, or when there is no such schema."""
     query = "select case when not has_schema_privilege(to_regnamespace('bridge'), 'usage') then current_user::text end"
-    role: str | None = _row(connection, query)[0]
+    role: str | None = one(connection, query)[0]
     return role
 
 
@@ -178,7 +141,7 @@ def tick_state(connection: Connection) -> Tick:
         select t.source, case when isfinite(t.ticked_at) then extract(epoch from clock_timestamp() - t.ticked_at)::float8 end,
           extract(epoch from bridge.seconds('tick_interval'))::float8
         from bridge.tick_state t"""
-    return Tick(*_row(connection, query))
+    return Tick(*one(connection, query))
 
 
 def drainers(connection: Connection, silent: float) -> list[Process]:
@@ -188,7 +151,7 @@ def drainers(connection: Connection, silent: float) -> list[Process]:
           extract(epoch from d.clock_skew)::float8, '{}'::text[]
         from bridge.drainers d, lateral (select extract(epoch from clock_timestamp() - d.seen_at)::float8) a (age)
         where a.age < 86400 order by d.name"""
-    return [Process(*row) for row in _rows(connection, query, {"silent": silent})]
+    return [Process(*row) for row in many(connection, query, {"silent": silent})]
 
 
 def workers(connection: Connection, silent: float) -> list[Process]:
@@ -200,12 +163,12 @@ def workers(connection: Connection, silent: float) -> list[Process]:
           extract(epoch from w.clock_skew)::float8, w.queues
         from bridge.workers w, lateral (select extract(epoch from clock_timestamp() - w.seen_at)::float8) a (age)
         where a.age < 86400 order by w.name"""
-    return [Process(*row) for row in _rows(connection, query, {"silent": silent})]
+    return [Process(*row) for row in many(connection, query, {"silent": silent})]
 
 
 def published_queues(connection: Connection) -> set[str]:
     """Queues with jobs that are with the broker and not started."""
-    return {row[0] for row in _rows(connection, "select distinct i.queue from bridge.inflight i where i.state = 'published'")}
+    return {row[0] for row in many(connection, "select distinct i.queue from bridge.inflight i where i.state = 'published'")}
 
 
 def queues_in_use(connection: Connection) -> set[str]:
@@ -214,7 +177,7 @@ def queues_in_use(connection: Connection) -> set[str]:
         select distinct i.queue from bridge.inflight i
         union select bridge.ready_queues()
         union select q.name from bridge.queue q"""
-    return {row[0] for row in _rows(connection, query)}
+    return {row[0] for row in many(connection, query)}
 
 
 def ready_heads(connection: Connection) -> list[ReadyHead]:
@@ -229,7 +192,7 @@ def ready_heads(connection: Connection) -> list[ReadyHead]:
         )
         select h.queue, extract(epoch from clock_timestamp() - h.since)::float8, bridge.is_paused(h.queue), bridge.room(h.queue)
         from head h"""
-    return [ReadyHead(*row) for row in _rows(connection, query)]
+    return [ReadyHead(*row) for row in many(connection, query)]
 
 
 def stuck(connection: Connection) -> list[StuckGroup]:
@@ -245,7 +208,7 @@ def stuck(connection: Connection) -> list[StuckGroup]:
             limit %(most)s) s
           group by s.state) g
         join bridge.job j on j.seq = g.seq order by g.state"""
-    return [StuckGroup(*row) for row in _rows(connection, query, {"most": MOST_STUCK})]
+    return [StuckGroup(*row) for row in many(connection, query, {"most": MOST_STUCK})]
 
 
 def snapshot_holders(connection: Connection) -> list[Holder]:
@@ -267,12 +230,12 @@ def snapshot_holders(connection: Connection) -> list[Holder]:
         from pg_catalog.pg_replication_slots s, lateral (select greatest(age(s.xmin), age(s.catalog_xmin))) x (lag)
         where x.lag is not null
         order by 5 desc"""
-    return [Holder(*row) for row in _rows(connection, query, {})]
+    return [Holder(*row) for row in many(connection, query, {})]
 
 
 def may_see_sessions(connection: Connection) -> bool:
     """Whether this role sees what other roles' sessions do."""
-    return bool(_row(connection, "select pg_has_role('pg_read_all_stats', 'usage')")[0])
+    return bool(one(connection, "select pg_has_role('pg_read_all_stats', 'usage')")[0])
 
 
 def connections(connection: Connection) -> tuple[int, int]:
@@ -280,7 +243,7 @@ def connections(connection: Connection) -> tuple[int, int]:
     query = """
         select (select sum(d.numbackends) from pg_catalog.pg_stat_database d)::integer,
           current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer"""
-    used, most = _row(connection, query)
+    used, most = one(connection, query)
     return used, most
 
 
@@ -296,48 +259,18 @@ def missing_days(connection: Connection, ahead: int) -> tuple[list[tuple[str, da
     pending = """
         select i.inhparent::regclass::text, i.inhrelid::regclass::text from pg_catalog.pg_inherits i
         where i.inhdetachpending and i.inhparent = any (array['bridge.finished', 'bridge.attempt', 'bridge.log_line']::regclass[])"""
-    return [(name, day) for name, day in _rows(connection, days, {"ahead": ahead})], [
-        (parent, child) for parent, child in _rows(connection, pending)
+    return [(name, day) for name, day in many(connection, days, {"ahead": ahead})], [
+        (parent, child) for parent, child in many(connection, pending)
     ]
 
 
-def cron(connection: Connection) -> Cron:
-    """How much of pg_cron is there, without touching its schema."""
-    query = """
-        select (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pg_cron'),
-          exists (select from pg_catalog.pg_available_extensions a where a.name = 'pg_cron'),
-          (select s.setting from pg_catalog.pg_settings s where s.name = 'cron.database_name'),
-          coalesce(has_schema_privilege(to_regnamespace('cron'), 'usage'), false),
-          -- The launcher's name is shown to every role, its type is not.
-          exists (select from pg_catalog.pg_stat_activity a
-            where a.application_name = 'pg_cron scheduler' or a.backend_type = 'pg_cron launcher'),
-          current_database(), current_user"""
-    return Cron(*_row(connection, query))
+def one(connection: Connection, query: LiteralString) -> tuple[Any, ...]:
+    """The first row of an answer."""
+    return many(connection, query)[0]
 
 
-def cron_entries(connection: Connection) -> list[CronEntry]:
-    """Our entries, with their ended runs among the latest 500 of all entries: only ``runid`` has an index."""
-    query = """
-        select c.jobid, c.jobname, c.schedule, c.active, coalesce(r.failures, 0)::integer, r.status, r.message,
-          extract(epoch from clock_timestamp() - r.ended_at)::float8
-        from cron.job c left join (
-          select d.jobid, count(*) filter (where d.status = 'failed') as failures,
-            (array_agg(d.status order by d.runid desc))[1] as status,
-            (array_agg(d.return_message order by d.runid desc))[1] as message,
-            (array_agg(d.end_time order by d.runid desc))[1] as ended_at
-          from (select * from cron.job_run_details order by runid desc limit 500) d
-          where d.status in ('failed', 'succeeded') group by d.jobid
-        ) r on r.jobid = c.jobid
-        where c.jobname in ('bridge-tick-' || current_database(), 'bridge-cleanup-' || current_database())
-        order by c.jobname desc"""
-    return [CronEntry(*row) for row in _rows(connection, query)]
-
-
-def _row(connection: Connection, query: LiteralString) -> tuple[Any, ...]:
-    return _rows(connection, query)[0]
-
-
-def _rows(connection: Connection, query: LiteralString, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+def many(connection: Connection, query: LiteralString, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """An answer; PermissionError for a missing right, ServerError for what does not come in time."""
     with translated(), _reasons_named():
         return connection.execute(query, values).fetchall()
 
