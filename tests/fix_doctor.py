@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.health import Finding, Grade, Limits, examine
+from bridge.doctor import Finding, Grade, Limits, examine
 from bridge.settings import Settings
 
 EVERY = 0.2  # seconds between two looks: each opens connections

@@ -19,7 +19,7 @@ from kombu import Queue
 from bridge.broker import open_broker
 from bridge.drainer import Drainer
 from bridge.errors import PublishError
-from bridge.health import Grade
+from bridge.doctor import Grade
 from bridge.settings import Settings
 
 if TYPE_CHECKING:

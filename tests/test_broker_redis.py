@@ -20,7 +20,7 @@ from bridge import settings
 from bridge.broker import open_broker
 from bridge.drainer import Drainer
 from bridge.errors import PublishError, SettingError
-from bridge.health import Grade, examine
+from bridge.doctor import Grade, examine
 from bridge.local.broker import FileBroker, free_port
 from bridge.settings import Settings, without_password
 

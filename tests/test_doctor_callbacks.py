@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fix_doctor import Doctor
 
-from bridge.health import Grade
+from bridge.doctor import Grade
 
 if TYPE_CHECKING:
     from fix_sql import Session

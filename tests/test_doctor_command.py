@@ -9,7 +9,7 @@ from fix_doctor import NOWHERE, Doctor, command, execute, rows
 from fix_servers import wait_for_row
 from psycopg import conninfo
 
-from bridge.health import CHECKS, Grade, examine
+from bridge.doctor import CHECKS, Grade, examine
 from bridge.settings import Settings
 
 if TYPE_CHECKING:

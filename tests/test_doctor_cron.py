@@ -9,7 +9,7 @@ from fix_doctor import Doctor, execute
 from fix_servers import missing, wait_for_value
 
 from bridge import schema
-from bridge.health import Grade
+from bridge.doctor import Grade
 
 if TYPE_CHECKING:
     from bridge.local.postgres import PostgresServer

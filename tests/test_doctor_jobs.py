@@ -16,7 +16,7 @@ from fix_servers import FAST, wait_for_value
 from psycopg.types.json import Jsonb
 
 from bridge import schema
-from bridge.health import Grade
+from bridge.doctor import Grade
 from bridge.local.postgres import PostgresServer
 
 if TYPE_CHECKING:

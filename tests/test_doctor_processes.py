@@ -13,7 +13,7 @@ import pytest
 from fix_doctor import Doctor, execute
 from fix_servers import wait_for_row, wait_for_value
 
-from bridge.health import Grade, Limits, examine
+from bridge.doctor import Grade, Limits, examine
 from bridge.queries.connection import connect
 from bridge.queries.runs import report_worker
 from bridge.settings import Settings

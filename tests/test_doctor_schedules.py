@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fix_doctor import Doctor
 from fix_schedules import schedule
 
-from bridge.health import Grade
+from bridge.doctor import Grade
 
 if TYPE_CHECKING:
     from fix_sql import Session

@@ -12,7 +12,7 @@ from fix_doctor import Doctor, execute
 
 import bridge
 from bridge import schema
-from bridge.health import CHECKS, Grade, examine
+from bridge.doctor import CHECKS, Grade, examine
 from bridge.settings import Settings
 
 if TYPE_CHECKING:

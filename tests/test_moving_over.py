@@ -10,7 +10,7 @@ from fix_moving import JOINED, PLAIN, end
 from fix_servers import wait_for_row, wait_for_value, wait_until
 from invariants import assert_sound
 
-from bridge.health import Grade
+from bridge.doctor import Grade
 
 if TYPE_CHECKING:
     from pathlib import Path

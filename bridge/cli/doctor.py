@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bridge.errors import SettingError
-from bridge.health import CHECKS, Finding, Grade, Limits, examine
+from bridge.doctor import CHECKS, Finding, Grade, Limits, examine
 
 __all__ = ["doctor_command"]
 

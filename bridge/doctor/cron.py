@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.health.finding import Finding, error, ok, one_line, skipped, warning
+from bridge.doctor.finding import Finding, error, ok, one_line, skipped, warning
 from bridge.queries import cron, health
 
 if TYPE_CHECKING:
-    from bridge.health.subject import Subject
+    from bridge.doctor.subject import Subject
     from bridge.queries.cron import Cron, CronEntry
     from bridge.queries.health import Tick
 

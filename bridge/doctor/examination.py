@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bridge.errors import SettingError
-from bridge.health import breakers, broker, callbacks, cron, database, jobs, processes, schedules, storage, ticking
-from bridge.health.finding import Finding, error, from_exception, skipped
-from bridge.health.limits import Limits
-from bridge.health.subject import NoAnswerError, Subject, within
+from bridge.doctor import breakers, broker, callbacks, cron, database, jobs, processes, schedules, storage, ticking
+from bridge.doctor.finding import Finding, error, from_exception, skipped
+from bridge.doctor.limits import Limits
+from bridge.doctor.subject import NoAnswerError, Subject, within
 from bridge.settings import load
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import bridge
 from bridge import schema as files
 from bridge.errors import SchemaError
-from bridge.health.finding import Finding, error, from_exception, ok
+from bridge.doctor.finding import Finding, error, from_exception, ok
 from bridge.queries import health
 from bridge.queries.connection import connect
 from bridge.settings import without_password
 
 if TYPE_CHECKING:
-    from bridge.health.subject import Subject
+    from bridge.doctor.subject import Subject
 
 __all__ = ["reachable", "schema"]
 

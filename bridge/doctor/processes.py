@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.health.finding import Finding, error, ok, warning
+from bridge.doctor.finding import Finding, error, ok, warning
 from bridge.queries import health
 from bridge.queries.silent import reporting, unreported
 
 if TYPE_CHECKING:
     from bridge.broker.fleet import Consumer
-    from bridge.health.subject import Subject
+    from bridge.doctor.subject import Subject
     from bridge.queries.health import Process
 
 __all__ = ["clocks", "drainers", "plugin", "workers"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bridge.broker import Broker
-    from bridge.health.limits import Limits
+    from bridge.doctor.limits import Limits
     from bridge.queries.connection import Connection
     from bridge.settings import Settings
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC
 from typing import TYPE_CHECKING
 
-from bridge.health.finding import Finding, error, ok, skipped, warning
+from bridge.doctor.finding import Finding, error, ok, skipped, warning
 from bridge.queries import health
 
 if TYPE_CHECKING:
-    from bridge.health.limits import Limits
-    from bridge.health.subject import Subject
+    from bridge.doctor.limits import Limits
+    from bridge.doctor.subject import Subject
     from bridge.queries.health import Holder
 
 __all__ = ["connections", "days", "snapshots"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bridge.health.doctor import CHECKS, examine
-from bridge.health.finding import Finding, Grade
-from bridge.health.limits import Limits
+from bridge.doctor.examination import CHECKS, examine
+from bridge.doctor.finding import Finding, Grade
+from bridge.doctor.limits import Limits
 
 __all__ = ["CHECKS", "Finding", "Grade", "Limits", "examine"]

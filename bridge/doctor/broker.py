@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from bridge.broker import open_broker
 from bridge.broker.shortcomings import UNFIT
 from bridge.errors import SettingError
-from bridge.health.finding import Finding, error, from_exception, ok, one_line, warning
+from bridge.doctor.finding import Finding, error, from_exception, ok, one_line, warning
 from bridge.settings import without_password
 
 if TYPE_CHECKING:
-    from bridge.health.subject import Subject
+    from bridge.doctor.subject import Subject
 
 __all__ = ["reachable"]
 

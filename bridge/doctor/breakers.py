@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bridge.health.finding import Finding, ok, warning
+from bridge.doctor.finding import Finding, ok, warning
 from bridge.queries import breakers
 
 if TYPE_CHECKING:
-    from bridge.health.subject import Subject
+    from bridge.doctor.subject import Subject
 
 __all__ = ["tripped"]
 
