@@ -19,6 +19,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_whe
 
 import bridge
 from bridge import schema, tracing
+from bridge.alarm import Alarm, Trouble
 from bridge.broker import open_broker
 from bridge.calls import Calls
 from bridge.errors import PublishError, RefusedError, ServerError
@@ -76,6 +77,10 @@ class _Holds:
         self._pauses[queue], self._until[queue] = pause, time.monotonic() + pause
         return pause
 
+    def refused(self) -> list[str]:
+        """Queues that wait, or did a moment ago."""
+        return [queue for queue, until in self._until.items() if time.monotonic() < until + _LONGEST_PAUSE]
+
     def release(self, queue: str) -> None:
         """It takes messages again."""
         self._pauses.pop(queue, None)
@@ -106,6 +111,8 @@ class Drainer:
         self._broker_facts: dict[str, object] = {}
         self._lookout = Lookout()
         self._calls = Calls(settings)
+        self._trouble = Trouble()
+        self._alarm = Alarm()
 
     def run(self) -> None:
         """Work until the stop event is set; outages of Postgres or the broker are waited out with growing, jittered pauses.
@@ -143,6 +150,7 @@ class Drainer:
 
     def _report_outage(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        self._trouble.note(error)
         log.warning("outage pause=%.1f error=%s", state.next_action.sleep if state.next_action else 0.0, error)
 
     def _work(self) -> None:
@@ -154,12 +162,14 @@ class Drainer:
                 self.vitals.turn()
                 self._do_duties()
                 published = self.drain_once()
+                self._trouble.over()
                 if published < self._settings.shipment:
                     self._wait_for_work(published)
                 else:
                     self._pause = _SHORTEST_PAUSE  # so that a claim which meets another drainer's comes again soon
         except _OUTAGE as error:
             self._drop()
+            self._trouble.note(error)
             if self.published == before:
                 raise
             log.warning("outage error=%s", error)
@@ -263,6 +273,7 @@ class Drainer:
         dispatch.mark_published(self._postgres(), shipment, [job.seq for job in jobs])
         self._announce(jobs, sent_at)
         self.published += len(jobs)
+        self._trouble.published()
         log.debug("published queue=%s jobs=%d shipment=%s", jobs[0].queue, len(jobs), shipment)
 
     def _publish(self, jobs: Sequence[Claimed]) -> None:
@@ -307,6 +318,7 @@ class Drainer:
         if now >= self._clock.report:
             self._clock.report = now + _REPORT_EVERY
             self._report()
+            self._alarm.say(self._postgres())
         if now >= self._clock.recover:
             self._clock.recover = now + _REPORT_EVERY
             if self._broker is not None and self._lookout.idle and silent.may_look(self._postgres()):
@@ -327,7 +339,7 @@ class Drainer:
         dispatch.report_drainer(
             self._postgres(), self.id, name=f"{socket.gethostname()}:{os.getpid()}", pid=os.getpid(),
             software=f"bridge {bridge.__version__} python {platform.python_version()}", published=self.published,
-            clock=datetime.now(UTC), broker=self._broker_facts, stopped=stopped,
+            clock=datetime.now(UTC), broker={**self._broker_facts, **self._trouble.facts(self._holds.refused())}, stopped=stopped,
         )  # fmt: skip
 
     def recover(self) -> int:

@@ -17,9 +17,9 @@ from fix_servers import wait_for_row, wait_for_value, wait_until
 from kombu import Queue
 
 from bridge.broker import open_broker
+from bridge.doctor import Grade
 from bridge.drainer import Drainer
 from bridge.errors import PublishError
-from bridge.doctor import Grade
 from bridge.settings import Settings
 
 if TYPE_CHECKING:

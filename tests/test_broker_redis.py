@@ -18,9 +18,9 @@ from kombu.transport import memory
 
 from bridge import settings
 from bridge.broker import open_broker
+from bridge.doctor import Grade, examine
 from bridge.drainer import Drainer
 from bridge.errors import PublishError, SettingError
-from bridge.doctor import Grade, examine
 from bridge.local.broker import FileBroker, free_port
 from bridge.settings import Settings, without_password
 

@@ -12,7 +12,7 @@ from fix_sql import Session
 from psycopg import sql
 
 from bridge import schema
-from bridge.health import Grade
+from bridge.doctor import Grade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from fix_sql import Session
 
 import bridge
 from bridge import schema
+from bridge.doctor import Grade
 from bridge.errors import SchemaError, ServerError
-from bridge.health import Grade
 
 if TYPE_CHECKING:
     from fix_servers import Launcher

@@ -17,6 +17,8 @@ __all__ = ["main"]
 _COMMANDS = {
     **dict.fromkeys(["install", "sql", "drain", "tick"], "bridge.cli.service"),
     "doctor": "bridge.cli.doctor",
+    "health": "bridge.cli.health",
+    "alerts": "bridge.cli.alerts",
     "jobs": "bridge.cli.jobs",
     "dead": "bridge.cli.dead",
     "queues": "bridge.cli.queues",

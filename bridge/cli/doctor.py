@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridge.errors import SettingError
 from bridge.doctor import CHECKS, Finding, Grade, Limits, examine
+from bridge.errors import SettingError
 
 __all__ = ["doctor_command"]
 

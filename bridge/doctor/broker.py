@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from bridge.broker import open_broker
 from bridge.broker.shortcomings import UNFIT
-from bridge.errors import SettingError
 from bridge.doctor.finding import Finding, error, from_exception, ok, one_line, warning
+from bridge.errors import SettingError
 from bridge.settings import without_password
 
 if TYPE_CHECKING:

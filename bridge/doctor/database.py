@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import bridge
 from bridge import schema as files
-from bridge.errors import SchemaError
 from bridge.doctor.finding import Finding, error, from_exception, ok
+from bridge.errors import SchemaError
 from bridge.queries import health
 from bridge.queries.connection import connect
 from bridge.settings import without_password

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from bridge.errors import SettingError
 from bridge.doctor import breakers, broker, callbacks, cron, database, jobs, processes, schedules, storage, ticking
 from bridge.doctor.finding import Finding, error, from_exception, skipped
 from bridge.doctor.limits import Limits
 from bridge.doctor.subject import NoAnswerError, Subject, within
+from bridge.errors import SettingError
 from bridge.settings import load
 
 if TYPE_CHECKING:

@@ -70,14 +70,7 @@ def allowed_hosts(connection: Connection) -> list[str]:
 
 def undelivered(connection: Connection) -> Undelivered:
     """What the doctor asks: messages that nobody took in all their attempts."""
-    query = """
-        with failed as (
-          select coalesce(f.kwargs->>'callback', '') as target, coalesce(f.error->>'message', '') as error, f.finished_at
-          from bridge.dead_jobs f
-          where f.task in ('bridge.deliver_webhook', 'bridge.deliver_notification') and f.finished_at > now() - interval '1 day'
-        )
-        select (select count(*) from bridge.callbacks), count(*), coalesce((array_agg(f.target order by f.finished_at desc))[1], ''),
-          coalesce((array_agg(f.error order by f.finished_at desc))[1], '') from failed f"""
+    query = "select u.rules, u.failed, u.target, u.error from bridge.undelivered() u"
     with translated():
         row = plainly(connection).execute(query.encode()).fetchone()
     return Undelivered(*row) if row else Undelivered(0, 0, "", "")

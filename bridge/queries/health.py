@@ -183,31 +183,16 @@ def queues_in_use(connection: Connection) -> set[str]:
 def ready_heads(connection: Connection) -> list[ReadyHead]:
     """The first ready job of each queue and priority, by one index probe each: a million others are not touched."""
     query = """
-        with recursive head (queue, rank, since) as (
-          (select r.queue, r.rank, r.since from bridge.ready r order by r.queue, r.rank, r.pos limit 1)
-          union all
-          select n.* from head h, lateral (
-            select r.queue, r.rank, r.since from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
-            order by r.queue, r.rank, r.pos limit 1) n
-        )
         select h.queue, extract(epoch from clock_timestamp() - h.since)::float8, bridge.is_paused(h.queue), bridge.room(h.queue)
-        from head h"""
+        from bridge.ready_heads() h"""
     return [ReadyHead(*row) for row in many(connection, query)]
 
 
 def stuck(connection: Connection) -> list[StuckGroup]:
     """Jobs that are published or running for longer than the setting ``stuck_after``; those that wait before that are `ready_heads`."""
     query = """
-        select g.state, g.count, g.age, coalesce(j.task_id, j.id::text)
-        from (
-          select s.state, count(*)::integer as count, extract(epoch from max(s.age))::float8 as age,
-            (array_agg(s.seq order by s.age desc))[1] as seq
-          from (
-            select i.state, i.seq, clock_timestamp() - coalesce(i.started_at, i.published_at) as age from bridge.inflight i
-            where i.state <> 'claimed' and coalesce(i.started_at, i.published_at) < clock_timestamp() - bridge.seconds('stuck_after')
-            limit %(most)s) s
-          group by s.state) g
-        join bridge.job j on j.seq = g.seq order by g.state"""
+        select s.state, s.jobs, extract(epoch from clock_timestamp() - s.since)::float8, s.example
+        from bridge.stuck_in_flight(clock_timestamp() - bridge.seconds('stuck_after'), p_most => %(most)s) s"""
     return [StuckGroup(*row) for row in many(connection, query, {"most": MOST_STUCK})]
 
 
@@ -249,19 +234,11 @@ def connections(connection: Connection) -> tuple[int, int]:
 
 def missing_days(connection: Connection, ahead: int) -> tuple[list[tuple[str, date]], list[tuple[str, str]]]:
     """Days (UTC) from today on without a partition, as table and day; and partitions left half detached, as parent and child."""
-    days = """
-        select t.name, d.day from unnest(array['finished', 'attempt', 'log_line']) t (name), generate_series(0, %(ahead)s::integer) g,
-          lateral (select (clock_timestamp() at time zone 'utc')::date + g) d (day)
-        where not exists (select from pg_catalog.pg_inherits i
-          where i.inhparent = ('bridge.' || t.name)::regclass and not i.inhdetachpending
-            and i.inhrelid = to_regclass('bridge.' || t.name || '_' || to_char(d.day, 'YYYYMMDD')))
-        order by d.day, t.name"""
     pending = """
         select i.inhparent::regclass::text, i.inhrelid::regclass::text from pg_catalog.pg_inherits i
         where i.inhdetachpending and i.inhparent = any (array['bridge.finished', 'bridge.attempt', 'bridge.log_line']::regclass[])"""
-    return [(name, day) for name, day in many(connection, days, {"ahead": ahead})], [
-        (parent, child) for parent, child in many(connection, pending)
-    ]
+    missing = many(connection, "select d.name, d.day from bridge.missing_days(%(ahead)s) d", {"ahead": ahead})
+    return [(name, day) for name, day in missing], [(parent, child) for parent, child in many(connection, pending)]
 
 
 def one(connection: Connection, query: LiteralString) -> tuple[Any, ...]:

@@ -113,17 +113,7 @@ def runs(connection: Connection, name: str, limit: int) -> list[dict[str, Any]]:
 
 def troubles(connection: Connection) -> Troubles:
     """What is wrong with schedules, paused ones left out."""
-    query = """
-        select count(*)::integer as total, count(*) filter (where not s.enabled)::integer as paused,
-          coalesce(array_agg(s.name order by s.next_run)
-            filter (where s.next_run < clock_timestamp() - bridge.seconds('slot_grace')), '{}') as late,
-          coalesce(array_agg(format('%%s (%%s)', s.name, left(s.last_error, 80)) order by s.last_run desc)
-            filter (where s.enabled and s.last_status = 'failed'), '{}') as failed,
-          coalesce((select array_agg(format('%%s (%%s, no more than %%s expected)', w.schedule, date_trunc('second', w.duration),
-            date_trunc('second', w.longest_expected)) order by w.schedule) from bridge.slow_schedules w), '{}') as slow,
-          coalesce((select array_agg(format('%%s%%s (%%s)', o.schedule, case o.kind when 'twin' then ' = ' || o.other end, o.found)
-            order by o.schedule, o.kind) from bridge.too_often_schedules o), '{}') as often
-        from bridge.schedules s"""
+    query = "select t.total, t.paused, t.late, t.failed, t.slow, t.often from bridge.schedule_troubles() t"
     with translated(), connection.cursor(row_factory=class_row(Troubles)) as cursor:
         found = cursor.execute(query, {}).fetchone()
     assert found is not None  # noqa: S101 - an aggregate gives a row

@@ -17,6 +17,7 @@ __all__ = ["NAME", "deliver", "register", "target_variable"]
 
 NAME = "bridge.deliver_notification"  # the SQL that makes these jobs knows it
 _KINDS = {"succeeded": "success", "failed": "failure", "retrying": "warning"}
+_SEVERITIES = {"critical": "failure", "warning": "warning"}
 
 
 def register(app: Any) -> None:
@@ -53,18 +54,28 @@ def deliver(target: str, payload: Mapping[str, Any]) -> None:
     for place, address in enumerate(addresses, 1):
         if not notifier.add(address):
             raise PermanentError(f"address {place} of {variable} is none that Apprise knows: correct it, then redrive this job")
-    job = payload["data"]
-    title, body = _text(job)
-    if not notifier.notify(body=body, title=title, notify_type=_KINDS.get(job["status"], "info")):
+    title, body, kind = _alert(payload) if payload["type"].startswith("alert.") else _job(payload["data"])
+    if not notifier.notify(body=body, title=title, notify_type=kind):
         raise DeliveryError(f"an address of {variable} did not take the message", "all of them are tried again; the worker's log says more")
 
 
-def _text(job: Mapping[str, Any]) -> tuple[str, str]:
-    """Title and body."""
+def _job(job: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Title, body and kind of what became of a job."""
     error = job.get("error")
     lines = [
         f"{job['task']} {job['status']}, queue {job['queue']}, attempt {job['attempts']}",
         f"{error['type']}: {error['message']}" if error else "",
         f"job {job['task_id']}",
     ]
-    return f"{job['task']} {job['status']}", "\n".join(line for line in lines if line)
+    return f"{job['task']} {job['status']}", "\n".join(line for line in lines if line), _KINDS.get(job["status"], "info")
+
+
+def _alert(payload: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Title, body and kind of an alert."""
+    alert, event = payload["data"], payload["type"].removeprefix("alert.")
+    kind = "success" if event == "resolved" else _SEVERITIES.get(alert["severity"], "info")
+    return (
+        f"{alert['severity']}: {alert['rule']} {event}",
+        f"{alert['message']}\nalert {alert['id']}, open since {alert['opened_at']}",
+        kind,
+    )
