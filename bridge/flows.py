@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bridge import tracing
 from bridge.asked import plain, require_json
 from bridge.client import connection_of
 from bridge.job import Status, job_id
@@ -32,10 +33,11 @@ def enqueue_flow(jobs: Mapping[str, Mapping[str, Any]], *, connection: Any = Non
     Raises:
         InvalidArgumentError: the jobs go in a circle, which the message names, or one of them cannot be.
     """
-    rows = [{**plain(job), "ref": ref} for ref, job in jobs.items()]
-    for row in rows:
-        require_json(f"{row.get('task')} ({row['ref']})", **row)
-    return flows.enqueue_flow(connection_of(connection), rows)
+    with tracing.bulk_span(jobs.values(), "enqueue flow") as traced:
+        rows = [{**plain(job), "ref": ref} for ref, job in zip(jobs, traced, strict=True)]
+        for row in rows:
+            require_json(f"{row.get('task')} ({row['ref']})", **row)
+        return flows.enqueue_flow(connection_of(connection), rows)
 
 
 def add_dependency(child: UUID | str, parent: UUID | str, *, on_parent_failure: str | None = None, connection: Any = None) -> Status:

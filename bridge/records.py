@@ -94,7 +94,7 @@ class JsonFormatter(logging.Formatter):
             line |= {"trace_id": ids[0], "span_id": ids[1]}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        line = {**fields, **line}
+        line |= {name: value for name, value in fields.items() if name not in line}
         return json.dumps({name: self._plain(value) for name, value in line.items()}, ensure_ascii=False)
 
     def _plain(self, value: Any) -> Any:

@@ -78,7 +78,7 @@ def enqueue_span(task: str, queue: str, headers: Mapping[str, Any] | None) -> It
 
 
 @contextmanager
-def bulk_span(jobs: Iterable[Mapping[str, Any]]) -> Iterator[Iterable[Mapping[str, Any]]]:
+def bulk_span(jobs: Iterable[Mapping[str, Any]], name: str = "enqueue many") -> Iterator[Iterable[Mapping[str, Any]]]:
     """The span of a call that makes many jobs: they all carry it, but for those that carry a context already.
 
     Yields:
@@ -91,7 +91,7 @@ def bulk_span(jobs: Iterable[Mapping[str, Any]]) -> Iterator[Iterable[Mapping[st
     from opentelemetry.propagate import inject  # noqa: PLC0415
 
     attributes = {"messaging.system": SYSTEM, "messaging.operation.name": "enqueue", "messaging.operation.type": "create"}
-    with tracer(api).start_as_current_span("enqueue many", kind=api.SpanKind.PRODUCER, attributes=attributes) as span:
+    with tracer(api).start_as_current_span(name, kind=api.SpanKind.PRODUCER, attributes=attributes) as span:
         ours: dict[str, Any] = {}
         inject(ours)
         count = 0

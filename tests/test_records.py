@@ -71,6 +71,25 @@ def test_addresses_of_others_are_shown_without_their_passwords() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
+def test_what_ends_a_command_is_told_in_the_form_of_its_log(launcher: Launcher, form: str) -> None:
+    process = launcher.start(
+        "tick",
+        [sys.executable, "-m", "bridge", "tick"],
+        {"BRIDGE_LOG_FORMAT": form},
+        dsn=DATABASE.format(port=free_port()),
+        broker_url=BROKER,
+    )
+    assert process.wait(20.0) == 1
+    text = process.log_text().strip()
+    if form == "text":
+        assert text.startswith("error: cannot reach postgresql://me:***@")
+    else:
+        told = json.loads(text)
+        assert (told["level"], told["logger"]) == ("error", "bridge")
+        assert told["message"].startswith("cannot reach postgresql://me:***@")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_a_drainer_that_reaches_nothing_tells_no_password(launcher: Launcher, form: str) -> None:
     urls = {"dsn": DATABASE.format(port=free_port()), "broker_url": BROKER.format(port=free_port())}
     env = {**PLANTED, "BRIDGE_LOG_FORMAT": form, "BRIDGE_LOG_LEVEL": "debug"}

@@ -145,6 +145,11 @@ def test_jobs_of_one_bulk_call_share_its_span(traces: Traces) -> None:
     bulk = next(span for span in traces.spans() if span["name"] == "enqueue many")
     assert bulk["attributes"]["messaging.batch.message_count"] == 3
     assert {run["parent_id"] for run in runs} == {bulk["context"]["span_id"]}
+    flow = "{'a': {'task': 'traced.note', 'args': [1]}, 'b': {'task': 'traced.note', 'args': [2], 'depends_on': ['a']}}"
+    identities = traces.call(f"print(*bridge.enqueue_flow({flow}).values())").split()
+    runs = [traces.of_job(identity, "run traced.note")[0] for identity in identities]
+    whole = next(span for span in traces.spans() if span["name"] == "enqueue flow")
+    assert {run["parent_id"] for run in runs} == {whole["context"]["span_id"]}
 
 
 def test_lines_that_a_task_logs_name_its_job_its_run_and_its_trace(traces: Traces) -> None:

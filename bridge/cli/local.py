@@ -49,25 +49,26 @@ def up_command(*, app: str | None, concurrency: int | None, flower: bool, as_jso
     chosen = _default_app() if app is None else None if app == _NO_APP else app
     # Ctrl-C is how it is meant to end, also before it is ready.
     with suppress(KeyboardInterrupt), Stack(chosen, concurrency=concurrency, flower=flower) as stack:
-        stack.start(_teller())
+        tell = _teller()
+        stack.start(lambda step: tell("starting", step))
         if as_json:
             print_json(stack.endpoints)
         else:
             _print_places(stack)
         sys.stdout.flush()
         stack.run()
-        click.echo("stopping", err=True)
+        tell("stopping", "everything")
 
 
-def _teller() -> Callable[[str], None]:
-    """Tells each step of the start: to people, or to programs that read logs."""
+def _teller() -> Callable[[str, str], None]:
+    """Tells what begins or ends now: to people, or to programs that read logs."""
     from bridge import records, settings
 
     chosen = settings.load()
     if chosen.log_format == "text":
-        return lambda step: click.echo(f"starting {step}", err=True)
+        return lambda doing, what: click.echo(f"{doing} {what}", err=True)
     records.set_up(chosen)
-    return lambda step: logging.getLogger("bridge.up").info("starting step=%s", step)
+    return lambda doing, what: logging.getLogger("bridge.up").info("%s step=%s", doing, what)
 
 
 def _default_app() -> str | None:
