@@ -101,12 +101,14 @@ create or replace function bridge.check_options(p_asked bridge.job_request, p_no
   set search_path = '' as $$
   -- Refuse what is asked of a job when it contradicts itself or can never be.
 begin
+  if num_nonnulls(p_asked.run_at, p_asked.delay, p_asked.expires_at) > 0 then
+    perform bridge.check_moment('run_at', p_asked.run_at, p_now), bridge.check_moment('expires_at', p_asked.expires_at, p_now),
+      bridge.check_delay('delay', p_asked.delay);
+  end if;
   if p_asked.priority is null or p_asked.priority not between 0 and 9 then
     perform bridge.refuse(format('priority is %s', coalesce(p_asked.priority::text, 'null')), 'give 0 to 9; higher is sooner');
   elsif p_asked.max_attempts not between 1 and 10000 then
     perform bridge.refuse(format('max_attempts is %s', p_asked.max_attempts), 'give 1 to 10000; 1 means no retry');
-  elsif p_asked.delay < interval '0' then
-    perform bridge.refuse(format('delay is %s', justify_interval(p_asked.delay)), 'give an interval from now that is not negative');
   elsif p_asked.run_at is not null and p_asked.delay is not null then
     perform bridge.refuse('both run_at and delay are given', 'give one of them');
   elsif p_asked.timeout <= interval '0' then

@@ -42,6 +42,25 @@ begin
 end
 $$;
 
+create or replace function bridge.check_moment(p_name text, p_moment timestamptz, p_now timestamptz) returns void language plpgsql immutable
+  set search_path = '' as $$
+  -- Refuse a moment that is none, such as infinity, or of another age: programs that read the job have no such dates.
+begin
+  if p_moment not between p_now - interval '1000 years' and p_now + interval '100 years' then
+    perform bridge.refuse(format('%s is %s', p_name, p_moment), 'give a moment within the next 100 years, or null for none');
+  end if;
+end
+$$;
+
+create or replace function bridge.check_delay(p_name text, p_delay interval) returns void language plpgsql immutable set search_path = '' as $$
+  -- Refuse an interval from now that is negative or longer than a life.
+begin
+  if p_delay not between interval '0' and interval '100 years' then
+    perform bridge.refuse(format('%s is %s', p_name, justify_interval(p_delay)), 'give an interval from now that is not negative, of 100 years at most');
+  end if;
+end
+$$;
+
 create or replace function bridge.check_retry(p_asked bridge.job_request) returns void language plpgsql immutable set search_path = '' as $$
   -- Refuse rules of retrying that contradict each other or can never be.
 begin

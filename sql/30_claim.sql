@@ -83,7 +83,10 @@ create or replace function bridge.claims_alone(p_queue text) returns boolean lan
 declare
   v_key constant bigint := hashtextextended('bridge.claim ' || p_queue, 0);
 begin
-  return pg_try_advisory_xact_lock(v_key) or exists (
+  if pg_try_advisory_xact_lock(v_key) then
+    return true;
+  end if;
+  return exists (
     select from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
     where l.locktype = 'advisory' and a.datname = current_database() and l.objsubid = 1 and (l.classid::bigint << 32 | l.objid::bigint) = v_key
       and l.granted and a.xact_start < clock_timestamp() - bridge.seconds('publish_lease'));
@@ -99,7 +102,9 @@ begin
   return query
   select i.seq, i.token::text, j.id::text, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
     j.content_encoding, case when j.deadline is not null or (v_limits and bridge.has_limits(j.task, j.queue))
-      then bridge.delivered_headers(j) else j.headers end::text, j.properties::text, least(j.expires_at, j.deadline), j.attempts
+      then bridge.delivered_headers(j) else j.headers end::text, j.properties::text,
+    case when least(j.expires_at, j.deadline) < '9999-12-31 00:00+00' then least(j.expires_at, j.deadline) end,  -- no drainer can read others
+    j.attempts
   from unnest(p_seqs) with ordinality u (seq, place)
   join bridge.inflight i on i.seq = u.seq join bridge.job j on j.seq = u.seq
   order by u.place;

@@ -91,9 +91,11 @@ create or replace function bridge.purge(queue text, max_jobs integer default 100
   --   max_jobs  most jobs of one call: call it until it cancels fewer
   --
   -- Returns  how many it cancelled, and how many of them were with the broker
+  -- Errors   JB001 when max_jobs is not 1 to 100000
 declare
   v_row record;
 begin
+  perform bridge.check_max_jobs(purge.max_jobs);
   cancelled := 0;
   published := 0;
   for v_row in

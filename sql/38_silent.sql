@@ -55,10 +55,12 @@ create or replace function bridge.settle_unreported(ran boolean, task text defau
   --   task, queue  only of these; null for all
   --
   -- Returns  how many jobs
+  -- Errors   JB001 when max_jobs is not 1 to 100000
 declare
   v_row record;
   v_count integer := 0;
 begin
+  perform bridge.check_max_jobs(settle_unreported.max_jobs);
   for v_row in
     select i.seq, i.token, i.taken_by from bridge.inflight i join bridge.job j on j.seq = i.seq
     where i.state = 'published' and i.taken_by is not null and (settle_unreported.task is null or j.task = settle_unreported.task)

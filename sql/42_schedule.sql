@@ -122,14 +122,15 @@ begin
   perform bridge.check_options(jsonb_populate_record(bridge.defaults(),
     to_jsonb(p_schedule) - array['task', 'args', 'kwargs', 'queue', 'headers', 'expires', 'webhook']), clock_timestamp());
   perform bridge.check_headers(coalesce(p_schedule.headers, '{}'));
+  perform bridge.check_moment('starts_at', p_schedule.starts_at, now()), bridge.check_moment('ends_at', p_schedule.ends_at, now());
   if coalesce(p_schedule.overlap, 'null') not in ('allow', 'skip', 'queue_one', 'cancel_old') then
     perform bridge.refuse(format('overlap is %L', p_schedule.overlap), 'give allow, skip, queue_one or cancel_old');
   elsif coalesce(p_schedule.missed, 'null') not in ('skip', 'once', 'all') then
     perform bridge.refuse(format('missed is %L', p_schedule.missed), 'give skip, once or all');
   elsif p_schedule.jitter is null or p_schedule.jitter not between interval '0' and interval '1 day' then
     perform bridge.refuse(format('jitter is %s', coalesce(p_schedule.jitter::text, 'null')), 'give an interval of at most 1 day');
-  elsif p_schedule.expires <= interval '0' then
-    perform bridge.refuse(format('expires is %s', p_schedule.expires), 'give a positive interval, or null for never');
+  elsif p_schedule.expires <= interval '0' or p_schedule.expires > interval '100 years' then
+    perform bridge.refuse(format('expires is %s', p_schedule.expires), 'give a positive interval of 100 years at most, or null for never');
   elsif p_schedule.expected_duration <= interval '0' then
     perform bridge.refuse(format('expected_duration is %s', p_schedule.expected_duration), 'give a positive interval, or null to learn it from its runs');
   elsif p_schedule.missed_within <= interval '0' is not false then

@@ -81,6 +81,15 @@ create or replace function bridge.patterns_of(p_filter jsonb, p_key text) return
   -- What a filter says under a key whose texts may have a * for anything, as patterns of LIKE; null when it says nothing.
   return (select array_agg(replace(regexp_replace(t, '([\\%_])', '\\\1', 'g'), '*', '%')) from unnest(bridge.texts_of(p_filter, p_key)) t);
 
+create or replace function bridge.check_max_jobs(p_count integer) returns void language plpgsql immutable set search_path = '' as $$
+  -- Refuse a number of jobs of one call that is none.
+begin
+  if p_count is null or p_count not between 1 and 100000 then
+    perform bridge.refuse(format('max_jobs is %s', coalesce(p_count::text, 'null')), 'give 1 to 100000, and call again for more');
+  end if;
+end
+$$;
+
 create or replace function bridge.max_jobs_of(p_filter jsonb) returns integer language plpgsql immutable set search_path = '' as $$
   -- Most jobs that a filter chooses.
   --

@@ -70,11 +70,10 @@ create or replace function bridge.check_redrive(p_priority integer, p_delay inte
 begin
   if p_priority not between 0 and 9 then
     perform bridge.refuse(format('priority is %s', p_priority), 'give 0 to 9; higher is sooner');
-  elsif p_delay < interval '0' then
-    perform bridge.refuse(format('delay is %s', justify_interval(p_delay)), 'give an interval from now that is not negative');
   elsif p_max_attempts not between 1 and 10000 then
     perform bridge.refuse(format('max_attempts is %s', p_max_attempts), 'give 1 to 10000 further attempts');
   end if;
+  perform bridge.check_delay('delay', p_delay);
 end
 $$;
 

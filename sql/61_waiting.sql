@@ -118,13 +118,12 @@ $$;
 
 create or replace function bridge.due_moment(p_run_at timestamptz, p_delay interval) returns timestamptz language plpgsql volatile
   set search_path = '' as $$
-  -- The moment that is meant: one of the two; refuses both, neither, and a negative delay.
+  -- The moment that is meant: one of the two; refuses both, neither, and what is no moment or interval for a job.
 begin
   if num_nonnulls(p_run_at, p_delay) <> 1 then
     perform bridge.refuse(format('run_at is %s, delay is %s', coalesce(p_run_at::text, 'null'), coalesce(p_delay::text, 'null')), 'give one of them');
-  elsif p_delay < interval '0' then
-    perform bridge.refuse(format('delay is %s', justify_interval(p_delay)), 'give an interval from now that is not negative');
   end if;
+  perform bridge.check_moment('run_at', p_run_at, clock_timestamp()), bridge.check_delay('delay', p_delay);
   return coalesce(p_run_at, clock_timestamp() + p_delay);
 end
 $$;

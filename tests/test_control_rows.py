@@ -142,6 +142,10 @@ def test_a_purge_cancels_what_waits_in_a_queue_and_nothing_else(db: Session) -> 
     assert db.rows("select * from bridge.purge('celery', max_jobs => 2)") == [(2, 0)]
     assert db.rows("select * from bridge.purge('celery')") == [(3, 1)]
     assert db.rows("select * from bridge.purge('celery')") == [(0, 0)]
+    for wrong in ("purge('celery', max_jobs => -1)", "settle_unreported(true, max_jobs => -1)"):
+        with pytest.raises(psycopg.Error, match="max_jobs is -1") as refused:
+            db.do(f"select bridge.{wrong}")
+        assert refused.value.sqlstate == "JB001"
     assert db.status(running) == "running"
     assert [db.status(identity) for identity in elsewhere] == ["queued", "scheduled"]
     assert db.one("select count(*) from bridge.jobs where status = 'cancelled'") == 6

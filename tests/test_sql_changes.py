@@ -110,6 +110,8 @@ def test_what_has_started_ended_or_never_was_is_refused(db: Session, call: str) 
         ("reschedule(%s)", "run_at is null, delay is null"),
         ("reschedule(%s, now(), '1 s')", r"run_at is 2.*, delay is 00:00:01"),
         ("reschedule(%s, delay => '-1 s')", "delay is -00:00:01"),
+        ("reschedule(%s, delay => '101 years')", "delay is 101 years"),
+        ("reschedule(%s, 'infinity')", "run_at is infinity"),
         ("reschedule(%s, delay => '2 hours')", "run_at is 2.*, job .* ends by 2.*"),
     ],
 )

@@ -8,6 +8,9 @@ import pytest
 from fix_servers import wait_until
 from fix_sql import Session
 
+from bridge.queries import dispatch
+from bridge.queries.connection import connect
+
 
 def numbers(db: Session, **options: object) -> list[int]:
     return [claim.args[0] for claim in db.claim(**options)]  # type: ignore[arg-type]
@@ -79,6 +82,16 @@ def test_a_claim_that_rolls_back_leaves_the_jobs_ready(db: Session) -> None:
     with db.connection.transaction(force_rollback=True):
         assert len(db.claim()) == 1
     assert [claim.id for claim in db.claim()] == [identity]
+
+
+def test_a_date_that_no_program_has_stops_no_queue(db: Session) -> None:
+    for number in range(2):
+        db.enqueue(args=[number])
+    # As rows of before such dates were refused.
+    db.do("update bridge.job set expires_at = 'infinity' where args->>0 = '0'")
+    with connect(db.dsn, name="bridge drain") as connection:
+        claimed = dispatch.claim(connection, db.drainer, "celery", uuid.uuid4(), limit=10, size=10_000)
+    assert [(job.args, job.expires_at) for job in claimed] == [("[0]", None), ("[1]", None)]
 
 
 def test_a_full_window_holds_further_jobs_back(db: Session) -> None:

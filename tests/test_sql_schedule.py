@@ -41,6 +41,8 @@ def test_saying_the_same_again_changes_nothing_and_a_pause_stays(db: Session) ->
         ({"missed_within": None}, "missed_within is null"),
         ({"jitter": "25 hours"}, "jitter is 25:00:00: give an interval of at most 1 day"),
         ({"expires": "0"}, "expires is 00:00:00"),
+        ({"expires": "101 years"}, "expires is 101 years"),
+        ({"ends_at": "infinity"}, "ends_at is infinity"),
         ({"starts_at": "2031-01-02", "ends_at": "2031-01-01"}, "ends_at is"),
         ({"cron": "0 0 29 2 *", "ends_at": "2031-01-01", "starts_at": "2031-02-01"}, "ends_at is"),
     ],
