@@ -176,6 +176,7 @@ begin
   perform bridge.judge_breakers(p_now);
   perform bridge.tally_ends(p_now);
   perform bridge.check_alerts_if_due(p_now, v_state.ticked_at);
+  perform bridge.collect_metrics_if_due(p_now);
   if v_state.upkeep_at < p_now - interval '1 hour' then
     v_counts := v_counts || jsonb_build_object('days', bridge.make_days(), 'results', bridge.clean_results(p_now) + bridge.clean_chords(p_now),
       'permits', bridge.sweep_permits());

@@ -323,6 +323,7 @@ begin
   return next bridge.health_of_schedules(p_now);
   return next bridge.health_of_breakers();
   return next bridge.health_of_alerts(p_now);
+  return next bridge.health_of_metrics(p_now);
   return query select * from bridge.health_of_cron(p_now);
   return query select * from bridge.health_of_upkeep(p_now, health.snapshot_age);
 end

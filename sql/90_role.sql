@@ -29,7 +29,7 @@ declare
       "next_runs", "next_runs_of", "enqueue", "enqueue_many", "enqueue_buffered", "enqueue_message", "enqueue_page", "version", "serves_from", "wait_for", "forget_waiter", "results", "store_result", "forget",
       "save_group", "restore_group", "delete_group", "clean_results", "begin_chord", "size_chord", "revoke", "revoke_stamped"],
     "bridge_worker": [
-      "watch_alerts", "ready_heads", "stuck_in_flight", "missing_days", "undelivered", "schedule_troubles",
+      "watch_alerts", "metric_growth", "ready_heads", "stuck_in_flight", "missing_days", "undelivered", "schedule_troubles",
       "cron_name", "cron_names", "cron_lacks", "latest_cron_runs", "enqueue_flow", "create_batch", "seal_batch", "add_dependency", "workflow", "batch_status",
       "wait", "complete", "complete_run", "hold_run", "fate_of_run", "was_completed", "keep_untold", "told",
       "note", "progress", "log", "logs", "save_checkpoint", "checkpoint",
@@ -41,7 +41,7 @@ declare
       "end_part", "is_chord_complete", "take_chord", "silent_workers", "may_look", "note_silent", "set_aside",
       "revoke", "revoke_stamped", "heed_revoke", "purge", "metrics", "metric_catalog"],
     "bridge_operator": ["complete", "metrics", "metric_catalog", "cron_name", "cron_names", "cron_lacks", "latest_cron_runs",
-      "health", "set_alert", "remove_alert", "check_alerts", "acknowledge_alert", "resolve_alert", "test_alert", "alert_kinds",
+      "health", "set_alert", "remove_alert", "check_alerts", "collect_metrics", "metric_rate", "metric_growth", "acknowledge_alert", "resolve_alert", "test_alert", "alert_kinds",
       "ready_heads", "stuck_in_flight", "missing_days", "undelivered", "schedule_troubles",
       "enqueue_flow", "create_batch", "seal_batch", "cancel_batch", "add_dependency", "workflow", "batch_status",
       "set_webhook", "set_notifier", "set_channel", "remove_callback", "try_callback", "wait", "progress", "log", "logs", "save_checkpoint", "checkpoint",
@@ -53,7 +53,7 @@ declare
       "set_limit", "remove_limit",
       "set_retry", "remove_retry", "history"],
     "bridge_viewer": ["metrics", "metric_catalog", "cron_name", "cron_names", "cron_lacks", "latest_cron_runs",
-      "health", "alert_kinds", "ready_heads", "stuck_in_flight", "missing_days", "undelivered", "schedule_troubles",
+      "health", "alert_kinds", "metric_rate", "metric_growth", "ready_heads", "stuck_in_flight", "missing_days", "undelivered", "schedule_troubles",
       "workflow", "batch_status",
       "wait", "logs", "checkpoint",
       "next_runs", "next_runs_of", "schedule_history", "too_often", "setting", "seconds", "version", "serves_from", "room", "silent_workers", "ready_queues", "is_paused", "drain_state", "select_jobs", "history", "upkeep"]}'::jsonb;
@@ -76,7 +76,7 @@ begin
         'bridge.workers, bridge.drainers, bridge.schedules, bridge.schedule_runs, bridge.schedule_stats, bridge.slow_schedules, bridge.too_often_schedules, '
         'bridge.setting, '
         'bridge.tick_state, bridge.job, bridge.ready, bridge.inflight, bridge.queue, bridge.worker, bridge.silent_worker, '
-        'bridge.batches, bridge.cron_runs, bridge.alerts, bridge.alert_rules, '
+        'bridge.batches, bridge.cron_runs, bridge.alerts, bridge.alert_rules, bridge.metric_snapshot, bridge.job_rate_per_minute, bridge.job_stats_hourly, '
         'bridge.unreported_jobs, bridge.callbacks, bridge.deliveries, bridge.paused, bridge.pauses, bridge.breakers, bridge.breaker_changes, '
         'bridge.limits, bridge.limit_keys, bridge.retentions, bridge.cleanups, '
         'bridge.live_jobs, bridge.job_note, bridge.retry_policies to %I', v_role);
