@@ -77,7 +77,7 @@ create or replace function bridge.plan_cron(p_now timestamptz) returns table (ta
   begin atomic
     select 'cron.job_run_details', jsonb_build_object('foreign', true, 'condition', format('coalesce(v.end_time, v.start_time) < to_timestamp(%s)',
         extract(epoch from p_now - bridge.seconds('cron_retention'))) || case when bridge.setting('cron_clean_all') = 1 then '' else
-        ' and v.jobid in (select j.jobid from cron.job j where j.jobname like ''bridge-%'' and j.database = current_database())' end),
+        ' and v.jobid in (select j.jobid from cron.job j where j.jobname = any (bridge.cron_names()))' end),
       case when not has_schema_privilege(to_regnamespace('cron'), 'usage') then format('this needs: grant usage on schema cron to %I', current_user)
         when not (has_table_privilege(to_regclass('cron.job_run_details'), 'select, delete') and has_table_privilege(to_regclass('cron.job'), 'select'))
         then format('this needs: grant select, delete on cron.job_run_details to %I; grant select on cron.job to %1$I', current_user) end

@@ -242,39 +242,6 @@ def test_a_row_that_somebody_has_in_hand_is_passed_by(db: Session, dsn: str) -> 
     assert free not in ids(db)
 
 
-def test_ended_jobs_are_archived_in_the_transaction_in_which_they_go(db: Session) -> None:
-    db.do("create schema history")
-    assert db.one("select bridge.set_archive(bridge.create_archive('history.jobs'))") == "set"
-    keep(db, None, "succeeded", "1 day")
-    early, old, dead = end_long_ago(db, "3 days", args=[1]), end_long_ago(db, "40 days"), end_long_ago(db, "40 days", "failed")
-    assert db.one("select bridge.create_archive('history.jobs')::text") == "history.jobs", "saying it again changes nothing"
-    done = cleaned(db)
-    assert sum(archived for *_, archived in done.values()) == 2
-    assert dict(db.rows("select id, args from history.jobs")) == {early: [1], old: []}
-    assert ids(db) == {dead}
-    assert db.one("select archived_at > now() - interval '1 minute' from history.jobs limit 1") is True
-    cleaned(db, "91 days")
-    assert ids(db) == set()
-    assert {row[0] for row in db.rows("select id from history.jobs")} == {early, old, dead}
-
-
-def test_nothing_goes_while_the_archive_cannot_take_it(db: Session) -> None:
-    db.do("create schema history")
-    db.do("select bridge.set_archive(bridge.create_archive('history.jobs'))")
-    keep(db, None, "succeeded", "1 day")
-    jobs = {end_long_ago(db, "3 days"), end_long_ago(db, "40 days")}
-    db.do("alter table history.jobs drop column result")
-    done = cleaned(db)
-    assert {name: status for name, (status, *_) in done.items() if status == "failed"}.keys() >= {f"finished_{db.one(DAY, '40 days')}"}
-    assert ids(db) == jobs
-    assert db.one("select status from bridge.cleanups where operation = 'cleanup' order by id desc limit 1") == "failed"
-    advice = db.rows("select severity, found from bridge.upkeep() where kind = 'cleanup'")
-    assert any("result" in found for _, found in advice)
-    db.do("select bridge.create_archive('history.jobs')")
-    cleaned(db)
-    assert ids(db) == set()
-
-
 def test_a_dry_run_names_each_table_and_changes_nothing(db: Session) -> None:
     end_long_ago(db, "40 days")
     dead = end_long_ago(db, "40 days", "failed")
@@ -319,6 +286,19 @@ def test_a_tick_cleans_up_where_nobody_has_for_long_and_goes_on_a_batch_a_tick(d
     assert ids(db) == set()
 
 
+def test_whether_a_day_holds_a_dead_letter_is_asked_of_the_index_alone(db: Session) -> None:
+    end_long_ago(db, "40 days")
+    day = f"finished_{db.one(DAY, '40 days')}"
+    db.do(f"insert into bridge.{day} select f.* from bridge.{day} f, generate_series(1, 50000)")
+    db.do(f"vacuum analyze bridge.{day}")
+    read = f"select coalesce(sum(seq_tup_read + idx_tup_fetch), 0) from pg_stat_xact_user_tables where relname = '{day}'"
+    with db.connection.transaction(force_rollback=True):
+        before = db.one(read)
+        db.do("select bridge.must_stay(d.todo) from bridge.plan_days(now()) d where d.table_name = %s", day)
+        assert db.one(read) - before < 10
+    db.do(f"truncate bridge.{day}")
+
+
 def test_a_table_that_a_cleanup_is_told_of_is_cleaned_and_one_that_fails_does_not_stop_the_others(db: Session) -> None:
     db.do("create table bridge.test_log (at timestamptz, keep boolean)")
     db.do("insert into bridge.test_log select now() - interval '40 days' * (n % 2), n % 4 = 1 from generate_series(1, 40) n")
@@ -355,40 +335,3 @@ def test_a_batch_reads_the_next_pages_of_its_table_and_no_other(db: Session) -> 
     assert "Tid Range Scan on test_log" in text, text
     assert "Seq Scan on test_log" not in text, text
     db.do("drop table bridge.test_log")
-
-
-def test_of_pg_crons_log_that_of_our_entries_goes_unless_all_is_asked_for(cron_dsn: str) -> None:
-    db = Session(cron_dsn)
-    db.do("select cron.schedule('theirs', '0 0 1 1 *', 'select 1')")
-    db.do(
-        """insert into cron.job_run_details (jobid, runid, database, username, command, status, start_time, end_time)
-        select j.jobid, 1000000 + 10 * j.jobid + n, j.database, j.username, j.command, 'succeeded', t, case when n < 2 then t end
-        from cron.job j, generate_series(0, 2) n, lateral (select now() - n * interval '8 days') a (t)"""
-    )
-    count = "select count(*) filter (where j.jobname = 'theirs'), count(*) filter (where j.jobname <> 'theirs')"
-    count += " from cron.job_run_details d join cron.job j using (jobid) where d.runid >= 1000000"
-    assert db.rows(count) == [(3, 6)]
-    done = cleaned(db)
-    assert db.rows(count) == [(3, 2)]
-    assert done["cron.job_run_details"][:2] == ("done", 4)
-    db.do("update bridge.setting set value = '1' where name = 'cron_clean_all'")
-    cleaned(db)
-    assert db.rows(count) == [(1, 2)]
-
-
-def test_without_the_right_to_pg_crons_log_it_is_said_what_to_grant_and_the_rest_goes_on(cron_dsn: str) -> None:
-    db = Session(cron_dsn)
-    db.do("do $$ begin create role bridge_test_nobody nologin; exception when duplicate_object then null; end $$")
-    with db.connection.transaction(force_rollback=True):
-        db.do("grant usage on schema bridge to bridge_test_nobody")
-        db.do("grant execute on all functions in schema bridge to bridge_test_nobody")
-        db.do("grant select on bridge.setting to bridge_test_nobody")
-        db.do("set local role bridge_test_nobody")
-        assert db.rows("select detail from bridge.plan_cron(now())") == [("this needs: grant usage on schema cron to bridge_test_nobody",)]
-    db.do("create function bridge.test_refuse() returns trigger language plpgsql as 'begin raise insufficient_privilege; end'")
-    db.do("create trigger test_refuse before delete on cron.job_run_details for each statement execute function bridge.test_refuse()")
-    end_long_ago(db, "40 days")
-    done = cleaned(db)
-    db.do("drop function bridge.test_refuse cascade")
-    assert done["cron.job_run_details"][0] == "failed"
-    assert ids(db) == set()

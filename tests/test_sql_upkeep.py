@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_doctor import Doctor
 from fix_servers import ROOT, wait_until
 from fix_sql import Session
+
+from bridge.doctor import Grade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +96,18 @@ def test_a_cleanup_that_is_long_overdue_or_failed_is_told(db: Session) -> None:
     assert [row[0] for row in advice(db, "cleanup")] == ["late"]
     db.do("call bridge.cleanup_loop()")
     assert advice(db, "cleanup") == []
+
+
+def test_the_doctor_tells_the_worst_of_it(db: Session, dsn: str) -> None:
+    doctor = Doctor(dsn)
+    assert (doctor.look("upkeep").status, doctor.look("upkeep").remedy) == (Grade.OK, "")
+    db.do("alter table bridge.ready reset (autovacuum_vacuum_threshold)")
+    told = doctor.look("upkeep")
+    assert (told.status, "alter table bridge.ready set" in told.remedy) == (Grade.OK, True)
+    db.do("update bridge.cleanup_log set began_at = now() - interval '4 days'")
+    late = doctor.look("upkeep")
+    assert (late.status, late.remedy.startswith("call bridge.cleanup_loop()")) == (Grade.WARNING, True)
+    assert "and 1 more, see: bridge cleanup advice" in late.found
 
 
 def test_the_settings_of_tables_are_what_the_document_says_with_the_same_reasons(db: Session) -> None:

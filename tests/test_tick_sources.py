@@ -163,11 +163,14 @@ def test_pg_cron_alone_fires_what_is_due_and_beside_others_each_slot_runs_once(
     drainer(env={"BRIDGE_TICK": "off"}, dsn=cron.dsn, broker_url=redis_url)
     identity = cron.enqueue(delay="2 seconds")
     cron.do("select bridge.schedule('often', 'every 2 seconds', 'a.task')")
+    cron.do("select cron.alter_job(jobid, schedule => '* * * * *') from cron.job where jobname like 'bridge-cleanup-%%'")
     wait_for_value(cron.dsn, "select status from bridge.jobs where id = %s", (identity,), value="published", timeout=MINUTE)
     assert ticked_by(cron) == "pg_cron"
     # Once a minute has begun, it ticks every second until the next.
     begun = cron.one("select ticked_at from bridge.tick_state")
     wait_for_row(cron.dsn, "select 1 from bridge.tick_state where ticked_at > %s::timestamptz + interval '3 seconds'", (begun,))
+    wait_for_row(cron.dsn, "select 1 from bridge.cleanups where by = 'pg_cron' and status = 'done' and operation = 'cleanup'")
+    assert cron.rows("select return_message from cron.job_run_details where command like '%%cleanup%%' and status = 'failed'") == []
     state = cron.rows("select status, return_message from cron.job_run_details where command like '%%tick%%'")
     assert {row[0] for row in state} <= {"running", "starting", "succeeded"}, state
     # Those that came before the first tick, and one at least that came after it in its time.

@@ -57,6 +57,7 @@ CHECKS: dict[str, Check] = {
     "clocks": Check(processes.clocks, "do the clocks agree with the database's", _SCHEMA),
     "snapshots": Check(storage.snapshots, "does something keep dead rows from being vacuumed", ("database",)),
     "connections": Check(storage.connections, "how many connections of the server are in use", ("database",)),
+    "upkeep": Check(storage.upkeep, "do cleanups go well, are indexes and settings of tables in order", _SCHEMA),
     "days": Check(storage.days, "are there partitions for the jobs that end in the coming days", _SCHEMA),
 }
 

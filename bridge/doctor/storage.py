@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bridge.doctor.subject import Subject
     from bridge.queries.health import Holder
 
-__all__ = ["connections", "days", "snapshots"]
+__all__ = ["connections", "days", "snapshots", "upkeep"]
 
 _NEARLY_ALL = 0.95  # of the connections: the next drainer or worker may not get in
 
@@ -76,3 +76,16 @@ def days(subject: Subject) -> Finding:
             f"alter table {parent} detach partition {child} finalize", value=float(len(detaching)),
         )  # fmt: skip
     return ok("days", f"today and the next {subject.limits.days_ahead} days have theirs", value=0.0)
+
+
+def upkeep(subject: Subject) -> Finding:
+    """What grows without need or ends badly one day; what holds snapshots is told by `snapshots`."""
+    advice = [row for row in health.advice(subject.postgres) if row.kind not in {"snapshot", "prepared", "slot"}]
+    if not advice:
+        return ok("upkeep", "cleanups go well, indexes and settings of tables are in order", value=0.0)
+    more = f"; and {len(advice) - 1} more, see: bridge cleanup advice" if len(advice) > 1 else ""
+    worst = advice[0]
+    if worst.severity == "info":
+        return ok("upkeep", worst.found + more, remedy=worst.remedy, value=float(len(advice)))
+    tell = error if worst.severity == "error" else warning
+    return tell("upkeep", worst.found + more, worst.remedy, value=float(len(advice)))

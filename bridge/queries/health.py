@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_STUCK",
+    "Advice",
     "Holder",
     "Process",
     "ReadyHead",
     "Server",
     "StuckGroup",
     "Tick",
+    "advice",
     "connections",
     "drainers",
     "many",
@@ -119,6 +121,16 @@ class Holder:
     active: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One row of ``bridge.upkeep()``: error, warning or info."""
+
+    kind: str
+    severity: str
+    found: str
+    remedy: str
+
+
 def server(connection: Connection) -> Server:
     """Version, whether it takes writes, and its clock."""
     query = """
@@ -210,12 +222,20 @@ def snapshot_holders(connection: Connection) -> list[Holder]:
           extract(epoch from clock_timestamp() - p.prepared)::float8, age(p.transaction), true
         from pg_catalog.pg_prepared_xacts p where p.database = current_database()
         union all
-        select 'slot', quote_literal(s.slot_name), format('replication slot %%s is %%s and holds transactions back by %%s', s.slot_name,
-            case when s.active then 'in use' else 'read by nobody' end, x.lag), null, x.lag, s.active
-        from pg_catalog.pg_replication_slots s, lateral (select greatest(age(s.xmin), age(s.catalog_xmin))) x (lag)
-        where x.lag is not null
+        select 'slot', quote_literal(s.slot_name), concat(format('replication slot %%s is %%s', s.slot_name,
+              case when s.active then 'in use' else 'read by nobody' end), ' and holds transactions back by ' || x.lag,
+            ' and holds ' || case when x.wal > 1073741824 then pg_size_pretty(x.wal) end || ' of WAL'),
+          null, coalesce(x.lag, 0), s.active and coalesce(x.wal, 0) <= 1073741824
+        from pg_catalog.pg_replication_slots s, lateral (select greatest(age(s.xmin), age(s.catalog_xmin)),
+          case when not pg_is_in_recovery() then pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) end) x (lag, wal)
+        where x.lag is not null or x.wal > 1073741824
         order by 5 desc"""
     return [Holder(*row) for row in many(connection, query, {})]
+
+
+def advice(connection: Connection) -> list[Advice]:
+    """What the database needs, worst first."""
+    return [Advice(*row) for row in many(connection, "select kind, severity, found, remedy from bridge.upkeep()", {})]
 
 
 def may_see_sessions(connection: Connection) -> bool:
