@@ -39,8 +39,11 @@ if TYPE_CHECKING:
     from bridge.policies import remove_retry, retry_policies, set_retry
     from bridge.queues import drain, pause, pauses, resume, set_window
     from bridge.retention import cleanup, cleanups, create_archive, remove_retention, retentions, set_archive, set_retention, upkeep
+    from bridge.roles import allow_task, disallow_task, rights, task_rules
     from bridge.schedule_log import schedule_history, schedule_stats, slow_schedules, too_often_schedules
     from bridge.schedules import next_runs, pause_schedule, resume_schedule, run_schedule, schedule, unschedule
+    from bridge.secrets import secret
+    from bridge.tenancy import disable_tenants, enable_tenants, tenants
     from bridge.transaction.current import join_sessions, using
     from bridge.worker.log_filter import LogFilter
     from bridge.worker.log_handler import LogHandler
@@ -62,6 +65,7 @@ __all__ = [
     "add_dependency",
     "alert_rules",
     "alerts",
+    "allow_task",
     "breakers",
     "cancel",
     "cancel_batch",
@@ -74,9 +78,12 @@ __all__ = [
     "complete",
     "create_archive",
     "create_batch",
+    "disable_tenants",
+    "disallow_task",
     "discard",
     "discard_jobs",
     "drain",
+    "enable_tenants",
     "enqueue",
     "enqueue_flow",
     "enqueue_many",
@@ -114,12 +121,14 @@ __all__ = [
     "retentions",
     "retry",
     "retry_policies",
+    "rights",
     "run_schedule",
     "save_checkpoint",
     "schedule",
     "schedule_history",
     "schedule_stats",
     "seal_batch",
+    "secret",
     "select_jobs",
     "set_alert",
     "set_archive",
@@ -135,6 +144,8 @@ __all__ = [
     "set_window",
     "slow_schedules",
     "test_alert",
+    "task_rules",
+    "tenants",
     "too_often_schedules",
     "try_callback",
     "unschedule",
@@ -173,6 +184,9 @@ _HOMES = {
         ],
         "bridge.monitoring",
     ),
+    **dict.fromkeys(["allow_task", "disallow_task", "rights", "task_rules"], "bridge.roles"),
+    "secret": "bridge.secrets",
+    **dict.fromkeys(["disable_tenants", "enable_tenants", "tenants"], "bridge.tenancy"),
     **dict.fromkeys(["checkpoint", "log", "logs", "progress", "save_checkpoint"], "bridge.notes"),
     **dict.fromkeys(["remove_retry", "retry_policies", "set_retry"], "bridge.policies"),
     **dict.fromkeys(["move", "move_jobs", "reschedule", "reschedule_jobs", "set_priority", "set_priority_jobs"], "bridge.changes"),

@@ -8,7 +8,7 @@ from bridge.client import connection_of
 from bridge.queries import callbacks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["remove_callback", "set_channel", "set_notifier", "set_webhook", "try_callback"]
 
@@ -26,6 +26,7 @@ def set_webhook(
     secret: str = "default",  # noqa: S107 - its name
     result: bool = False,
     delivery_queue: str | None = None,
+    headers: Mapping[str, Any] | None = None,
 ) -> str:
     """Post a signed message to an address whenever something of a task or a queue happens.
 
@@ -37,18 +38,19 @@ def set_webhook(
         queue: only of this queue.
         events: of "succeeded", "failed" (no attempt follows: a dead letter), "cancelled", "expired", "retrying" (another follows).
         secret: name of the secret that signs: "default" is ``BRIDGE_WEBHOOK_SECRET`` in the workers' environment, "billing" is
-            ``BRIDGE_WEBHOOK_SECRET_BILLING``.
+            ``BRIDGE_WEBHOOK_SECRET_BILLING``, "vault:billing" is in the vault.
         result: whether the message holds the job's result.
         delivery_queue: where the jobs go that deliver it; None: the setting ``callback_queue``, else the queue of the job.
+        headers: further headers of the request; a secret by reference: ``{"Authorization": {"secret": "env:shop", "before": "Bearer "}}``.
 
     Returns:
         "created", "changed" or "unchanged".
 
     Raises:
-        InvalidArgumentError: an argument can never work.
+        InvalidArgumentError: an argument can never work, or a header is a secret in clear.
     """
     named = {"name": name, "url": url, "task": task, "queue": queue, "events": list(events), "secret": secret}
-    further = {"result": result, "delivery_queue": delivery_queue}
+    further = {"result": result, "delivery_queue": delivery_queue, "headers": headers}
     return callbacks.set_callback(connection_of(connection), "webhook", {**named, **further})
 
 

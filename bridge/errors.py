@@ -18,6 +18,7 @@ __all__ = [
     "InvalidArgumentError",
     "JobFailedError",
     "LockedError",
+    "NotAllowedError",
     "NotFoundError",
     "PayloadTooLargeError",
     "PermanentError",
@@ -98,6 +99,10 @@ class CompletingError(WrongStateError):
     """A transaction of the job's own task is completing it, and has stayed open for long (JB007); repeat it when that has ended."""
 
 
+class NotAllowedError(BridgeError, PermissionError):
+    """The role may not do this to jobs: a rule for its tasks, or its tenant, forbids it (JB008)."""
+
+
 class UncommittedError(WrongStateError):
     """A job is waited for that its own transaction has not committed: it could never end."""
 
@@ -164,6 +169,7 @@ _BY_SQLSTATE: dict[str, type[BridgeError]] = {
     "JB005": SchemaError,
     "JB006": WrongStateError,
     "JB007": CompletingError,
+    "JB008": NotAllowedError,
 }
 
 

@@ -23,8 +23,8 @@ _PREFIX = "BRIDGE_"
 _HIGHEST_PORT = 65535
 # Read by the test suite and its scripts, never by the product.
 _FOREIGN = re.compile(r"BRIDGE_(TEST_\w+|REQUIRE_SERVERS|ARTIFACTS)$")
-# What callbacks name, read where they are delivered: secrets of webhooks and addresses of notifiers. And what our pages ask callers for.
-_NAMED = re.compile(r"BRIDGE_(WEBHOOK_SECRET(_[A-Z][A-Z0-9_]*)?|NOTIFIER_[A-Z][A-Z0-9_]*|WEB_TOKEN)$")
+# What callbacks and schedules name, read where it is used: secrets, and addresses of notifiers. And what our pages ask callers for.
+_NAMED = re.compile(r"BRIDGE_(WEBHOOK_SECRET(_[A-Z][A-Z0-9_]*)?|(NOTIFIER|SECRET)_[A-Z][A-Z0-9_]*|WEB_TOKEN)$")
 
 
 class Settings(BaseSettings):

@@ -160,7 +160,8 @@ begin
     'retry_on', p_asked.retry_on,
     'never_on', p_asked.never_on,
     'unique_until', case when p_asked.unique_key is not null and bridge.is_free_at_start(p_asked) then 'started' end,
-    'unique_for', p_asked.unique_for
+    'unique_for', p_asked.unique_for,
+    'tenant', case when bridge.tenants_are_on() then bridge.tenant() end
   )), '{}');
 end
 $$;
@@ -200,7 +201,7 @@ begin
   overriding system value
   values (v_seq, p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
       p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
-      case when p_asked is null then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline,
+      case when p_asked is null and not bridge.tenants_are_on() then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline,
       p_asked.serial_key, p_asked.batch)
   on conflict (id) do nothing;
   if not found then
@@ -238,7 +239,7 @@ end
 $$;
 
 create or replace function bridge.enqueue_as(p_id uuid, p_asked bridge.job_request) returns uuid language plpgsql set search_path = '' as $$
-  -- What bridge.enqueue does, under an id that the caller has made.
+  -- What bridge.enqueue does, under an id that the caller has made, and without asking who calls: also for jobs that the bridge makes itself.
   --
   -- Returns  that id; the id of another live job when that has the unique key
   -- Errors   as bridge.enqueue
@@ -250,6 +251,11 @@ declare
 begin
   perform bridge.check_job(p_asked.task, p_asked.queue, v_args, v_kwargs, v_size);
   perform bridge.check_options(p_asked, v_now);
+  if bridge.tenants_are_on() then
+    perform bridge.check_tenant(p_asked);
+    p_asked.unique_key := bridge.tenant_key(p_asked.unique_key);
+    p_asked.serial_key := bridge.tenant_key(p_asked.serial_key);
+  end if;
   return coalesce(bridge.add_job(p_id, null, p_asked.task, p_asked.queue, (9 - p_asked.priority)::smallint, v_args, v_kwargs, null, null, null, null,
     case when num_nonnulls(p_asked.headers, p_asked.timeout, p_asked.soft_timeout) > 0 then bridge.headers_of(p_asked) end, null, v_size, p_asked.expires_at, coalesce(p_asked.run_at, v_now + p_asked.delay), p_asked, false, v_now), p_id);
 end
@@ -295,8 +301,11 @@ create or replace function bridge.enqueue(
   --   batch         the batch that it belongs to, see bridge.create_batch
   --
   -- Returns  the job's id; that of the other job when it has the unique key
-  -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large
+  -- Errors   JB001 an argument, JB003 the unique key is taken, JB004 the payload is too large, JB008 the caller may not enqueue this task
 begin
+  if bridge.tasks_are_ruled() or enqueue.task like 'bridge.%' then
+    perform bridge.check_task(enqueue.task);
+  end if;
   return bridge.enqueue_as(bridge.new_id(), row(enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
     enqueue.delay, enqueue.max_attempts, enqueue.backoff, enqueue.unique_key, enqueue.on_conflict, enqueue.depends_on, enqueue.timeout,
     enqueue.expires_at, enqueue.headers, enqueue.retry_on, enqueue.never_on, enqueue.soft_timeout, enqueue.deadline,
@@ -336,6 +345,10 @@ begin
   v_asked := bridge.defaults();
   v_asked := jsonb_populate_record(v_asked, p_options);
   perform bridge.check_options(v_asked, clock_timestamp());
+  if bridge.tenants_are_on() then
+    v_asked.unique_key := bridge.tenant_key(v_asked.unique_key);
+    v_asked.serial_key := bridge.tenant_key(v_asked.serial_key);
+  end if;
   return v_asked;
 end
 $$;
@@ -356,7 +369,7 @@ create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_t
   --
   -- Returns  its id; that of another job when it has the unique key; null when a job of that id is live already: nothing was written. One
   --          whose run has replaced itself by this task becomes it
-  -- Errors   JB001, JB004 as bridge.enqueue
+  -- Errors   JB001, JB004, JB008 as bridge.enqueue
 declare
   v_size constant integer := coalesce(octet_length(p_payload), octet_length(p_args::text) + octet_length(p_kwargs::text));
   v_asked constant bridge.job_request := bridge.asked_of_call(p_task, p_options);
@@ -364,6 +377,9 @@ declare
   v_seq bigint;
 begin
   perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size);
+  if bridge.tasks_are_ruled() or p_task like 'bridge.%' then
+    perform bridge.check_tasks_within(p_task, p_embed, p_payload is null);
+  end if;
   v_stands := bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
     p_headers, p_properties, v_size, p_expires_at, p_run_at, v_asked, true, clock_timestamp(), p_chord);
   if p_links is not null and coalesce(v_stands = p_id, true) then

@@ -17,9 +17,9 @@ $$;
 create or replace function bridge.read_request(p_job jsonb) returns bridge.job_request language plpgsql stable set search_path = '' as $$
   -- What an object asks of a job, by the argument names of bridge.enqueue; null has the default.
   --
-  -- Errors  JB001 no object, an unknown key; 22… a value of the wrong type
+  -- Errors  JB001 no object, an unknown key; JB008 the caller may not enqueue this task; 22… a value of the wrong type
 declare
-  v_defaults constant bridge.job_request := bridge.defaults();
+  v_request bridge.job_request := bridge.defaults();
   v_known jsonb;
   v_given jsonb;
   v_unknown text;
@@ -27,13 +27,17 @@ begin
   if jsonb_typeof(p_job) is distinct from 'object' then
     perform bridge.refuse(format('job is %s', coalesce('a JSON ' || jsonb_typeof(p_job), 'null')), 'give a JSON object');
   end if;
-  v_known := to_jsonb(v_defaults);
+  v_known := to_jsonb(v_request);
   select string_agg(e.key, ', ') filter (where not v_known ? e.key), jsonb_object_agg(e.key, e.value) filter (where e.value <> 'null')
   into v_unknown, v_given from jsonb_each(p_job) e;
   if v_unknown is not null then
     perform bridge.refuse(format('unknown key %s', v_unknown), 'use the argument names of bridge.enqueue');
   end if;
-  return jsonb_populate_record(v_defaults, coalesce(v_given, '{}'));
+  v_request := jsonb_populate_record(v_request, coalesce(v_given, '{}'));
+  if bridge.tasks_are_ruled() or v_request.task like 'bridge.%' then
+    perform bridge.check_task(v_request.task);
+  end if;
+  return v_request;
 end
 $$;
 
@@ -137,8 +141,11 @@ declare
   v_held bigint[];
 begin
   perform bridge.check_rows(v_asked, p_which, p_args, p_kwargs, p_keys);
+  if bridge.tenants_are_on() then
+    perform bridge.check_tenant(a) from unnest(v_asked) a;
+  end if;
   if array_length(array_remove(p_keys, null), 1) > 0 then
-    v_keys := p_keys;
+    v_keys := case when bridge.tenants_are_on() then array(select bridge.tenant_key(k) from unnest(p_keys) with ordinality u (k, n) order by u.n) else p_keys end;
     v_stands := bridge.take_keys(v_asked, v_alone, p_ids, p_which, v_keys, v_seqs, v_now);
   end if;
   select g.* into v_gate from bridge.gate g;
@@ -153,7 +160,7 @@ begin
     overriding system value
     select r.seq, r.id, t.task, t.queue, (9 - t.priority)::smallint, r.args::json, r.kwargs::json, t.all_headers,
       octet_length(r.args) + octet_length(r.kwargs), coalesce(t.max_attempts, 3), t.backoff, r.key, t.expires_at, t.due, v_now, v_now, t.options,
-      t.due + t.deadline, t.serial_key, t.batch
+      t.due + t.deadline, case when bridge.tenants_are_on() then bridge.tenant_key(t.serial_key) else t.serial_key end, t.batch
     -- In the select list arrays are read as they are; in from each would be copied first.
     from (select unnest(p_ids) as id, unnest(p_which) as which, unnest(p_args) as args, unnest(p_kwargs) as kwargs, unnest(v_seqs) as seq,
       unnest(v_keys) as key, unnest(v_stands) as stands) r

@@ -103,6 +103,9 @@ create or replace function bridge.history(id uuid)
   -- Returns  event: enqueued; of attempts failed, retried, lost, released, superseded; redriven, discarded; a final status; a status that it has now
   -- Errors   JB002 when there is no such job
 begin
+  if bridge.tenants_are_on() then
+    perform bridge.require_own(array[history.id]);
+  end if;
   return query select e.at, e.event, e.attempt, e.worker, e.started_at, e.ended_at, e.error, e.reason, e.run
     from bridge.job_event e where e.id = history.id order by e.step = 4, e.at, e.step, e.started_at;
   if not found then

@@ -109,6 +109,9 @@ declare
   v_status text;
 begin
   perform bridge.check_signal(cancel.signal);
+  if bridge.tenants_are_on() then
+    perform bridge.require_own(array[cancel.id]);
+  end if;
   v_status := bridge.cancel_job(cancel.id, cancel.terminate, cancel.signal);
   if v_status is null then
     perform bridge.refuse(format('job %s does not exist', coalesce(cancel.id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');
@@ -248,6 +251,9 @@ declare
   v_old bridge.finished;
   v_seq bigint;
 begin
+  if bridge.tenants_are_on() then
+    perform bridge.require_own(array[retry.id]);
+  end if;
   delete from bridge.finished f where f.id = retry.id returning f.* into v_old;
   if found then
     perform bridge.refuse_taken(v_old, bridge.retake_key(v_old));

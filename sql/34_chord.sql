@@ -6,7 +6,12 @@ create or replace function bridge.begin_chord(p_id text, p_body json, p_members 
   -- Expect the parts of a chord, before the first of them is enqueued. A chord that is applied again begins anew.
   --
   --   p_expires  for how long it waits for them; null for as long as ended jobs are kept
+  --
+  -- Errors  JB008 the caller may not enqueue the body
 begin
+  if bridge.tasks_are_ruled() then
+    perform bridge.check_tasks_within(null, p_body, true);
+  end if;
   delete from bridge.chord_part p where p.chord = p_id;
   insert into bridge.chord (id, body, members, queue, looked_at, expires_at)
   values (p_id, p_body, p_members, p_queue, clock_timestamp(),
@@ -91,8 +96,8 @@ begin
     returning c.id, c.queue
   loop
     if bridge.is_chord_complete(v_row.id) then
-      perform bridge.enqueue('bridge.join_chord', jsonb_build_array(v_row.id), queue => v_row.queue, priority => 9,
-        unique_key => 'bridge.join_chord ' || v_row.id);
+      perform bridge.enqueue_as(bridge.new_id(), jsonb_populate_record(bridge.defaults(), jsonb_build_object('task', 'bridge.join_chord',
+        'args', jsonb_build_array(v_row.id), 'queue', v_row.queue, 'priority', 9, 'unique_key', 'bridge.join_chord ' || v_row.id)));
       v_count := v_count + 1;
     end if;
   end loop;

@@ -123,6 +123,11 @@ begin
     to_jsonb(p_schedule) - array['task', 'args', 'kwargs', 'queue', 'headers', 'expires', 'webhook']), clock_timestamp());
   perform bridge.check_headers(coalesce(p_schedule.headers, '{}'));
   perform bridge.check_moment('starts_at', p_schedule.starts_at, now()), bridge.check_moment('ends_at', p_schedule.ends_at, now());
+  perform bridge.refuse_clear_secrets('headers', p_schedule.headers), bridge.refuse_clear_secrets('args', p_schedule.args),
+    bridge.refuse_clear_secrets('kwargs', p_schedule.kwargs);
+  if p_schedule.webhook is null and (bridge.tasks_are_ruled() or p_schedule.task like 'bridge.%') then
+    perform bridge.check_task(p_schedule.task);
+  end if;
   if coalesce(p_schedule.overlap, 'null') not in ('allow', 'skip', 'queue_one', 'cancel_old') then
     perform bridge.refuse(format('overlap is %L', p_schedule.overlap), 'give allow, skip, queue_one or cancel_old');
   elsif coalesce(p_schedule.missed, 'null') not in ('skip', 'once', 'all') then
@@ -337,12 +342,16 @@ create or replace function bridge.run_schedule(name text) returns uuid language 
   -- Run a schedule now, whatever its time, also while it is paused. Its slots stay as they are.
   --
   -- Returns  the job's id
-  -- Errors   JB002 when there is no such schedule, JB006 when a run of it has not ended and its overlap is not allow
+  -- Errors   JB002 when there is no such schedule, JB006 when a run of it has not ended and its overlap is not allow, JB008 the caller may not
+  --          enqueue its task
 declare
   v_schedule constant bridge.schedule := bridge.schedule_named(run_schedule.name);
   v_now constant timestamptz := bridge.schedule_clock();
   v_open uuid;
 begin
+  if bridge.tasks_are_ruled() and v_schedule.webhook is null then
+    perform bridge.check_task(v_schedule.task);
+  end if;
   if v_schedule.overlap <> 'allow' then
     v_open := bridge.open_run(v_schedule.name);
     if v_open is not null then

@@ -31,11 +31,13 @@ begin
   if p_schedule.function is not null then
     v_id := bridge.start_call(p_schedule, v_due, v_expires, v_headers, p_now);
   else
-    v_id := bridge.enqueue(p_schedule.task, case when v_posts then '[]' else p_schedule.args end,
-      case when v_posts then bridge.posted_run(p_schedule, v_run) else p_schedule.kwargs end, p_schedule.queue, p_schedule.priority, run_at => v_due,
-      max_attempts => coalesce(p_schedule.max_attempts, case when v_posts then 10 end),
-      backoff => coalesce(p_schedule.backoff, case when v_posts then bridge.delivery_backoff() end),
-      timeout => coalesce(p_schedule.timeout, case when v_posts then interval '2 minutes' end), expires_at => v_expires, headers => v_headers);
+    -- Whoever ticks: that its task may be enqueued was asked of whoever wrote the schedule.
+    v_id := bridge.enqueue_as(bridge.new_id(), jsonb_populate_record(bridge.defaults(), jsonb_build_object('task', p_schedule.task,
+      'args', case when v_posts then '[]' else p_schedule.args end,
+      'kwargs', case when v_posts then bridge.posted_run(p_schedule, v_run) else p_schedule.kwargs end, 'queue', p_schedule.queue,
+      'priority', p_schedule.priority, 'run_at', v_due, 'max_attempts', coalesce(p_schedule.max_attempts, case when v_posts then 10 end),
+      'backoff', coalesce(p_schedule.backoff, case when v_posts then bridge.delivery_backoff() end),
+      'timeout', coalesce(p_schedule.timeout, case when v_posts then interval '2 minutes' end), 'expires_at', v_expires, 'headers', v_headers)));
   end if;
   update bridge.schedule_run r set job = v_id, status = 'open', reason = null, due_at = v_due where r.id = p_run;
   return v_id;

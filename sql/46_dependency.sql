@@ -77,6 +77,9 @@ create or replace function bridge.link_message(p_id uuid, p_links jsonb) returns
 begin
   insert into bridge.link (above, below, kind, made_at) select l.value::uuid, p_id, l.key, clock_timestamp() from jsonb_each_text(p_links) l
   on conflict do nothing;
+  if bridge.tenants_are_on() then
+    perform bridge.inherit_tenant(p_id, p_links);
+  end if;
 end
 $$;
 

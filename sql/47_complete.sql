@@ -218,7 +218,8 @@ begin
       where w.lost_at is not null or w.stopped_at is not null limit p_limit for update of o skip locked))
     returning u.*
   loop
-    perform bridge.enqueue('bridge.make_up', jsonb_build_array(v_row.context), queue => v_row.queue, priority => 9, max_attempts => 20);
+    perform bridge.enqueue_as(bridge.new_id(), jsonb_populate_record(bridge.defaults(), jsonb_build_object('task', 'bridge.make_up',
+      'args', jsonb_build_array(v_row.context), 'queue', v_row.queue, 'priority', 9, 'max_attempts', 20)));
     v_count := v_count + 1;
   end loop;
   return v_count;

@@ -173,6 +173,9 @@ create or replace function bridge.logs(id uuid, attempt integer default null, si
   --
   -- Errors   JB002 when there is no such job
 begin
+  if bridge.tenants_are_on() then
+    perform bridge.require_own(array[logs.id]);
+  end if;
   return query
     select l.attempt::integer, l.at, l.level, l.message, l.number,
       l.number - 1 - coalesce(lag(l.number) over (partition by l.run order by l.number), 0), l.run

@@ -22,6 +22,14 @@ begin
 end
 $$;
 
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.callback'::regclass and a.attname = 'headers') then
+    alter table bridge.callback add column headers jsonb;  -- further ones of a webhook's requests; secrets by reference alone
+  end if;
+end
+$$;
+
 insert into bridge.setting (name, value, about) values
   ('webhook_hosts',  '[]',   'hosts that webhooks may go to, as ["hooks.example.org", "*.example.com"]; empty: any whose address is public'),
   ('callback_queue', '""', 'queue of the jobs that deliver webhooks and notifications, as "callbacks"; empty: that of the job they tell of')
@@ -64,9 +72,9 @@ $$;
 create or replace function bridge.check_secret(p_secret text) returns void language plpgsql immutable set search_path = '' as $$
   -- Refuse what is no name of a secret, without repeating it: it may be the secret.
 begin
-  if p_secret is null or p_secret !~ '^[a-z][a-z0-9_]{0,39}$' then
+  if p_secret is null or p_secret !~ '^(env:|vault:)?[a-z][a-z0-9_]{0,39}$' then
     perform bridge.refuse('secret is no name', 'give the name of one, lower case, as billing for BRIDGE_WEBHOOK_SECRET_BILLING in the '
-      'workers'' environment; default means BRIDGE_WEBHOOK_SECRET');
+      'workers'' environment, or vault:billing; default means BRIDGE_WEBHOOK_SECRET');
   end if;
 end
 $$;
@@ -91,6 +99,9 @@ begin
     perform bridge.refuse(format('webhook has the unknown key %s', v_unknown), 'known are url, events, secret and result');
   elsif jsonb_typeof(v_given->'events') <> 'array' or jsonb_typeof(v_given->'result') <> 'boolean' then
     perform bridge.refuse('webhook has events or result of the wrong type', 'events is an array of texts, result is true or false');
+  end if;
+  if v_given->>'secret' ~ '^vault:' then  -- whoever may enqueue would have secrets read that are an operator's to name
+    perform bridge.refuse('secret of a job''s own webhook is in the vault', 'give a name in the workers'' environment, or let an operator set a callback');
   end if;
   perform bridge.check_url(v_given->>'url'), bridge.check_secret(v_given->>'secret'),
     bridge.check_events((select array_agg(e) from jsonb_array_elements_text(v_given->'events') e));
@@ -120,8 +131,9 @@ begin
   if v_old is not distinct from p_new then
     return 'unchanged';
   end if;
-  update bridge.callback c set (kind, target, task, queue, events, secret, result, delivery_queue, changed_at) =
-    (p_new.kind, p_new.target, p_new.task, p_new.queue, p_new.events, p_new.secret, p_new.result, p_new.delivery_queue, p_new.changed_at)
+  update bridge.callback c set (kind, target, task, queue, events, secret, result, delivery_queue, changed_at, headers) =
+    (p_new.kind, p_new.target, p_new.task, p_new.queue, p_new.events, p_new.secret, p_new.result, p_new.delivery_queue, p_new.changed_at,
+    p_new.headers)
   where c.name = p_new.name;
   return 'changed';
 end
@@ -129,7 +141,7 @@ $$;
 
 create or replace function bridge.set_webhook(name text, url text, task text default null, queue text default null,
     events text[] default '{succeeded,failed,cancelled,expired}', secret text default 'default', result boolean default false,
-    delivery_queue text default null)
+    delivery_queue text default null, headers jsonb default null)
   returns text language plpgsql security definer set search_path = '' as $$
   -- Post a signed message to an address whenever something of a task or a queue happens.
   --
@@ -138,16 +150,17 @@ create or replace function bridge.set_webhook(name text, url text, task text def
   --   task, queue     only of these; task may be a pattern such as mail.*; null: of all
   --   events          succeeded, failed (no attempt follows: a dead letter), cancelled, expired, retrying (an attempt failed, another follows)
   --   secret          name of the secret that signs: default is BRIDGE_WEBHOOK_SECRET in the workers' environment, billing is
-  --                   BRIDGE_WEBHOOK_SECRET_BILLING
+  --                   BRIDGE_WEBHOOK_SECRET_BILLING, vault:billing is in the vault, see bridge.secret
   --   result          whether the message holds the job's result
   --   delivery_queue  where the jobs go that deliver it; null: the setting callback_queue, else the queue of the job
+  --   headers         further headers of the request: {"X-Team": "ops", "Authorization": {"secret": "env:shop", "before": "Bearer "}}
   --
   -- Returns  created, changed or unchanged
-  -- Errors   JB001 an argument
+  -- Errors   JB001 an argument; a header that is a secret in clear
 begin
-  perform bridge.check_url(set_webhook.url), bridge.check_secret(set_webhook.secret);
+  perform bridge.check_url(set_webhook.url), bridge.check_secret(set_webhook.secret), bridge.check_http_headers(set_webhook.headers);
   return bridge.keep_callback(row(set_webhook.name, 'webhook', set_webhook.url, set_webhook.task, set_webhook.queue, set_webhook.events,
-    set_webhook.secret, coalesce(set_webhook.result, false), set_webhook.delivery_queue, clock_timestamp()));
+    set_webhook.secret, coalesce(set_webhook.result, false), set_webhook.delivery_queue, clock_timestamp(), nullif(set_webhook.headers, '{}')));
 end
 $$;
 
@@ -156,17 +169,19 @@ create or replace function bridge.set_notifier(name text, target text, task text
   returns text language plpgsql security definer set search_path = '' as $$
   -- Send a notification (mail, Slack and what else Apprise knows) whenever something of a task or a queue happens.
   --
-  --   target  name of a notifier: ops means the Apprise addresses in BRIDGE_NOTIFIER_OPS of the workers' environment
+  --   target  name of a notifier: ops means the Apprise addresses in BRIDGE_NOTIFIER_OPS of the workers' environment, vault:ops those in the
+  --           vault, see bridge.secret
   --   the rest as in bridge.set_webhook
   --
   -- Returns  created, changed or unchanged
   -- Errors   JB001 an argument
 begin
-  if set_notifier.target is null or set_notifier.target !~ '^[a-z][a-z0-9_]{0,39}$' then
-    perform bridge.refuse('target is no name', 'give the name of a notifier, lower case, as ops for BRIDGE_NOTIFIER_OPS in the workers'' environment');
+  if set_notifier.target is null or set_notifier.target !~ '^(env:|vault:)?[a-z][a-z0-9_]{0,39}$' then
+    perform bridge.refuse('target is no name', 'give the name of a notifier, lower case, as ops for BRIDGE_NOTIFIER_OPS in the workers'' environment, '
+      'or vault:ops');
   end if;
   return bridge.keep_callback(row(set_notifier.name, 'notifier', set_notifier.target, set_notifier.task, set_notifier.queue,
-    set_notifier.events, null, false, set_notifier.delivery_queue, clock_timestamp()));
+    set_notifier.events, null, false, set_notifier.delivery_queue, clock_timestamp(), null));
 end
 $$;
 
@@ -188,7 +203,7 @@ begin
       'give a plain name, lower case, at most 63 characters, that does not begin with bridge_');
   end if;
   return bridge.keep_callback(row(set_channel.name, 'channel', set_channel.channel, set_channel.task, set_channel.queue,
-    set_channel.events, null, false, null, clock_timestamp()));
+    set_channel.events, null, false, null, clock_timestamp(), null));
 end
 $$;
 

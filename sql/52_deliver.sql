@@ -12,8 +12,9 @@ create or replace function bridge.deliver(p_task text, p_queue text, p_kwargs js
 declare
   v_queue constant text := coalesce(nullif(p_queue, 'bridge.calls'), 'celery');  -- no worker consumes that
 begin
-  return bridge.enqueue(p_task, kwargs => p_kwargs, queue => v_queue, max_attempts => 10, timeout => interval '2 minutes',
-    backoff => bridge.delivery_backoff(), headers => jsonb_build_object('parent_id', p_parent));
+  return bridge.enqueue_as(bridge.new_id(), jsonb_populate_record(bridge.defaults(), jsonb_build_object('task', p_task, 'kwargs', p_kwargs,
+    'queue', v_queue, 'max_attempts', 10, 'timeout', '2 minutes', 'headers', jsonb_build_object('parent_id', p_parent),
+    'backoff', bridge.delivery_backoff())));
 end
 $$;
 
@@ -104,7 +105,7 @@ begin
   end loop;
   v_own := bridge.full_webhook(v_job.options->'webhook');
   if v_own->'events' ? p_event then
-    v_callback := row('webhook', 'webhook', v_own->>'url', null, null, '{}'::text[], v_own->>'secret', (v_own->>'result')::boolean, null, now());
+    v_callback := row('webhook', 'webhook', v_own->>'url', null, null, '{}'::text[], v_own->>'secret', (v_own->>'result')::boolean, null, now(), null);
     perform bridge.send_callback(v_callback, p_event, v_told, v_job.result);
   end if;
 end
@@ -129,7 +130,9 @@ $$;
 
 -- What operators read: the rules, and the jobs that deliver.
 select bridge.define_view('callbacks', $view$
-  select c.name, c.kind, c.target, c.task, c.queue, c.events, c.secret, c.result, c.delivery_queue, c.changed_at from bridge.callback c
+  select c.name, c.kind, c.target, c.task, c.queue, c.events, c.secret, c.result, c.delivery_queue, c.changed_at,
+    c.headers
+  from bridge.callback c
 $view$);
 
 select bridge.define_view('deliveries', $view$

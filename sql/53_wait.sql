@@ -23,6 +23,9 @@ begin
     perform bridge.refuse(format('a transaction of isolation %s sees no job end', current_setting('transaction_isolation')),
       'wait in one of isolation read committed', 'JB006');
   end if;
+  if bridge.tenants_are_on() then
+    perform bridge.require_own(wait.ids);
+  end if;
   select i into v_id from unnest(wait.ids) i where not exists (select from bridge.jobs j where j.id = i) limit 1;
   if found or wait.ids is null then
     perform bridge.refuse(format('job %s does not exist', coalesce(v_id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');

@@ -12,7 +12,7 @@ create or replace function bridge.create_batch(name text default null, callback 
   --   callback_on        complete: however its jobs have ended; success: when all have succeeded, after redriving if need be
   --
   -- Returns  its id
-  -- Errors   JB001 an argument
+  -- Errors   JB001 an argument, JB008 the caller may not enqueue the callback
 declare
   v_id constant uuid := bridge.new_id();
 begin
@@ -23,6 +23,9 @@ begin
   end if;
   perform bridge.check_job(coalesce(create_batch.callback, 'none'), create_batch.queue, create_batch.args::json, create_batch.kwargs::json,
     octet_length(create_batch.args::text) + octet_length(create_batch.kwargs::text));
+  if create_batch.callback is not null and (bridge.tasks_are_ruled() or create_batch.callback like 'bridge.%') then
+    perform bridge.check_task(create_batch.callback);
+  end if;
   insert into bridge.batch (id, name, callback, args, kwargs, queue, callback_on, created_at)
   values (v_id, create_batch.name, create_batch.callback, create_batch.args, create_batch.kwargs, create_batch.queue, create_batch.callback_on,
     clock_timestamp());

@@ -293,20 +293,20 @@ end
 $$;
 
 create or replace function bridge.check_posted(p_webhook jsonb) returns jsonb language plpgsql stable set search_path = '' as $$
-  -- Refuse a webhook of a schedule that could reach nobody, as callbacks do. Returns it in full: {"url", "secret"}.
+  -- Refuse a webhook of a schedule that could reach nobody, as callbacks do. Returns it in full: {"url", "secret"}, with "headers" where it has any.
 declare
   v_full constant jsonb := '{"secret": "default"}'::jsonb
     || case jsonb_typeof(p_webhook) when 'string' then jsonb_build_object('url', p_webhook) when 'object' then p_webhook else '{}' end;
   v_unknown text;
 begin
   if jsonb_typeof(p_webhook) not in ('string', 'object') then
-    perform bridge.refuse(format('webhook is a JSON %s', jsonb_typeof(p_webhook)), 'give an address, or an object of url and secret');
+    perform bridge.refuse(format('webhook is a JSON %s', jsonb_typeof(p_webhook)), 'give an address, or an object of url, secret and headers');
   end if;
-  select string_agg(k, ', ') into v_unknown from jsonb_object_keys(v_full) k where k not in ('url', 'secret');
+  select string_agg(k, ', ') into v_unknown from jsonb_object_keys(v_full) k where k not in ('url', 'secret', 'headers');
   if v_unknown is not null then
-    perform bridge.refuse(format('webhook has the unknown key %s', v_unknown), 'known are url and secret');
+    perform bridge.refuse(format('webhook has the unknown key %s', v_unknown), 'known are url, secret and headers');
   end if;
-  perform bridge.check_url(v_full->>'url'), bridge.check_secret(v_full->>'secret');
+  perform bridge.check_url(v_full->>'url'), bridge.check_secret(v_full->>'secret'), bridge.check_http_headers(v_full->'headers');
   return v_full;
 end
 $$;

@@ -14,3 +14,4 @@ drop function if exists bridge.kept_condition(text, timestamptz);
 -- It has got the arguments expected_duration, function and webhook.
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);
+drop function if exists bridge.set_webhook(text, text, text, text, text[], text, boolean, text);  -- without headers

@@ -29,6 +29,8 @@ _COMMANDS = {
     "callbacks": "bridge.cli.callbacks",
     "retries": "bridge.cli.retries",
     "cleanup": "bridge.cli.cleanup",
+    "roles": "bridge.cli.roles",
+    "tenants": "bridge.cli.tenants",
     **dict.fromkeys(["up", "demo"], "bridge.cli.local"),
     "web": "bridge.cli.web",
     "bench": "bridge.cli.bench",

@@ -8,6 +8,7 @@ import click
 
 from bridge.cli.database import open_database
 from bridge.cli.tables import ago, json_option, one_line, print_json, print_table, status_text
+from bridge.cli.values import Json
 from bridge.queries import callbacks
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def list_command(*, as_json: bool) -> None:
     "--secret", default="default", show_default=True, help="Name of the secret; NAME is BRIDGE_WEBHOOK_SECRET_NAME in the workers."
 )
 @click.option("--result", is_flag=True, help="Send the job's result along.")
+@click.option("--headers", type=Json(dict, "OBJECT"), help="Further headers as JSON; a secret by reference, see the example.")
 @_delivery_queue
 def set_webhook_command(**named: Any) -> None:
     """Post a signed message to URL whenever something of a task or a queue happens.
@@ -85,6 +87,7 @@ def set_webhook_command(**named: Any) -> None:
     \b
     Examples:
       bridge callbacks set-webhook orders https://shop.example.org/hooks --task 'orders.*' --event failed
+      bridge callbacks set-webhook crm https://crm.example.org/hooks --headers '{"X-Api-Key": {"secret": "vault:crm"}}'
     """
     _set("webhook", named)
 

@@ -26,12 +26,13 @@ class Undelivered:
     error: str
 
 
-_TYPES = {"events": "text[]", "result": "boolean"}
+_TYPES = {"events": "text[]", "result": "boolean", "headers": "jsonb"}
 
 
 def set_callback(connection: Connection, kind: str, named: dict[str, Any]) -> str:
     """Call ``bridge.set_webhook``, ``set_notifier`` or ``set_channel`` with arguments by name; created, changed or unchanged."""
-    return str(value(connection, by_name(f"set_{kind}", named, {**dict.fromkeys(named, "text"), **_TYPES}), named))
+    given = {**named, **({"headers": json.dumps(dict(named["headers"]))} if named.get("headers") is not None else {})}
+    return str(value(connection, by_name(f"set_{kind}", given, {**dict.fromkeys(given, "text"), **_TYPES}), given))
 
 
 def remove(connection: Connection, name: str) -> None:

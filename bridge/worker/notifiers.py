@@ -1,17 +1,20 @@
 """Delivering a notification through Apprise: mail, Slack and some hundred others, by the task ``bridge.deliver_notification``.
 
-The job names a notifier; the addresses, which hold the secrets, are in the worker's environment.
+The job names a notifier; the addresses, which hold the secrets, are in the worker's environment or the vault.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import DeliveryError, PermanentError
+from bridge.application import membership
+from bridge.errors import DeliveryError, NotFoundError, PermanentError
+from bridge.worker.secrets import in_environment, secret_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from bridge.queries.connection import Connection
 
 __all__ = ["NAME", "deliver", "register", "target_variable"]
 
@@ -23,29 +26,35 @@ _SEVERITIES = {"critical": "failure", "warning": "warning"}
 def register(app: Any) -> None:
     """Give an application the task that delivers notifications."""
 
-    def deliver_notification(target: str, payload: Mapping[str, Any], callback: str = "") -> None:
+    def deliver_notification(self: Any, target: str, payload: Mapping[str, Any], callback: str = "") -> None:
         del callback  # for who reads the row
-        deliver(target, payload)
+        deliver(target, payload, membership(self.app).connections.get)  # type: ignore[union-attr]
 
-    app.task(name=NAME, shared=False)(deliver_notification)
+    app.task(name=NAME, bind=True, shared=False)(deliver_notification)
 
 
 def target_variable(name: str) -> str:
     """The variable that holds the addresses of the notifier of this name."""
-    return f"BRIDGE_NOTIFIER_{name.upper()}"
+    return f"BRIDGE_NOTIFIER_{name.removeprefix('env:').upper()}"
 
 
-def deliver(target: str, payload: Mapping[str, Any]) -> None:
+def deliver(target: str, payload: Mapping[str, Any], connection: Callable[[], Connection] | None = None) -> None:
     """Send a notification to all addresses of a notifier.
+
+    Args:
+        target: its name, or ``vault:NAME``.
+        payload: the message.
+        connection: gives one to the database, whose vault may have the addresses.
 
     Raises:
         PermanentError: an address is none that Apprise knows.
         DeliveryError: one of them did not take it, or this worker lacks the addresses or Apprise.
     """
-    variable = target_variable(target)
-    addresses = os.environ.get(variable, "").split()
-    if not addresses:
-        raise DeliveryError(f"{variable} is not set in this worker's environment", "set it there; the message is tried again")
+    variable = target if target.startswith("vault:") else target_variable(target)
+    try:
+        addresses = (secret_of(connection, target) if variable == target else in_environment(variable)).split()
+    except NotFoundError as error:
+        raise DeliveryError(error.args[0], f"{error.hint}; the message is tried again") from error
     try:
         import apprise  # noqa: PLC0415 - an extra
     except ImportError:

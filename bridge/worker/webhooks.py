@@ -1,7 +1,7 @@
 """Delivering a webhook: one signed POST, made by the task ``bridge.deliver_webhook``, repeated as any job is.
 
 The form is that of the Standard Webhooks specification: the headers ``webhook-id`` (the same in every attempt), ``webhook-timestamp``
-(of this attempt) and ``webhook-signature``. The secret is in the worker's environment and nowhere else.
+(of this attempt) and ``webhook-signature``. The secret is in the worker's environment or the vault.
 
 The standard library does it: every worker can deliver without an extra, nothing is redirected, and the connection goes to the address
 that was looked at, whatever the name resolves to a moment later.
@@ -14,7 +14,6 @@ import hmac
 import http.client
 import ipaddress
 import json
-import os
 import socket
 import ssl
 import time
@@ -28,11 +27,15 @@ from urllib.parse import urlsplit
 
 import bridge
 from bridge.application import membership
-from bridge.errors import DeliveryError, PermanentError
+from bridge.errors import DeliveryError, NotFoundError, PermanentError
 from bridge.queries import callbacks
+from bridge.queries.secrets import headers_of_callback
+from bridge.worker.secrets import in_environment, resolved, secret_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from bridge.queries.connection import Connection
 
 __all__ = ["NAME", "deliver", "register", "secret_variable", "signatures"]
 
@@ -70,37 +73,49 @@ def register(app: Any) -> None:
     """Give an application the task that delivers webhooks."""
 
     def deliver_webhook(self: Any, url: str, payload: Mapping[str, Any], secret: str, callback: str = "") -> dict[str, int]:
-        del callback  # for who reads the row
-        connection = membership(self.app).connections.get()  # type: ignore[union-attr]
-        return {"status": deliver(self.request.id, url, payload, secret, callbacks.allowed_hosts(connection))}
+        connections = membership(self.app).connections  # type: ignore[union-attr]
+        allowed = callbacks.allowed_hosts(connections.get())
+        # Not of the job: whoever may enqueue could make one that sends a secret elsewhere.
+        further = resolved(connections.get, headers_of_callback(connections.get(), callback, url))
+        return {"status": deliver(self.request.id, url, payload, secret, allowed, further, connections.get)}
 
     app.task(name=NAME, bind=True, shared=False)(deliver_webhook)
 
 
-def deliver(identity: str, url: str, payload: Mapping[str, Any], secret: str, allowed: Sequence[str]) -> int:
+def deliver(
+    identity: str,
+    url: str,
+    payload: Mapping[str, Any],
+    secret: str,
+    allowed: Sequence[str],
+    further: Mapping[str, str] | None = None,
+    connection: Callable[[], Connection] | None = None,
+) -> int:
     """Post a message.
 
     Args:
         identity: of the message, the same in every attempt.
         url: where to.
         payload: the message.
-        secret: the name of the secret.
+        secret: the name of the secret that signs it, or ``vault:NAME``.
         allowed: patterns of hosts; none allows all whose address is public.
+        further: headers beyond those of the form; those win.
+        connection: gives one to the database, for a secret in its vault.
 
     Returns:
         The HTTP status, 2xx.
 
     Raises:
         PermanentError: the address can never be one, is not allowed, or is gone for good (410).
-        DeliveryError: no answer, another status, or no such secret in this worker's environment. After 429 or 503 it says when the
-            receiver wants to be asked again.
+        DeliveryError: no answer, another status, or no such secret. After 429 or 503 it says when the receiver wants to be asked again.
     """
     place = _Place.of(url)
     body = json.dumps(payload, separators=(",", ":"), sort_keys=True).encode()
     moment = int(time.time())
     headers = {
+        **(further or {}),
         "content-type": "application/json", "user-agent": f"celery-bridge/{bridge.__version__}", "webhook-id": identity,
-        "webhook-timestamp": str(moment), "webhook-signature": signatures(_secret(secret), identity, moment, body),
+        "webhook-timestamp": str(moment), "webhook-signature": signatures(_secret(secret, connection), identity, moment, body),
     }  # fmt: skip
     try:
         status, retry_after = _post(place, _addresses(place, allowed), body, headers)
@@ -143,11 +158,14 @@ def secret_variable(name: str) -> str:
     return _SECRET if name == "default" else f"{_SECRET}_{name.upper()}"
 
 
-def _secret(name: str) -> str:
-    secret = os.environ.get(secret_variable(name), "").strip()
-    if not secret:
-        raise DeliveryError(f"{secret_variable(name)} is not set in this worker's environment", "set it there; the message is tried again")
-    return secret
+def _secret(name: str, connection: Callable[[], Connection] | None) -> str:
+    """The secret of this name, or of this reference."""
+    try:
+        if name.startswith(("env:", "vault:")):
+            return secret_of(connection, name, prefix=f"{_SECRET}_")
+        return in_environment(secret_variable(name))
+    except NotFoundError as error:
+        raise DeliveryError(error.args[0], f"{error.hint}; the message is tried again") from error
 
 
 def _shown(url: str) -> str:
