@@ -56,7 +56,7 @@ create or replace function bridge.living_workers(p_now timestamptz) returns tabl
 create or replace function bridge.queues_seen(p_now timestamptz default clock_timestamp())
   returns table (queue text, queued_since timestamptz, published bigint, published_since timestamptz, running bigint, paused boolean,
     workers bigint, slots bigint, silent text[])
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Every queue that has jobs which are due, workers, or settings of its own.
   --
   -- Returns  queued_since: the oldest of the jobs that are published next, null when none waits in Postgres; published and running of the first
@@ -132,7 +132,7 @@ $$;
 
 create or replace function bridge.dead_since(p_since timestamptz, p_queue text default null, p_task text default null, p_most integer default 10000)
   returns table (jobs bigint, last_at timestamptz, example text)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
   -- Dead letters since a moment: how many among the last p_most of all queues and tasks, and the newest.
   --
   -- Index  finished_dead
@@ -176,7 +176,7 @@ end
 $$;
 
 create or replace function bridge.oldest_snapshot(p_now timestamptz default clock_timestamp(), out what text, out age interval, out pid integer)
-  language sql stable security definer set search_path = ''
+  language sql stable set search_path = ''
   -- The transaction of this database that has kept dead rows from being vacuumed for longest, as far as the owner of this schema sees sessions.
   begin atomic
     select format('pid %s (%s, %s) holds a snapshot or writes', a.pid, coalesce(nullif(a.application_name, ''), a.backend_type), coalesce(a.state, 'no state')),

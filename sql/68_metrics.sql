@@ -124,7 +124,7 @@ end
 $$;
 
 create or replace function bridge.tally_ends(p_now timestamptz default clock_timestamp(), p_after interval default interval '10 seconds')
-  returns integer language plpgsql security definer set search_path = '' as $$
+  returns integer language plpgsql set search_path = '' as $$
   -- Bring the counters of what has ended up to date; the tick calls it.
   --
   --   p_after  do nothing when less time than this is new

@@ -12,7 +12,7 @@ import pytest
 from fix_documents import blocks_of
 from fix_servers import ROOT
 
-PAGES = ("workflows.md", "limits.md", "queues.md", "dead-letters.md", "life-of-a-job.md", "upkeep.md", "pg-cron.md")
+PAGES = ("dead-letters.md", "life-of-a-job.md", "limits.md", "pg-cron.md", "queues.md", "security.md", "upkeep.md", "workflows.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
