@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from bridge.endpoint import App, Exposition, Reading, json_response
 from bridge.endpoint.exposition import new_registry
 from bridge.errors import SettingError
 from bridge.meter import PrometheusMeter
-from bridge.queries import metrics
+from bridge.queries import metrics, monitoring
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +61,7 @@ def web_app(settings: Settings, token: str | None) -> tuple[App, Reading]:
     reading = Reading(settings, name="bridge web")
 
     def health(_: Request) -> Response:
-        return _verdict({"postgres": bool(reading.ask(metrics.catalog))})
+        return _judged(reading.ask(monitoring.health))
 
     def stats(_: Request) -> Response:
         return json_response(_by_status(reading.ask(metrics.read)))
@@ -74,10 +75,17 @@ def _alive(_: Request) -> Response:
     return json_response({"status": "ok"})
 
 
-def _verdict(facts: dict[str, Any], *, well: bool | None = None) -> Response:
+def _judged(components: list[dict[str, Any]]) -> Response:
+    """What is healthy, how many of each status there are, and 503 as soon as a component is failing, as ``bridge health`` exits with 1."""
+    counts = Counter(row["status"] for row in components)
+    status = "failing" if counts["failing"] else "degraded" if counts["degraded"] else "healthy"
+    code = HTTPStatus.SERVICE_UNAVAILABLE if counts["failing"] else HTTPStatus.OK
+    return json_response({"status": status, "summary": counts, "components": components}, code)
+
+
+def _verdict(facts: dict[str, Any], *, well: bool) -> Response:
     """200 when all is well, else 503, with what is known."""
-    good = all(facts.values()) if well is None else well
-    return json_response({"status": "ok" if good else "failing", **facts}, HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE)
+    return json_response({"status": "ok" if well else "failing", **facts}, HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _by_status(rows: list[metrics.Metric]) -> dict[str, Any]:
@@ -109,7 +117,8 @@ def drainer_app(drainer: Drainer, settings: Settings, token: str | None) -> tupl
         return _verdict(facts, well=bool(facts["postgres"] and facts["broker"] and drainer.vitals.turns(settings.timeout)))
 
     def alive(_: Request) -> Response:
-        return _verdict({"loop": drainer.vitals.turns(settings.timeout)})
+        turns = drainer.vitals.turns(settings.timeout)
+        return _verdict({"loop": turns}, well=turns)
 
     routes: dict[str, Route] = {"/metrics": Exposition(registry, reading), "/health": health, _ALIVE: alive}
     return App(routes, token=token, public=[_ALIVE]), reading

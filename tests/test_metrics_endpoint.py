@@ -119,7 +119,19 @@ def test_web_answers_metrics_health_and_statistics(launcher: Launcher, dsn: str)
     found = {name for name in figures(get(f"{url}/metrics")[1]) if name.startswith("bridge_")}
     assert found == documented("Of the queue") | {"bridge_database_up"}
     assert json.loads(get(f"{url}/stats")[1])["queues"]["mail"]["jobs"]["queued"] == 1
-    assert get(f"{url}/health")[0] in {200, 503}
+    status, text = get(f"{url}/health")
+    told = json.loads(text)
+    with psycopg.connect(dsn) as sql:
+        asked = {row[0]: row[1] for row in sql.execute("select concat_ws(' ', component, subject), status from bridge.health()")}
+    assert {" ".join(filter(None, [one["component"], one["subject"]])): one["status"] for one in told["components"]} == asked
+    # Nobody drains here.
+    assert (status, told["status"], told["summary"]["failing"]) == (503, "failing", list(asked.values()).count("failing"))
+    with psycopg.connect(dsn, autocommit=True) as sql:
+        sql.execute("select bridge.purge('mail')")
+        sql.execute("select bridge.report_drainer(gen_random_uuid(), 'd', 1, 'test', 0, clock_timestamp())")
+        sql.execute("select bridge.tick()")
+    status, text = get(f"{url}/health")
+    assert (status, json.loads(text)["summary"].get("failing", 0)) == (200, 0), text
     assert get(f"{url}/metrics", accept="application/openmetrics-text; version=1.0.0")[1].endswith("# EOF\n")
     process.kill(signal.SIGTERM)
     assert process.wait(20.0) == 0
