@@ -212,10 +212,13 @@ read  inflight                    worker operator viewer
 read  job                         worker operator viewer
 read  job_note                    worker operator viewer
 read  job_queue_stats             worker operator viewer
+read  job_rate_per_minute         worker operator viewer
+read  job_stats_hourly            worker operator viewer
 read  jobs                        worker operator viewer
 read  limit_keys                  worker operator viewer
 read  limits                      worker operator viewer
 read  live_jobs                   worker operator viewer
+read  metric_snapshot             worker operator viewer
 read  my_jobs                     tenant
 read  paused                      worker operator viewer
 read  pauses                      worker operator viewer
