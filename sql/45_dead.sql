@@ -37,8 +37,9 @@ create or replace function bridge.route_to(p_properties json, p_queue text) retu
     ((p_properties::jsonb - 'declare') || jsonb_build_object('exchange', '', 'routing_key', p_queue))::json end;
 
 create or replace function bridge.edit_content(p_old bridge.finished, p_args jsonb, p_kwargs jsonb, p_queue text) returns bridge.finished
-  language plpgsql stable set search_path = '' as $$
-  -- A job with other arguments, or for another queue; null leaves a part as it is.
+  language plpgsql set search_path = '' as $$
+  -- A job with other arguments, or for another queue; null leaves a part as it is. Who gives a call other arguments is whose rights it has
+  -- from then on.
   --
   -- Errors  JB001 when there is something that no worker could run, or the arguments are bytes; JB004 when they are too large
 declare
@@ -51,6 +52,10 @@ begin
     v_new.args := coalesce(p_args::json, p_old.args);
     v_new.kwargs := coalesce(p_kwargs::json, p_old.kwargs);
     v_new.size := octet_length(v_new.args::text) + octet_length(v_new.kwargs::text);
+    if p_old.options ? 'call' then
+      perform bridge.check_call(p_old.options->'call'->>'function', v_new.args::jsonb, v_new.kwargs::jsonb, bridge.asking_role());
+      v_new.options := jsonb_set(p_old.options, '{call,role}', to_jsonb(bridge.asking_role()));
+    end if;
     if p_old.headers->'argsrepr' is not null then  -- what people see of them in Flower
       v_new.headers := p_old.headers::jsonb || jsonb_build_object('argsrepr', left(v_new.args::text, 1024), 'kwargsrepr', left(v_new.kwargs::text, 1024));
     end if;

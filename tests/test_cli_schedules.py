@@ -38,6 +38,24 @@ def answer(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
+def test_a_schedule_is_added_that_calls_a_function_or_posts_to_an_address(db: Session, command: Callable[..., Result]) -> None:
+    db.do("create function public.reset_daily(season integer) returns integer language sql as 'select 1'")
+    call = ("add", "reset", "@daily", "--function", "public.reset_daily", "--kwargs", '{"season": 3}', "--timeout", "5m")
+    assert answer(command(*call, "--json"))["outcome"] == "created"
+    assert answer(command(*call, "--json"))["outcome"] == "unchanged"
+    assert {"function public.reset_daily", "role postgres"} <= {
+        " ".join(line.split()) for line in command("show", "reset").stdout.split("\n")
+    }
+    missing = command("add", "again", "@daily", "--function", "public.reset_dayly")
+    assert (missing.exit_code, "did you mean public.reset_daily?" in missing.output) == (1, True)
+    post = ("add", "post", "@hourly", "--webhook", "https://hooks.example.org/x")
+    assert command(*post).exit_code == 0
+    assert answer(command(*post, "--secret", "partner", "--json"))["outcome"] == "changed"
+    assert answer(command("show", "post", "--json"))["webhook"] == {"url": "https://hooks.example.org/x", "secret": "partner"}
+    assert command("add", "post", "@hourly", "shop.task", "--secret", "partner").exit_code == 2
+    assert command("add", "none", "@hourly").exit_code == 1
+
+
 def test_add_makes_changes_and_leaves_alone(db: Session, command: Callable[..., Result]) -> None:
     options = (
         "--timezone",

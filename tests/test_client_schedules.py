@@ -40,6 +40,18 @@ def test_every_argument_arrives_in_its_column(db: Session) -> None:
     assert [span.total_seconds() for span in spans] == [30, 21600, 20.5, 600, 90]
 
 
+def test_a_function_or_an_address_takes_the_place_of_a_task(db: Session) -> None:
+    db.do("create function public.reset_daily(season integer) returns integer language sql as 'select 1'")
+    made = bridge.schedule("reset", "@daily", function="public.reset_daily", kwargs={"season": 3}, timeout=60, connection=db.connection)
+    assert (made, db.rows("select task, function from bridge.schedules")) == ("created", [("public.reset_daily", "public.reset_daily")])
+    made = bridge.schedule("reset", "@daily", webhook="https://hooks.example.org/x", connection=db.connection)
+    assert (made, db.rows("select task, function, role from bridge.schedules")) == ("changed", [("bridge.deliver_webhook", None, None)])
+    with pytest.raises(InvalidArgumentError, match="none of task, function and webhook"):
+        bridge.schedule("nothing", "@daily", connection=db.connection)
+    with pytest.raises(InvalidArgumentError, match="args of schedule odd is not JSON"):
+        bridge.schedule("odd", "@daily", args=[object()], function="public.reset_daily", connection=db.connection)
+
+
 def test_a_schedule_belongs_to_the_callers_transaction(db: Session) -> None:
     with psycopg.connect(db.dsn) as connection:
         bridge.schedule("report", "@daily", "shop.report", connection=connection)

@@ -181,8 +181,18 @@ def test_whoever_says_what_is_called_is_whose_rights_it_has(shop: Session) -> No
     assert shop.one("select role from bridge.schedules") == ROLE
     said = error_of(lambda: shop.do("update bridge.schedule set args = '[\"mine\", \"perhaps\"]' where name = 's'"))
     assert "argument fails of public.note(text,boolean)" in said
+    # So it is with a dead letter that runs again with other arguments.
     shop.do("reset role")
+    dead = call(shop, "public.note", '["theirs", true]', max_attempts=1)
+    perform(shop)
+    shop.do(f"set role {ROLE}")
+    assert "argument fails of public.note" in error_of(lambda: shop.do("select bridge.redrive(%s, args => '[\"x\", 7.5]')", dead))
+    shop.do("select bridge.redrive(%s, args => '[\"mine\"]')", dead)
+    shop.do("reset role")
+    perform(shop)
+    assert shop.rows("select what, who from public.done") == [("mine", ROLE)]
     shop.do("select bridge.unschedule('s')")
+    shop.do("select bridge.drop_callers()")
     assert shop.rows("select proname from pg_proc where proname like 'call_as\\_%%'") == []
 
 
