@@ -284,7 +284,7 @@ begin
     p_new.role := bridge.asking_role();
     perform bridge.check_job('none', 'none', p_new.args::json, p_new.kwargs::json, 0);
     perform bridge.check_call(p_new.function, p_new.args, p_new.kwargs, p_new.role);
-    perform bridge.register_calls(true);
+    perform bridge.register_calls();
   end if;
   p_new.task := regexp_replace(rtrim(split_part(p_new.function, '(', 1)), '\s', '_', 'g');
   p_new.queue := 'bridge.calls';

@@ -201,20 +201,16 @@ begin
 end
 $$;
 
-create or replace function bridge.register_calls(p_first boolean default false) returns void language plpgsql set search_path = '' as $$
-  -- Have pg_cron perform calls, where it is and a schedule has one: by an entry of its own. One that an operator has changed stays.
-  --
-  --   p_first  a schedule that calls a function is just being made
+create or replace function bridge.register_calls() returns void language plpgsql set search_path = '' as $$
+  -- Have pg_cron perform calls, by an entry of its own, where it is and this role may: when the first schedule is made that calls a
+  -- function. An install does the same (bridge.register_cron). Where it cannot, drainers perform them.
 declare
   v_name constant text := bridge.cron_name('calls');
-  v_version text;
+  v_version constant text := (select e.extversion from pg_catalog.pg_extension e where e.extname = 'pg_cron');
 begin
-  select e.extversion into v_version from pg_catalog.pg_extension e where e.extname = 'pg_cron';
-  if v_version is null or not has_schema_privilege('cron', 'usage')
-    or not (p_first or exists (select from bridge.schedule s where s.function is not null)) then
+  if v_version is null or bridge.cron_lacks() is not null or not (select r.rolcanlogin from pg_catalog.pg_roles r where r.rolname = current_user) then
     return;
-  end if;
-  if not exists (select from cron.job c where c.jobname = v_name) then
+  elsif not exists (select from cron.job c where c.jobname = v_name) then
     if string_to_array(split_part(v_version, '-', 1), '.')::integer[] >= array[1, 5] then
       perform cron.schedule(v_name, '2 seconds', 'call bridge.run_calls()');
     else
@@ -222,8 +218,6 @@ begin
     end if;
   end if;
 exception when insufficient_privilege then
-  null;  -- drainers perform them
+  null;
 end
 $$;
-
-select bridge.register_calls();
