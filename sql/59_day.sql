@@ -50,32 +50,41 @@ begin
 end
 $$;
 
-create or replace function bridge.must_stay(p_todo jsonb) returns boolean language plpgsql set search_path = '' as $$
-  -- Whether a day may not just be dropped: something in it outlives it, or is about jobs of that day which do.
-  --
-  -- Index    finished_dead, where only dead letters can outlive the day
-declare
-  v_stays boolean;
-begin
-  execute format('select exists (select from bridge.%I v where %s)', p_todo->>'name', p_todo->>'condition') into v_stays;
-  if not v_stays and p_todo->>'parent' = 'attempt' then  -- when such a job is redriven, its end becomes an attempt of that day
-    execute format('select exists (select from bridge.finished v where v.finished_at >= %L and v.finished_at < %L and %s)',
-      p_todo->>'lower', p_todo->>'upper', p_todo->>'jobs') into v_stays;
-  end if;
-  return v_stays;
-end
-$$;
+create or replace function bridge.is_indexed(p_todo jsonb) returns boolean language sql immutable set search_path = ''
+  -- Whether what outlives a day is found by the index finished_dead, because only dead letters can.
+  return p_todo->>'condition' like 'v.status = ''failed'' and v.discarded_at is null and %';
 
-create or replace function bridge.check_archived(p_todo jsonb) returns void language plpgsql stable set search_path = '' as $$
-  -- Refuse to drop a day of ended jobs while an archive is to have rows that are still in it.
+create or replace function bridge.look_into(p_todo jsonb, out stays boolean, out after tid) language plpgsql set search_path = '' as $$
+  -- Whether a day may just be dropped, or something in it outlives it: by the index, or by the next 8 MB.
+  --
+  -- Returns  stays: something does; after: where to look on, null when all is seen
+  -- Errors   JB006 the archive is to have rows that are still in it
+  -- Index    finished_dead
 declare
+  v_name constant text := p_todo->>'name';
+  v_pages constant bigint := pg_catalog.pg_relation_size(format('bridge.%I', v_name)::regclass) / current_setting('block_size')::integer;
+  v_after constant tid := coalesce(p_todo->>'after', '(0,0)')::tid;
+  v_until constant bigint := (v_after::text::point)[0]::bigint + 1024;
+  v_archived constant boolean := p_todo->>'parent' = 'finished' and (select a.relation from bridge.archive a) is not null;
   v_left boolean := false;
 begin
-  if p_todo->>'parent' = 'finished' and (select a.relation from bridge.archive a) is not null then
-    execute format('select exists (select from bridge.%I v where not (%s))', p_todo->>'name', p_todo->>'condition') into v_left;
+  if p_todo->>'condition' = 'false' then
+    stays := false;
+    return;
+  elsif bridge.is_indexed(p_todo) and not v_archived then
+    execute format('select exists (select from bridge.%I v where %s)', v_name, p_todo->>'condition') into stays;
+    return;
   end if;
-  if v_left then
-    perform bridge.refuse(format('%s has jobs that are not archived', p_todo->>'name'), 'see the row of the log that deletes from it', 'JB006');
+  execute format('select coalesce(bool_or(k.keep), false), coalesce(bool_or(not k.keep), false) from (select (%s) as keep from bridge.%I v '
+    'where v.ctid > %L and v.ctid < %L) k', p_todo->>'condition', v_name, v_after, format('(%s,0)', v_until)) into stays, v_left;
+  if v_left and v_archived then
+    perform bridge.refuse(format('%s has jobs that are not archived', v_name), 'see the row of the log that deletes from it', 'JB006');
+  end if;
+  after := case when v_until < v_pages and (v_archived or not stays) then format('(%s,0)', v_until)::tid end;
+  stays := stays or coalesce((p_todo->>'stays')::boolean, false);
+  if not stays and after is null and p_todo->>'parent' = 'attempt' then  -- when a job is redriven, its end becomes an attempt of that day
+    execute format('select exists (select from bridge.finished v where v.finished_at >= %L and v.finished_at < %L and %s)', p_todo->>'lower',
+      p_todo->>'upper', p_todo->>'jobs') into stays;
   end if;
 end
 $$;
@@ -125,16 +134,18 @@ create or replace function bridge.copy_aside(p_todo jsonb, p_limit integer, out 
   -- Returns  the same, further on; copied: how many
 declare
   v_source constant text := p_todo->'sources'->>(p_todo->>'source')::integer;
-  v_indexed constant boolean := p_todo->>'condition' like 'v.status = ''failed'' and v.discarded_at is null and %';  -- by finished_dead
+  v_indexed constant boolean := bridge.is_indexed(p_todo);
   v_pages constant bigint := pg_catalog.pg_relation_size(format('bridge.%I', v_source)::regclass) / current_setting('block_size')::integer;
   v_until constant bigint := case when v_indexed then 4294967294 else ((p_todo->>'after')::point)[0]::bigint + 1024 end;
   v_last tid;
 begin
+  perform set_config('enable_tidscan', case when v_indexed then 'off' else 'on' end, true);
   execute format('with chosen as (select v.ctid as place, v as whole from bridge.%I v where v.ctid > %L and v.ctid < %L and %s order by v.ctid limit %s),'
       ' made as (insert into bridge.%I select (c.whole).* from chosen c)'
       ' select (select count(*) from chosen), (select c.place from chosen c order by c.place desc limit 1)',
     v_source, p_todo->>'after', format('(%s,0)', v_until), p_todo->>'condition', p_limit, p_todo->>'aside')
   into copied, v_last;
+  perform set_config('enable_tidscan', 'on', true);
   if copied = p_limit then
     todo := p_todo || jsonb_build_object('after', v_last);
   elsif v_until < v_pages then

@@ -65,7 +65,8 @@ create or replace function bridge.plan_days(p_now timestamptz) returns table (ta
     select d.name, jsonb_build_object('parent', h.name, 'timed', h.timed, 'name', d.name, 'lower', d.lower, 'upper', d.upper,
       'tuples', case when h.name <> 'finished' or (select a.relation from bridge.archive a) is null then d.tuples else 0 end,  -- else deleted by then
       'phase', case when d.kept then 'empty' else 'look' end, 'condition', case when d.kept then 'true' else bridge.outliving(h.name, p_now, d.upper) end,
-      'jobs', case when d.kept then 'true' else bridge.outliving('finished', p_now, d.upper) end)
+      -- where no index finds those that outlive the day, any job of it will do
+      'jobs', (select case when bool_and(c.dead or c.since >= d.upper) then bridge.outliving('finished', p_now, d.upper) else 'true' end from bridge.cutoffs(p_now) c))
     from bridge.history_tables() h cross join lateral bridge.days_of(h.name) d
     where d.kept or d.upper <= date_trunc('day', p_now - bridge.seconds('retention'), 'utc')
     order by h.name, d.upper;
@@ -107,12 +108,14 @@ create or replace function bridge.begin_cleanup(p_by text, p_now timestamptz def
   --
   -- Returns  its number; null when somebody else is at this moment at it
   -- Locks    an advisory lock, tried and never waited for
+  -- Errors   JB001 the moment is not now, and the caller is not who may let time pass
 declare
   v_last bridge.cleanup_log;
   v_since timestamptz;
   v_left text;
   v_id bigint;
 begin
+  perform bridge.check_now(p_now);
   if not pg_try_advisory_xact_lock(hashtextextended('bridge.cleanup', 0)) then
     return null;
   end if;
@@ -143,6 +146,7 @@ declare
   v_table constant text := case when v_row.todo ? 'foreign' then v_row.table_name else format('bridge.%I', v_row.table_name) end;
   v_batch record;
   v_count integer;
+  v_stays boolean;
 begin
   if v_row.operation = 'delete' then
     select b.* into v_batch from bridge.delete_batch(v_table, v_row.todo->>'condition', coalesce(v_row.todo->>'after', '(0,0)')::tid, p_limit,
@@ -156,15 +160,14 @@ begin
     v_row.found := v_row.found + v_count;
     v_row.deleted := v_row.deleted + v_count;
     v_row.todo := case when v_count >= p_limit then v_row.todo end;
-  elsif v_row.todo->>'phase' in ('look', 'empty') then
-    if v_row.todo->>'phase' = 'look' then
-      perform bridge.check_archived(v_row.todo);
-    end if;
-    if not bridge.must_stay(v_row.todo) then
-      v_row.todo := v_row.todo || '{"phase": "swap"}';
-    else
-      v_row.todo := case when v_row.todo->>'phase' = 'look' then bridge.begin_aside(v_row.todo) end;
-    end if;
+  elsif v_row.todo->>'phase' = 'look' then
+    select l.* into v_batch from bridge.look_into(v_row.todo) l;
+    v_row.todo := case when v_batch.after is not null then v_row.todo || jsonb_build_object('after', v_batch.after, 'stays', v_batch.stays)
+      when v_batch.stays then bridge.begin_aside(v_row.todo) else v_row.todo || '{"phase": "swap"}' end;
+  elsif v_row.todo->>'phase' = 'empty' then
+    execute format('select exists (select from bridge.%I) or exists (select from bridge.finished v where v.finished_at >= %L and v.finished_at < %L)',
+      v_row.table_name, v_row.todo->>'lower', v_row.todo->>'upper') into v_stays;
+    v_row.todo := case when not v_stays then v_row.todo || '{"phase": "swap"}' end;
   elsif v_row.todo->>'phase' = 'copy' then
     select c.* into v_batch from bridge.copy_aside(v_row.todo, p_limit) c;
     v_row.kept := v_row.kept + case when (v_row.todo->'sources'->>(v_row.todo->>'source')::integer) = v_row.table_name then v_batch.copied else 0 end;
@@ -329,6 +332,10 @@ begin
     return bridge.begin_cleanup(p_by) is not null;
   end if;
   return bridge.cleanup_step();
+exception when query_canceled then  -- by the time limit of a drainer's statements: the tick goes on, and does not come to this again
+  update bridge.cleanup_log l set status = 'failed', ended_at = clock_timestamp(), detail = format('%s: %s', sqlstate, sqlerrm), todo = null
+  where l.id = (select min(o.id) from bridge.cleanup_log o where o.cleanup = v_last.id and o.status in ('waiting', 'running') and o.operation <> 'cleanup');
+  return true;
 end
 $$;
 

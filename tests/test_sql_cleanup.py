@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from fix_retention import cleaned, end_long_ago, ids, partitions, run_until
-from fix_servers import wait_until
+from fix_servers import ROOT, wait_until
 from fix_sql import Session
+from psycopg.types.json import Jsonb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -294,7 +298,7 @@ def test_whether_a_day_holds_a_dead_letter_is_asked_of_the_index_alone(db: Sessi
     read = f"select coalesce(sum(seq_tup_read + idx_tup_fetch), 0) from pg_stat_xact_user_tables where relname = '{day}'"
     with db.connection.transaction(force_rollback=True):
         before = db.one(read)
-        db.do("select bridge.must_stay(d.todo) from bridge.plan_days(now()) d where d.table_name = %s", day)
+        assert db.one("select (bridge.look_into(d.todo)).stays from bridge.plan_days(now()) d where d.table_name = %s", day) is False
         assert db.one(read) - before < 10
     db.do(f"truncate bridge.{day}")
 
@@ -335,3 +339,54 @@ def test_a_batch_reads_the_next_pages_of_its_table_and_no_other(db: Session) -> 
     assert "Tid Range Scan on test_log" in text, text
     assert "Seq Scan on test_log" not in text, text
     db.do("drop table bridge.test_log")
+
+
+def test_a_day_whose_jobs_a_rule_keeps_longer_is_looked_through_by_parts_and_they_are_put_aside(db: Session) -> None:
+    keep(db, "kept", None, "90 days")
+    kept, gone = end_long_ago(db, "40 days", queue="kept"), end_long_ago(db, "40 days")
+    day = f"finished_{db.one(DAY, '40 days')}"
+    filler = "'other', 9, json_build_array(repeat('x', 400)), f.kwargs"
+    columns = "seq, id, task, queue, rank, args, kwargs, size, max_attempts, attempts, losses, run_at, created_at, finished_at, status"
+    db.do(
+        f"""insert into bridge.{day} ({columns}) select f.seq, gen_random_uuid(), f.task, {filler}, 1, 1, 1, 0, f.run_at, f.created_at,
+        f.finished_at, f.status from bridge.{day} f, generate_series(1, 20000) where f.id = %s""",
+        gone,
+    )
+    assert db.one(f"select pg_relation_size('bridge.{day}') / 8192") > 1024
+    todo = db.one("select todo from bridge.plan_days(now()) where table_name = %s", day)
+    seen = "select after::text from bridge.look_into(%s)"
+    db.do(f"delete from bridge.{day} where id = %s", kept)
+    assert db.one(seen, Jsonb(todo)) == "(1024,0)"
+    db.do(f"insert into bridge.{day} ({columns}) select {columns.replace('queue', quoted('kept'))} from bridge.{day} where id = %s", gone)
+    done = cleaned(db)
+    assert done[day][2] == 1
+    assert [db.field(job, "queue") for job in ids(db)] == ["kept"]
+    assert db.one("select count(*) from pg_class where relkind = 'r' and relname ~ '^attempt_kept'") == 1
+    cleaned(db, "91 days")
+    assert ids(db) == set()
+
+
+def quoted(word: str) -> str:
+    return f"'{word}'"
+
+
+def test_a_killed_cleanup_is_gone_on_with(db: Session) -> None:
+    keep(db, None, "succeeded", "1 day")
+    gone = end_long_ago(db, "3 days")
+    day = f"finished_{db.one(DAY, '3 days')}"
+    db.do(f"insert into bridge.{day} select f.* from bridge.{day} f, generate_series(1, 30000)")
+    environment = {**os.environ, "BRIDGE_DATABASE_URL": db.dsn, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-m", "bridge", "cleanup"], env=environment, cwd=ROOT)
+    deleted = "select coalesce(sum(deleted), 0) from bridge.cleanups where table_name = %s"
+    wait_until(lambda: db.one(deleted, day) > 0, 60)
+    process.kill()
+    process.wait()
+    session = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'bridge cleanup'"
+    wait_until(lambda: db.one(session) == 0, 30)
+    count = f"select count(*) from bridge.{day}"
+    left = db.one(count)
+    assert db.one(deleted, day) == 30001 - left, "the log says what is gone"
+    assert 0 < left < 30001
+    db.do("call bridge.cleanup_loop()")
+    assert (db.one(count), db.one(deleted, day), ids(db)) == (0, 30001, set())
+    assert db.one("select count(*) from bridge.cleanups where operation = 'cleanup' and status = 'done' and by <> 'install'") == 1, gone

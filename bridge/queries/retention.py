@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge.queries.answers import records, value
+from bridge.queries.connection import stands_alone, translated
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -62,7 +63,11 @@ def set_archive(connection: Connection, archive: str | None) -> str:
 def cleanup(connection: Connection, *, dry_run: bool, by: str | None) -> list[dict[str, Any]]:
     """Call ``bridge.cleanup``: one transaction; a row a table."""
     query = f"select {_COLUMNS} from bridge.cleanup(%(dry_run)s, by => %(by)s)"
-    return records(connection, query, {"dry_run": dry_run, "by": by})
+    if not stands_alone(connection):
+        return records(connection, query, {"dry_run": dry_run, "by": by})
+    with translated(), connection.transaction():
+        value(connection, "select set_config('statement_timeout', '0', true)")  # a dry run reads tables whole
+        return records(connection, query, {"dry_run": dry_run, "by": by})
 
 
 def begin_cleanup(connection: Connection, by: str | None) -> int | None:
