@@ -2,6 +2,8 @@
 -- history and once, so that counters never fall, whatever retention drops, and no run pays for them.
 
 do $$
+declare
+  v_day text;
 begin
   if to_regclass('bridge.tally') is null then
     create table bridge.tally (
@@ -29,8 +31,15 @@ begin
       task  text not null,
       primary key (queue, task)
     );
-    -- tally: what was tried again lately
-    create index attempt_ended on bridge.attempt (ended_at);
+    -- tally: what was tried again lately. Days that are over go without: an upgrade must not read them while writers wait.
+    create index attempt_ended on only bridge.attempt (ended_at);
+    for v_day in
+      select c.relname from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+      where i.inhparent = 'bridge.attempt'::regclass and c.relname >= 'attempt_' || to_char(clock_timestamp() at time zone 'utc', 'YYYYMMDD')
+    loop
+      execute format('create index %I on bridge.%I (ended_at)', v_day || '_ended_at_idx', v_day);
+      execute format('alter index bridge.attempt_ended attach partition bridge.%I', v_day || '_ended_at_idx');
+    end loop;
   end if;
 end
 $$;

@@ -87,7 +87,7 @@ def test_install_registers_a_tick_and_a_cleanup_that_carry_the_databases_name(cr
     name = cron.connection.info.dbname
     schedule, command = ("2 seconds", "select bridge.tick('pg_cron')") if by_seconds(cron) else ("* * * * *", "call bridge.tick_loop()")
     assert cron.rows("select jobname, schedule, command, active from cron.job where jobname like 'bridge-%%' order by 1") == [
-        (f"bridge-cleanup-{name}", "17 3 * * *", "select bridge.cleanup()", True),
+        (f"bridge-cleanup-{name}", "17 3 * * *", "call bridge.cleanup_loop()", True),
         (f"bridge-tick-{name}", schedule, command, True),
     ]
 

@@ -41,6 +41,29 @@ def test_an_upgrade_makes_the_same_schema_as_a_fresh_install(old_dsn: str, dsn: 
     assert dump(old_dsn) == dump(dsn)
 
 
+# What has rows of jobs: reading it all while writers wait takes longer the more there are.
+LARGE = ("job", "finished", "attempt", "inflight", "ready", "scheduled", "log_line", "dependency", "link")
+
+
+def test_an_upgrade_reads_no_table_of_jobs_while_writers_wait(old_db: Session) -> None:
+    """Neither an index nor a check over rows that are there, nor a table that is written anew."""
+    tables = "select oid::regclass::text, relfilenode from pg_class where oid = any (%s::regclass[]) or relispartition order by 1"
+    old_db.do("select bridge.make_days()")
+    # Days that are over, as a database in use has them.
+    old_db.do("create table bridge.attempt_20200101 (like bridge.attempt including all)")
+    old_db.do("alter table bridge.attempt attach partition bridge.attempt_20200101 for values from ('2020-01-01') to ('2020-01-02')")
+    names = [f"bridge.{name}" for name in LARGE]
+    before = dict(old_db.rows(tables, names))
+    indexes = "select indexrelid::regclass::text from pg_index where indrelid = any (%s::regclass[]) and indisvalid"
+    checks = "select conname from pg_constraint where conrelid = any (%s::regclass[]) and contype <> 'n' and convalidated"
+    places = [*names, "bridge.attempt_20200101"]
+    had = old_db.rows(indexes, places) + old_db.rows(checks, places)
+    schema.install(old_db.dsn)
+    after = dict(old_db.rows(tables, names))
+    assert {name: after[name] for name in before} == before
+    assert set(old_db.rows(indexes, places) + old_db.rows(checks, places)) <= set(had)
+
+
 def test_the_last_release_refuses_to_install_over_this_one(released: Path, dsn: str) -> None:
     said = install_released(released, dsn)
     assert f"schema is at {bridge.__version__}, these files are {RELEASED}: install with the newer release" in said

@@ -47,7 +47,7 @@ from r join pg_sequence s on s.seqrelid = r.oid
 union all
 select 'constraint', format('%s.%I', r.name, n.conname), pg_get_constraintdef(n.oid) from r join pg_constraint n on n.conrelid = r.oid
 union all
-select 'index', r.name, concat_ws(' ', pg_get_indexdef(r.oid), case when not i.indisvalid then '(invalid)' end)
+select 'index', r.name, concat_ws(' ', pg_get_indexdef(r.oid), case when r.relkind = 'i' and not i.indisvalid then '(invalid)' end)
 from r join pg_index i on i.indexrelid = r.oid
 union all
 select 'trigger', format('%s.%I', r.name, t.tgname), concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled)
