@@ -140,13 +140,15 @@ create or replace function bridge.tally_ends(p_now timestamptz default clock_tim
   --
   -- What ended is in history under the moment of its end, and seen when its transaction has committed, which may be much later. So a slice
   -- is counted at once and settled when every transaction is over that was open then; one that stays open holds up nothing but that.
+  -- After a time without ticks it catches up by five minutes a call, so that none is long.
+  --
   -- The newest second is left for the next time: of a row that is being written, the clock may have been read and its transaction not
   -- have a number yet.
   --
   -- Returns  how many slices are not settled; null when nothing was done
   -- Locks    an advisory lock, tried and never waited for
 declare
-  v_until constant timestamptz := least(p_now, clock_timestamp()) - interval '1 second';
+  v_until timestamptz := least(p_now, clock_timestamp()) - interval '1 second';
   v_last bridge.tally_slice;
   v_slice bridge.tally_slice;
   v_snapshot pg_snapshot;
@@ -160,6 +162,7 @@ begin
   if v_last.until > v_until - p_after or current_setting('transaction_isolation') <> 'read committed' then
     return null;
   end if;
+  v_until := least(v_until, v_last.until + interval '5 minutes');
   v_snapshot := pg_current_snapshot();
   for v_slice in
     select s.* from bridge.tally_slice s

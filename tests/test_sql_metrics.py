@@ -136,6 +136,17 @@ def test_a_job_whose_end_commits_late_is_counted_once_and_holds_nobody_up(db: Se
     other.connection.close()
 
 
+def test_after_a_time_without_ticks_counting_catches_up_in_short_calls(db: Session) -> None:
+    db.do("update bridge.tally_slice set since = since - interval '1 hour', until = until - interval '1 hour'")
+    end(db)
+    db.do("update bridge.finished set finished_at = finished_at - interval '30 minutes'")
+    began = db.one("select max(until) from bridge.tally_slice")
+    tally(db)
+    assert db.one("select max(until) - %s from bridge.tally_slice", began).total_seconds() == 300
+    assert value(db, "bridge_tally_age_seconds") > 3000
+    wait_for_ended(db, 1)
+
+
 def test_attempts_that_another_followed_are_counted_by_their_outcome(db: Session) -> None:
     db.enqueue(max_attempts=2, backoff=0)
     claim, run = db.run()
