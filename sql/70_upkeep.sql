@@ -30,6 +30,7 @@ create or replace function bridge.storage_options() returns table (table_name te
       ('schedule', array['fillfactor=70'], 'each slot moves next_at on; an index has it, so room on the page saves the others alone'),
       ('alert', array['fillfactor=70'], 'an alert that stays open is updated at each look'),
       ('alert_state', array['fillfactor=50'], 'one row, updated at each look'),
+      ('metric_state', array['fillfactor=50'], 'one row, updated with every snapshot'),
       ('tally', array['fillfactor=50'], 'counters, updated in place again and again'),
       ('chord', array['autovacuum_analyze_threshold=2000000000'], 'mostly empty: statistics of that would mislead cached plans'),
       ('untold', array['autovacuum_vacuum_scale_factor=0', 'autovacuum_vacuum_threshold=2000', 'autovacuum_analyze_threshold=2000000000'], 'as job; rare'),
