@@ -259,6 +259,17 @@ def test_a_doctor_without_rights_says_the_grant(home: Session) -> None:
         home.do("drop role bridge_test_viewer")
 
 
+def test_a_pg_cron_elsewhere_that_ticks_no_more_is_named(elsewhere: Session) -> None:
+    elsewhere.do("update bridge.tick_state set source = 'pg_cron', ticked_at = clock_timestamp() - interval '10 minutes'")
+    late = Doctor(elsewhere.dsn).look("pg_cron")
+    assert late.status is Grade.WARNING
+    assert late.found.startswith(f"pg_cron of database {CRON_DATABASE} ticked this one 60")
+    elsewhere.do("update bridge.tick_state set source = 'drainer', ticked_at = clock_timestamp()")
+    bound = Doctor(elsewhere.dsn).look("pg_cron")
+    assert bound.status is Grade.OK
+    assert bound.remedy == f"to change that: bridge install --cron-database {CRON_DATABASE}"
+
+
 def test_unregistering_from_another_database_says_what_to_run_there(home: Session, elsewhere: Session) -> None:
     schema.install(elsewhere.dsn, cron_database=CRON_DATABASE)
     notices: list[str] = []
