@@ -223,7 +223,8 @@ declare
   v_missing text;
 begin
   if cardinality(v_parts) <> 2 or v_parts[1] = 'bridge' then
-    perform bridge.refuse(format('name is %L', create_archive.name), 'give a schema that is not bridge, and a table: history.jobs');
+    raise exception using errcode = 'JB001', message = format('name is %L', create_archive.name),
+      hint = 'give a schema that is not bridge, and a table: history.jobs';
   end if;
   v_table := format('%I.%I', v_parts[1], v_parts[2]);
   if to_regclass(v_table) is null then

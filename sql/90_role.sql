@@ -34,6 +34,7 @@ function  acknowledge_alert       operator
 function  add_dependency          worker operator
 function  alert_kinds             operator viewer
 function  allow_task              operator
+function  archive_columns         operator
 function  batch_status            worker operator viewer
 function  begin_call              worker operator
 function  begin_chord             producer worker
@@ -53,6 +54,7 @@ function  cleanup_step            operator
 function  collect_metrics         operator
 function  complete                worker operator
 function  complete_run            worker
+function  create_archive          operator
 function  create_batch            producer worker operator
 function  cron_lacks              worker operator viewer
 function  cron_name               worker operator viewer

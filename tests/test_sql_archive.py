@@ -24,6 +24,21 @@ def test_ended_jobs_are_archived_in_the_transaction_in_which_they_go(db: Session
     assert {row[0] for row in db.rows("select id from history.jobs")} == {early, old, dead}
 
 
+def test_an_operator_makes_an_archive_where_he_may_make_tables(db: Session) -> None:
+    db.do("create schema history")
+    db.do("grant create, usage on schema history to bridge_operator")
+    with db.connection.transaction():
+        db.do("set local role bridge_operator")
+        assert db.one("select bridge.set_archive(bridge.create_archive('history.jobs'))") == "set"
+    gone = end_long_ago(db, "40 days")
+    with db.connection.transaction():
+        db.do("set local role bridge_operator")
+        db.do("select * from bridge.cleanup()")
+    assert (ids(db, "finished"), db.one("select id from history.jobs")) == (set(), gone)
+    db.do("drop owned by bridge_operator")
+    db.do("select bridge.grant_all()")
+
+
 def test_nothing_goes_while_the_archive_cannot_take_it(db: Session) -> None:
     db.do("create schema history")
     db.do("select bridge.set_archive(bridge.create_archive('history.jobs'))")
