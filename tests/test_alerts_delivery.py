@@ -16,24 +16,31 @@ if TYPE_CHECKING:
 STATUS = "select status from bridge.health() where component = 'broker'"
 
 
+def told_to(pager: Receiver) -> dict[str, str]:
+    return {"BRIDGE_WEBHOOK_SECRET": SECRET, "BRIDGE_NOTIFIER_OPS": f"json://127.0.0.1:{pager.port}/ops"}
+
+
 def test_the_want_of_a_worker_is_told_by_a_worker_of_another_queue_and_by_the_drainer(
     db: Session, drainer: StartDrainer, worker: StartWorker, make_receiver: Callable[..., Receiver]
 ) -> None:
-    receiver = make_receiver()
+    receiver, pager = make_receiver(), make_receiver()
     db.do("""update bridge.setting set value = '["127.0.0.1"]' where name = 'webhook_hosts'""")
     db.do("update bridge.setting set value = '1' where name = 'alert_interval'")
-    db.do("select bridge.set_alert('no_worker', lasting => '0', quiet => '10 minutes', webhook => %s)", receiver.url())
+    db.do("select bridge.set_alert('no_worker', lasting => '0', quiet => '10 minutes', webhook => %s, notifier => 'ops')", receiver.url())
     drains = drainer(env={"BRIDGE_TICK": "off"})  # nobody ticks: the drainer looks at the rules all the same
-    worker("apps.ledger", pool="solo", concurrency=1, queues="mail", env={"BRIDGE_WEBHOOK_SECRET": SECRET})
+    worker("apps.ledger", pool="solo", concurrency=1, queues="mail", env=told_to(pager))
     waiting = db.enqueue(queue="payments")
     wait_until(lambda: receiver.messages, 60, "the message")
     (message,) = receiver.messages
     told = message.data["data"]
     assert message.is_signed_with(SECRET)
     assert (message.data["type"], told["rule"], told["subject"], told["severity"]) == ("alert.opened", "no_worker", "payments", "critical")
-    assert db.rows("select queue from bridge.jobs where task = 'bridge.deliver_webhook'") == [("mail",)]
+    assert db.rows("select distinct queue from bridge.jobs where task like 'bridge.deliver_%%'") == [("mail",)]
     wait_until(lambda: "alert opened" in drains.log_text(), 60, "a line in the drainer's log")
     assert "rule=no_worker severity=critical found=0 workers consume queue payments" in drains.log_text()
+    wait_until(lambda: pager.messages, 60, "the notification")
+    assert pager.messages[0].data["title"] == "critical: no_worker opened"
+    assert pager.messages[0].data["message"].startswith("0 workers consume queue payments")
     db.do("select bridge.cancel(%s)", waiting)
     wait_until(lambda: len(receiver.messages) == 2, 60, "the end of it")
     assert receiver.messages[1].data["type"] == "alert.resolved"
