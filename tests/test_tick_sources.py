@@ -119,13 +119,13 @@ def test_a_role_without_rights_on_cron_is_told_the_grant_to_make(cron: Session) 
 
 def test_the_loop_within_a_minute_ticks_and_commits_each_time(cron: Session) -> None:
     cron.do("select bridge.unregister_cron()")
-    first, second = cron.enqueue(delay="0.3 seconds"), cron.enqueue(delay="1.3 seconds")
+    first, second = cron.enqueue(delay="0.3 seconds"), cron.enqueue(delay="4.3 seconds")
     other = psycopg.connect(cron.dsn, autocommit=True)
     other.execute("set statement_timeout = '20s'")
     # The loop ends by itself after its seconds; what it moved is visible in between, so it commits.
     looked = Session(cron.dsn)
     with other.pipeline():
-        other.execute("call bridge.tick_loop(4)")
+        other.execute("call bridge.tick_loop(8)")
         wait_until(lambda: looked.status(first) == "queued", 20)
         assert looked.status(second) == "scheduled"
         wait_until(lambda: looked.status(second) == "queued", 20)
