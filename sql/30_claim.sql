@@ -163,6 +163,10 @@ begin
   if exists (select from bridge.unique_key u where u.until_start) then
     perform bridge.note_keys(v_seqs);
   end if;
+  if v_seqs is not null and exists (select from bridge.breaker b where b.state = 'half_open') then
+    -- A probe that has failed since the claim began made room for one of these: when that opens the breaker, it is taken back.
+    perform bridge.judge_breakers(clock_timestamp(), p_half_open => true);
+  end if;
   return query select * from bridge.deliveries(v_seqs);
 end
 $$;
