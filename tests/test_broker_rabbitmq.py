@@ -199,15 +199,15 @@ def test_a_connection_that_breaks_in_the_middle_of_shipments_loses_nothing(
     ledger: Session, vhost: Vhost, drainer: StartDrainer, worker: StartWorker
 ) -> None:
     ledger.do("update bridge.setting set value = '0' where name = 'window'")
-    process = drainer(broker_url=vhost.url, env={"BRIDGE_SHIPMENT": "100"})
-    many(ledger, 1500)
-    for at in (100, 700):
+    process = drainer(broker_url=vhost.url, env={"BRIDGE_SHIPMENT": "50"})
+    many(ledger, 600)
+    for at in (50, 250):
         wait_until(lambda at=at: (vhost.count() or 0) >= at, 30, f"{at} messages")  # type: ignore[misc]
         vhost.cut()
-    wait_for_value(ledger.dsn, "select count(*) from bridge.jobs where status = 'published'", value=1500, timeout=60)
+    wait_for_value(ledger.dsn, "select count(*) from bridge.jobs where status = 'published'", value=600, timeout=60)
     assert process.alive
     worker("apps.ledger", broker_url=vhost.url)
-    succeeded(ledger, 1500)
+    succeeded(ledger, 600)
 
 
 def test_a_node_that_was_killed_comes_back_with_what_it_had_confirmed(
