@@ -23,6 +23,7 @@ from table_of_roles import ROLES, lines
 
 ROOT = Path(__file__).resolve().parent.parent
 # What only the owner of the schema does: installing, archives with his own rights, tenants, and pretending another time in tests.
+OWNERS_READS = {"drainer"}  # of the stack that `bridge up` runs
 OWNERS_CALLS = {
     "announce_cron",
     "create_archive",
@@ -33,6 +34,8 @@ OWNERS_CALLS = {
     "grant_all",
     "register_cron",
 }
+_READS = re.compile(r"\b(?:from|join) bridge\.(\w+)(?![\w(.])(?! import)")
+_MADE = re.compile(r"create table bridge\.(\w+)|define_view\('(\w+)'")
 _CALLS = re.compile(r'(?:select|from|call|lateral|,) bridge\.(\w+)\(|by_name\(\s*"(\w+)"')
 REMEDY = "add a line to bridge.granted in sql/90_role.sql, then run python scripts/table_of_roles.py --write"
 
@@ -90,10 +93,23 @@ def complaints_about(functions: list[Function]) -> list[str]:
     return said
 
 
+def complaints_about_reads() -> list[str]:
+    """Tables and views that the library reads by a role, and no role may read."""
+    made = {table or view for file in ROOT.glob("sql/*.sql") for table, view in _MADE.findall(file.read_text(encoding="utf-8"))}
+    listed = {line.name for line in lines() if line.kind == "read"}
+    read = {name for text in library() for name in _READS.findall(text)}
+    return [f"Python reads bridge.{name}, and no role may: {REMEDY}" for name in sorted((read & made) - listed - OWNERS_READS)]
+
+
+def library() -> list[str]:
+    """The modules that programs run: neither benchmarks nor what helps tests."""
+    paths = (path for path in ROOT.glob("bridge/**/*.py") if not {"bench", "testing", "testing.py"} & set(path.parts))
+    return [path.read_text(encoding="utf-8") for path in paths]
+
+
 def called() -> set[str]:
     """The functions that the library calls in its SQL."""
-    texts = (path.read_text(encoding="utf-8") for path in ROOT.glob("bridge/**/*.py") if "bench" not in path.parts)
-    return {name or other for text in texts for name, other in _CALLS.findall(text)}
+    return {name or other for text in library() for name, other in _CALLS.findall(text)}
 
 
 def complaints_about_list() -> list[str]:
@@ -111,7 +127,8 @@ def main() -> None:
     files = sorted([*ROOT.glob("sql/**/*.sql"), *ROOT.glob("tasks/*/sql/**/*.sql")])
     complaints = [said for file in files if (said := complaint(file))]
     if not complaints:
-        complaints = [*complaints_about([function for file in files for function in functions_of(file)]), *complaints_about_list()]
+        functions = [function for file in files for function in functions_of(file)]
+        complaints = [*complaints_about(functions), *complaints_about_reads(), *complaints_about_list()]
     for said in complaints:
         click.echo(said, err=True)
     click.echo(f"{len(files)} SQL files, {len(complaints)} complaints")

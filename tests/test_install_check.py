@@ -63,6 +63,11 @@ DRIFTS = {
     "alter table bridge.queue add column mine text": ("keep", "column", "bridge.queue.mine"),
     "create index mine on bridge.job (task)": ("keep", "index", "bridge.mine"),
     "grant select on bridge.jobs to public": ("drop", "grant", "SELECT on bridge.jobs to public"),
+    "grant execute on function bridge.pause to bridge_viewer": (
+        "drop",
+        "grant",
+        "EXECUTE on bridge.pause(text,text,boolean,boolean,text) to bridge_viewer",
+    ),
     "delete from bridge.setting where name = 'window'": ("add", "setting", "window"),
     "grant select on bridge.jobs to pg_monitor": ("keep", "grant", "SELECT on bridge.jobs to pg_monitor"),
     "drop index bridge.inflight_stops": ("differs", "index", "bridge.inflight_stops"),
@@ -81,6 +86,15 @@ def test_what_differs_is_named_with_what_an_install_does_about_it(db: Session) -
     assert told(db.dsn) == expected
     schema.install(db.dsn)
     assert told(db.dsn) == {change for change in expected if change[0] in schema.LEFT}
+
+
+def test_rules_and_tenants_are_left_as_they_are(db: Session) -> None:
+    db.do("select bridge.enable_tenants(), bridge.allow_task('bridge_producer', 'orders.*')")
+    kept = {change[:2] for change in told(db.dsn)}
+    assert kept == {("keep", "index"), ("keep", "policy"), ("keep", "grant")}
+    schema.install(db.dsn)
+    assert {change[:2] for change in told(db.dsn)} == kept
+    assert db.one("select bridge.tenants_are_on() and bridge.tasks_are_ruled()")
 
 
 def test_an_older_package_refuses_to_look_at_a_newer_schema(launcher: Launcher, db: Session) -> None:

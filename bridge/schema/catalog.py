@@ -22,14 +22,14 @@ KINDS = (
 # Partitions of days come and go: they are made as their table is. With search_path empty every name comes with its schema.
 _OBJECTS = """
 with r as (
-  select c.oid, c.oid::regclass::text as name, c.relkind, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.reloptions,
+  select c.oid, c.oid::regclass::text as name, c.relkind, c.relpersistence, c.reloptions,
     c.relowner, c.relacl
   from pg_class c where c.relnamespace = 'bridge'::regnamespace and not c.relispartition
 )
 select 'version', 'bridge', bridge.version()
 union all
 select 'table', r.name, concat_ws(' ', case r.relpersistence when 'u' then 'unlogged' end, pg_get_partkeydef(r.oid),
-  case when r.relrowsecurity then 'row security' end, case when r.relforcerowsecurity then 'forced' end, array_to_string(r.reloptions, ' '))
+  array_to_string(r.reloptions, ' '))  -- row security comes and goes with tenants
 from r where r.relkind in ('r', 'p')
 union all
 -- The place of a column counts: pg_dump writes it, and rows of a table are read by it.
@@ -62,7 +62,10 @@ select 'view', r.name,
   concat_ws(' ', pg_get_viewdef(r.oid), array_to_string(r.reloptions, ' '), e'\n' || obj_description(r.oid, 'pg_class'))
 from r where r.relkind in ('v', 'm')
 union all
-select 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid) from pg_proc p
+-- Two functions are constants that rules and tenants write anew, and an install leaves as they are.
+select 'function', p.oid::regprocedure::text,
+  case when p.proname not in ('tasks_are_ruled', 'tenants_are_on') then pg_get_functiondef(p.oid) else '' end
+from pg_proc p
 where p.pronamespace = 'bridge'::regnamespace and p.prokind <> 'a'
 union all
 select 'setting', s.name, '' from bridge.setting s

@@ -24,6 +24,7 @@ LEFT = {"keep", "differs"}  # actions that change nothing
 
 _RETIRED = "80_retired.sql"
 _MADE_ONCE = {"table", "column", "type", "sequence", "constraint", "index", "trigger", "policy"}  # each release changes them by itself
+_OURS = re.compile(r" to (public|bridge_(producer|worker|operator|viewer))$")  # whose rights an install makes what the list says
 _TOLD = {"version", "table", "column", "type", "sequence", "constraint", "index"}  # kinds whose text fits into a line
 
 
@@ -127,7 +128,9 @@ def _as_left(change: Change) -> Change:
 
 
 def _is_retired(name: str, retired: str) -> bool:
-    if name.endswith(" to public") and " on schema " not in name:
-        return True  # whatever anybody granted to everybody is taken back
+    if _OURS.search(name):
+        return True  # whatever anybody granted to everybody, or to a role of ours beside the list, is taken back
+    if name.endswith(" to bridge_tenant"):
+        return False  # tenants are on, which a fresh schema does not know
     bare = re.search(r"bridge\.\w+", name)
     return bare is not None and re.search(rf"{re.escape(bare[0])}\b", retired) is not None
