@@ -54,7 +54,7 @@ begin
     create unique index schedule_run_slot on bridge.schedule_run (schedule, slot) where trigger_type <> 'manual';
     -- the last runs of a schedule
     create index schedule_run_latest on bridge.schedule_run (schedule, id);
-    -- tick: jobs that may have ended, and who waits for one; overlap policies
+    -- overlap policies
     create index schedule_run_unsettled on bridge.schedule_run (schedule, status) where status in ('open', 'waiting');
     -- retry of a job that a schedule made
     create index schedule_run_job on bridge.schedule_run (job) where job is not null;
@@ -102,6 +102,17 @@ begin
       add column function text,              -- called instead of a task: its name with its schema, or its signature
       add column webhook  jsonb,             -- posted to instead of a task: {"url", "secret"}
       add column role     text;              -- with whose rights the function is called: the role that said so
+  end if;
+end
+$$;
+
+do $$
+begin
+  if to_regclass('bridge.schedule_run_open') is null then
+    -- tick: a page of the runs whose jobs may have ended
+    create index schedule_run_open on bridge.schedule_run (id) where status = 'open';
+    -- tick: who waits for a run to end
+    create index schedule_run_waiting on bridge.schedule_run (id) where status = 'waiting';
   end if;
 end
 $$;

@@ -54,11 +54,34 @@ begin
 end
 $$;
 
+create or replace function bridge.ended_runs(p_limit integer) returns bigint[] language plpgsql set search_path = '' set enable_seqscan = off
+  set enable_bitmapscan = off as $$
+  -- Open runs whose jobs have ended, of those that are looked at: the oldest, because jobs end about in their order, and others from a
+  -- place by chance. Where very many wait for workers, a tick looks at few of them, and at each after a while.
+  --
+  -- Index  schedule_run_open, job_id
+declare
+  v_first constant bigint := (select r.id from bridge.schedule_run r where r.status = 'open' order by r.id limit 1);
+  v_last constant bigint := (select r.id from bridge.schedule_run r where r.status = 'open' order by r.id desc limit 1);
+  v_from constant bigint := v_first + random() * (v_last - v_first);
+begin
+  return array(
+    select p.id from (
+      (select r.id, r.job from bridge.schedule_run r where r.status = 'open' order by r.id limit p_limit / 2)
+      union (select r.id, r.job from bridge.schedule_run r where r.status = 'open' and r.id >= v_from order by r.id limit p_limit / 2)) p
+    where not exists (select from bridge.job j where j.id = p.job));
+end
+$$;
+
 create or replace function bridge.settle_runs(p_schedule text, p_limit integer) returns integer language plpgsql set search_path = '' as $$
   -- Write down how runs ended whose jobs are history now.
   --
-  --   p_schedule  of this schedule; null for all
+  --   p_schedule  of this schedule, the oldest first; null: of all
+  --   p_limit     most runs to look at
 declare
+  v_ids constant bigint[] := case when p_schedule is null then bridge.ended_runs(p_limit) else array(
+    select r.id from bridge.schedule_run r where r.schedule = p_schedule and r.status = 'open' and not exists (select from bridge.job j where j.id = r.job)
+    order by r.id limit p_limit) end;
   v_count integer;
 begin
   with ended as (
@@ -66,10 +89,11 @@ begin
       f.attempts, left(f.result::text, 500) as result,
       bridge.rows_of_call(f.options, f.result) as rows,
       case when f.attempts > 1 or f.losses > 0 then (select min(a.started_at) from bridge.attempt a where a.id = r.job) end as first_started_at
-    from bridge.schedule_run r
+    from unnest(v_ids) i (id)
+    -- The limit keeps it a lookup by id: how many runs are open, statistics do not know.
+    cross join lateral (select o.id, o.job from bridge.schedule_run o where o.id = i.id and o.status = 'open' limit 1 for update skip locked) r
     left join lateral (select h.* from bridge.finished h where h.id = r.job order by h.finished_at desc limit 1) f on true
-    where r.status = 'open' and (p_schedule is null or r.schedule = p_schedule) and not exists (select from bridge.job j where j.id = r.job)
-    limit p_limit for update of r skip locked
+    where not exists (select from bridge.job j where j.id = r.job)
   )
   update bridge.schedule_run r set status = e.status, started_at = e.started_at, finished_at = e.finished_at, attempts = e.attempts,
     rows = e.rows, result = e.result, first_started_at = least(e.first_started_at, e.started_at), error = nullif(concat_ws(': ', e.error->>'type', e.error->>'message'), '')
@@ -243,10 +267,9 @@ declare
   v_count integer := 0;
 begin
   for v_row in
-    select r.id, r.schedule from bridge.schedule_run r
-    where r.status = 'waiting' and not exists (select from bridge.schedule_run o where o.schedule = r.schedule and o.status = 'open')
-    limit p_limit
+    select r.id, r.schedule from bridge.schedule_run r where r.status = 'waiting' order by r.id limit p_limit
   loop
+    continue when bridge.open_run(v_row.schedule) is not null;
     select s.* into v_schedule from bridge.schedule s where s.name = v_row.schedule and s.enabled for update skip locked;
     if found and exists (select from bridge.schedule_run r where r.id = v_row.id and r.status = 'waiting') then
       begin
@@ -265,7 +288,7 @@ create or replace function bridge.run_schedules(p_limit integer, p_now timestamp
   set enable_seqscan = off set jit = off as $$
   -- The tick's step for schedules: note what ended, start what waited for that, run what is due. Returns how many slots were dealt with.
 begin
-  perform bridge.settle_runs(null, p_limit);
+  perform bridge.settle_runs(null, least(p_limit, 1000));
   -- A slot costs about a millisecond, most of it the job: a quarter of a second is enough for one tick.
   return bridge.start_waiting(p_limit, p_now) + bridge.fire_due(least(p_limit, 250), p_now);
 end

@@ -164,3 +164,29 @@ def test_a_waiting_run_goes_with_its_schedule_and_stays_through_a_pause(db: Sess
     assert db.one("select bridge.unschedule('nightly')") is True
     assert db.one("select bridge.unschedule('nightly')") is False
     assert db.rows("select status, reason from bridge.schedule_runs order by id desc limit 1") == [("skipped", "the schedule was removed")]
+
+
+def test_a_tick_looks_at_few_of_very_many_open_runs_and_at_each_in_time(db: Session) -> None:
+    claim, run = run_and_hold(db, "queue_one")
+    schedule(db, "busy", enabled=False)
+    job = db.enqueue(delay="1 hour")
+    db.do(
+        "insert into bridge.schedule_run (schedule, slot, trigger_type, status, created_at, job)"
+        " select 'busy', now() + n * interval '1 s', 'scheduled', 'open', now(), case when n <> 4000 then %s::uuid end"
+        " from generate_series(1, 6000) n",
+        job,
+    )
+    report_and_tick(db, claim, DAY + HOUR)
+    db.finish(claim, run)
+    touched = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relid = 'bridge.schedule_run'::regclass"
+    with db.connection.transaction():
+        before = db.one(touched)
+        report_and_tick(db, claim, DAY + 1.5 * HOUR)
+        assert db.one(touched) - before < 3000
+    assert [run[2] for run in runs(db)] == ["succeeded", "queued"], "what waited is not held up"
+    left = "select count(*) from bridge.schedule_run where status = 'open' and job is null"
+    for _ in range(500):
+        if db.one(left) == 0:
+            break
+        report_and_tick(db, claim, DAY + 1.5 * HOUR)
+    assert db.one(left) == 0

@@ -147,7 +147,7 @@ CALLS = {
     "drain": ("select * from bridge.drain_state()", "inflight_live"),
     "due": ("select bridge.move_due(100, now() + interval '1000 seconds')", "scheduled_run_at"),
     "slots": ("select bridge.run_schedules(100, now() + interval '10 seconds')", "schedule_next"),
-    "ended runs": ("select bridge.run_schedules(100, now())", "schedule_run_unsettled"),
+    "ended runs": ("select bridge.run_schedules(100, now())", "schedule_run_open"),
     "expire": ("select bridge.expire_due(10, now() + interval '2 days')", "job_expires"),
     "overdue": ("select bridge.end_overdue(10, now())", "job_deadline"),
     "history": ("select * from bridge.history('{ended}')", "attempt_[0-9]+_id_idx|attempt_id"),
