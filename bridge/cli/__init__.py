@@ -19,6 +19,7 @@ _COMMANDS = {
     "doctor": "bridge.cli.doctor",
     "health": "bridge.cli.health",
     "alerts": "bridge.cli.alerts",
+    "top": "bridge.cli.top",
     "jobs": "bridge.cli.jobs",
     "dead": "bridge.cli.dead",
     "queues": "bridge.cli.queues",

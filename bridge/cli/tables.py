@@ -62,9 +62,9 @@ def _cell(content: str | Text) -> Text:
     return text
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, *, on_one_line: bool = False) -> None:
     """Print one JSON document; dataclasses become objects, moments ISO 8601, ids and other values their text."""
-    click.echo(json.dumps(_plain(value), default=str, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(_plain(value), default=str, indent=None if on_one_line else 2, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:
