@@ -223,14 +223,14 @@ CALLS: dict[str, list[list[str]]] = {
 
 # What else of the granted functions reaches a place: it makes jobs, does the same to many, or is a part or another name of one above.
 MAKES = {
-    "create_batch", "enqueue", "enqueue_buffered", "enqueue_flow", "enqueue_many", "enqueue_message", "enqueue_page", "never_ran",
-    "run_schedule", "seal_batch", "try_callback",
+    "check_alerts", "create_batch", "enqueue", "enqueue_buffered", "enqueue_flow", "enqueue_many", "enqueue_message", "enqueue_page", "never_ran",
+    "run_schedule", "seal_batch", "test_alert", "try_callback", "watch_alerts",
 }  # fmt: skip
 MANY = {
     "cancel_batch", "cancel_jobs", "discard_jobs", "move_jobs", "purge", "redrive_jobs", "reschedule_jobs", "retry_failed", "revoke",
     "revoke_stamped", "set_priority_jobs",
 }  # fmt: skip
-PARTS = {"heed_revoke", "sweep", "tick_if_late"}
+PARTS = {"begin_call", "heed_revoke", "perform_call", "run_calls", "sweep", "tick_if_late"}
 # These write to a row and leave it in its place, or drop ended ones whose time is over.
 NOTES = {
     "discard",
