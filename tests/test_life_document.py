@@ -223,8 +223,8 @@ CALLS: dict[str, list[list[str]]] = {
 
 # What else of the granted functions reaches a place: it makes jobs, does the same to many, or is a part or another name of one above.
 MAKES = {
-    "check_alerts", "create_batch", "enqueue", "enqueue_buffered", "enqueue_flow", "enqueue_many", "enqueue_message", "enqueue_page", "never_ran",
-    "run_schedule", "seal_batch", "test_alert", "try_callback", "watch_alerts",
+    "check_alerts", "create_batch", "enqueue", "enqueue_buffered", "enqueue_flow", "enqueue_many", "enqueue_message", "enqueue_page",
+    "never_ran", "run_schedule", "seal_batch", "test_alert", "try_callback", "watch_alerts",
 }  # fmt: skip
 MANY = {
     "cancel_batch", "cancel_jobs", "discard_jobs", "move_jobs", "purge", "redrive_jobs", "reschedule_jobs", "retry_failed", "revoke",
