@@ -136,7 +136,8 @@ begin
   perform bridge.check_moment('starts_at', p_schedule.starts_at, now()), bridge.check_moment('ends_at', p_schedule.ends_at, now());
   perform bridge.refuse_clear_secrets('headers', p_schedule.headers), bridge.refuse_clear_secrets('args', p_schedule.args),
     bridge.refuse_clear_secrets('kwargs', p_schedule.kwargs);
-  if p_schedule.webhook is null and (bridge.tasks_are_ruled() or p_schedule.task like 'bridge.%') then
+  -- Whether a function may be called is said by who may execute it.
+  if num_nonnulls(p_schedule.function, p_schedule.webhook) = 0 and (bridge.tasks_are_ruled() or p_schedule.task like 'bridge.%') then
     perform bridge.check_task(p_schedule.task);
   end if;
   if coalesce(p_schedule.overlap, 'null') not in ('allow', 'skip', 'queue_one', 'cancel_old') then
@@ -360,7 +361,7 @@ declare
   v_now constant timestamptz := bridge.schedule_clock();
   v_open uuid;
 begin
-  if bridge.tasks_are_ruled() and v_schedule.webhook is null then
+  if bridge.tasks_are_ruled() and num_nonnulls(v_schedule.function, v_schedule.webhook) = 0 then
     perform bridge.check_task(v_schedule.task);
   end if;
   if v_schedule.overlap <> 'allow' then

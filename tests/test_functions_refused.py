@@ -94,6 +94,16 @@ def test_a_function_that_the_role_of_the_schedule_may_not_execute_is_refused_wit
     assert shop.one("select role from bridge.schedules") == ROLE
 
 
+def test_rules_of_tasks_are_not_about_functions(shop: Session) -> None:
+    shop.do(f"grant usage on schema shop to {ROLE}")
+    shop.do(f"select bridge.allow_task('{ROLE}', 'mail.*')")
+    shop.do(f"set role {ROLE}")
+    assert schedule(shop, task=None, function="shop.twice(integer)", args="[1]") == "created"
+    shop.do("select bridge.run_schedule('nightly')")
+    assert "may not enqueue" in error_of(lambda: schedule(shop, "task", task="shop.twice"))
+    shop.do("reset role")
+
+
 def test_a_schedule_has_one_of_task_function_and_webhook_and_a_call_no_queue(db: Session) -> None:
     assert "has none of task, function and webhook: give one" in error_of(lambda: schedule(db, task=None))
     both = error_of(lambda: schedule(db, function="public.f"))
