@@ -25,7 +25,7 @@ up: env-demo  ## the same stack, left running until Ctrl-C
 	@$(BIN)/python -m bridge up $(ARGS)
 
 test: env-dev  ## the whole test suite against real servers
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=20 $(ARGS)
 
 check: check-style check-types check-layers check-sql check-repository  ## every linter, type and layer check; changes nothing
 
