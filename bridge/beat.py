@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import extract_exec_options
@@ -13,6 +12,7 @@ from celery.schedules import crontab, maybe_schedule, solar
 from celery.schedules import schedule as every
 
 from bridge.errors import InvalidArgumentError
+from bridge.moving.entry import Entry, NotCarriedOverError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,27 +24,6 @@ _ESSENTIAL = ("chain", "chord", "countdown", "eta", "group", "link", "link_error
 _OF_SENDING = {"bridge", "delivery_mode", "immediate", "mandatory", "periodic_task_name", "producer", "retry", "retry_policy"}
 _CARRIED = {"expires", "headers", "priority", "queue", "time_limit"}
 _UNITS = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
-
-
-class _NotCarriedOverError(Exception):
-    """Why an entry cannot become a schedule of ours."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """One entry of a beat schedule.
-
-    Attributes:
-        name: as beat has it.
-        schedule: arguments of ``bridge.schedule`` by name; None when it cannot be carried over.
-        refusal: why it cannot; empty when it can.
-        notes: what of it becomes different, or is left behind.
-    """
-
-    name: str
-    schedule: dict[str, Any] | None = None
-    refusal: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 def application(name: str) -> Any:
@@ -78,7 +57,7 @@ def _entry(app: Any, name: str, values: Mapping[str, Any], timezone: str | None)
         cron, zone = _timing(app, values, timezone, entry.notes)
         _require_json("args and kwargs", [args, kwargs])
         options = _options(app, task, values.get("options") or {}, entry.notes)
-    except _NotCarriedOverError as refusal:
+    except NotCarriedOverError as refusal:
         entry.refusal = str(refusal)
         return entry
     # One attempt, as a Celery call: its retries are the task's own business.
@@ -93,14 +72,14 @@ def _timing(app: Any, values: Mapping[str, Any], timezone: str | None, notes: li
     relative = bool(values.get("relative"))
     when = maybe_schedule(values["schedule"], relative, app=app)
     if isinstance(when, solar):
-        raise _NotCarriedOverError(f"it follows the sun ({when.event}): keep it in beat, or choose a time of day")
+        raise NotCarriedOverError(f"it follows the sun ({when.event}): keep it in beat, or choose a time of day")
     if isinstance(when, crontab):
         return crontab_text(when), timezone or _zone(when)
     if type(when) is every:
         if not (relative or when.relative):
             notes.append("counted from the clock, not from when beat started")
         return _interval_text(when.run_every.total_seconds()), "UTC"
-    raise _NotCarriedOverError(f"its schedule is of class {type(when).__name__}, which only beat can read")
+    raise NotCarriedOverError(f"its schedule is of class {type(when).__name__}, which only beat can read")
 
 
 def crontab_text(when: Any) -> str:
@@ -128,13 +107,13 @@ def _field(words: object, numbers: set[int], low: int, high: int) -> str:
 
 def _zone(when: Any) -> str:
     if type(when) is crontab and when.nowfun is not None:
-        raise _NotCarriedOverError("it goes by a clock of its own (nowfun)")
+        raise NotCarriedOverError("it goes by a clock of its own (nowfun)")
     zone = when.tz
     name = getattr(zone, "key", None) or getattr(zone, "zone", None)
     if name is None and zone == dt.UTC:
         return "UTC"
     if name is None:
-        raise _NotCarriedOverError(
+        raise NotCarriedOverError(
             f"its time zone {zone} has no name in the tz database: give --timezone, or set timezone in the application"
         )
     return str(name)
@@ -142,7 +121,7 @@ def _zone(when: Any) -> str:
 
 def _interval_text(seconds: float) -> str:
     if seconds < 1 or seconds != int(seconds):
-        raise _NotCarriedOverError(f"its interval is {seconds:g} s: ours are whole seconds, 1 or more")
+        raise NotCarriedOverError(f"its interval is {seconds:g} s: ours are whole seconds, 1 or more")
     unit, length = next((unit, length) for unit, length in _UNITS if seconds % length == 0)
     return f"every {int(seconds) // length} {unit}"
 
@@ -151,7 +130,7 @@ def _options(app: Any, task: str, given: Mapping[str, Any], notes: list[str]) ->
     """What of a call's options becomes part of the schedule; those of the task itself are at work behind the entry's."""
     essential = [name for name in _ESSENTIAL if given.get(name)]
     if essential:
-        raise _NotCarriedOverError(f"its option {essential[0]} has no place in a schedule: make it part of the task")
+        raise NotCarriedOverError(f"its option {essential[0]} has no place in a schedule: make it part of the task")
     registered = app.tasks.get(task)
     own = {} if registered is None else {name: value for name, value in extract_exec_options(registered).items() if value is not None}
     if registered is None:
@@ -178,7 +157,7 @@ def _priority(app: Any, given: int | None, notes: list[str]) -> int:
 
 def _expires(given: Any) -> float | None:
     if isinstance(given, dt.datetime | str):
-        raise _NotCarriedOverError("its option expires is a moment, not a duration: give the schedule an ends_at")
+        raise NotCarriedOverError("its option expires is a moment, not a duration: give the schedule an ends_at")
     return given.total_seconds() if isinstance(given, dt.timedelta) else given
 
 
@@ -196,4 +175,4 @@ def _require_json(what: str, value: Any) -> None:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise _NotCarriedOverError(f"its {what} are not JSON: {error}") from error
+        raise NotCarriedOverError(f"its {what} are not JSON: {error}") from error

@@ -1,8 +1,7 @@
-"""schedules: list, show, add, remove, pause, resume, run, next, import; history, stats, slow and too-often are next door."""
+"""schedules: list, show, add, remove, pause, resume, run, next; import, history, stats, slow and too-often are next door."""
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -10,17 +9,16 @@ from zoneinfo import ZoneInfo
 import click
 
 from bridge import schedules as public
-from bridge.cli import schedule_log, schedule_text
+from bridge.cli import schedule_import, schedule_log, schedule_text
 from bridge.cli.database import open_database
 from bridge.cli.tables import json_option, print_json
 from bridge.cli.values import Json, duration
-from bridge.errors import BridgeError, NotFoundError
+from bridge.errors import NotFoundError
 from bridge.queries import schedules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bridge.beat import Entry
     from bridge.queries.connection import Connection
 
 __all__ = ["schedules_command"]
@@ -229,49 +227,5 @@ def next_command(*, name: str | None, cron: str | None, timezone: str, count: in
     schedule_text.print_moments([moment.astimezone(ZoneInfo(timezone)) for moment in moments], as_json=as_json)
 
 
-@schedules_command.command("import")
-@click.option("--from-beat", is_flag=True, help="From the beat_schedule of a Celery application.")
-@click.option("-A", "--app", help="The application; celery -A app bridge … has it already.")
-@click.option("--timezone", help="Whose clock crontabs are read by.  [default: the application's]")
-@_dry_run
-@json_option
-@click.pass_context
-def import_command(ctx: click.Context, *, from_beat: bool, app: str | None, timezone: str | None, dry_run: bool, as_json: bool) -> None:
-    """Make schedules of what another scheduler has; repeating it changes nothing. Exit 1 when something was not carried over.
-
-    \b
-    Examples:
-      bridge schedules import --from-beat -A shop --dry-run
-      celery -A shop bridge schedules import --from-beat
-    """
-    from bridge import beat
-
-    chosen = beat.application(app) if app else getattr(ctx.find_root().obj, "app", None)
-    if not from_beat or chosen is None:
-        raise click.UsageError("from where? bridge schedules import --from-beat -A APP")
-    entries = beat.entries(chosen, timezone=timezone)
-    with _changes("import", dry_run=dry_run) as connection:
-        rows = [_carry_over(connection, entry) for entry in entries]
-    schedule_text.print_imported(rows, as_json=as_json)
-    left = [row for row in rows if row["outcome"] == "not carried over"]
-    click.echo(f"{'dry run, nothing is changed: ' if dry_run else ''}{len(rows) - len(left)} of {len(rows)} entries carried over", err=True)
-    if len(rows) > len(left):
-        click.echo("warning: while celery beat runs with these entries, each of them runs twice: take them out of beat_schedule", err=True)
-    sys.exit(1 if left else 0)
-
-
-def _carry_over(connection: Connection, entry: Entry) -> dict[str, Any]:
-    row = {"name": entry.name, "outcome": "not carried over", "cron": None, "timezone": None, "task": None, "note": entry.refusal}
-    if entry.schedule is None:
-        return row
-    row |= {name: entry.schedule[name] for name in ("cron", "timezone", "task")}
-    try:
-        with connection.transaction():
-            row["outcome"] = public.schedule(entry.name, connection=connection, **entry.schedule)
-    except BridgeError as refusal:
-        return {**row, "note": str(refusal)}
-    return {**row, "note": "; ".join(entry.notes)}
-
-
-for _command in schedule_log.COMMANDS:
+for _command in (*schedule_log.COMMANDS, schedule_import.import_command):
     schedules_command.add_command(_command)
