@@ -17,7 +17,7 @@ from bridge.moving.entry import Entry, NotCarriedOverError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Entry", "application", "entries"]
+__all__ = ["Entry", "application", "carried", "entries"]
 
 # Options without which a task would do something else, and those that speak of the moment of sending alone.
 _ESSENTIAL = ("chain", "chord", "countdown", "eta", "group", "link", "link_error", "task_id")
@@ -47,10 +47,11 @@ def entries(app: Any, *, timezone: str | None = None) -> list[Entry]:
     """
     app.loader.import_default_modules()
     app.finalize()
-    return [_entry(app, str(name), values, timezone) for name, values in app.conf.beat_schedule.items()]
+    return [carried(app, str(name), values, timezone) for name, values in app.conf.beat_schedule.items()]
 
 
-def _entry(app: Any, name: str, values: Mapping[str, Any], timezone: str | None) -> Entry:
+def carried(app: Any, name: str, values: Mapping[str, Any], timezone: str | None) -> Entry:
+    """What one entry becomes, given as ``beat_schedule`` has it."""
     entry = Entry(name)
     args, kwargs, task = list(values.get("args") or ()), dict(values.get("kwargs") or {}), str(values["task"])
     try:

@@ -53,8 +53,9 @@ class _Mapped(click.ParamType):  # type: ignore[type-arg]
 @click.option("--from-beat", is_flag=True, help="From the beat_schedule of a Celery application.")
 @click.option("--from-crontab", type=click.File(), metavar="FILE", help="From the lines of a crontab; - reads crontab -l from a pipe.")
 @click.option("--from-cron", is_flag=True, help="From the entries of pg_cron for this database.")
-@click.option("-A", "--app", help="The application of --from-beat; celery -A app bridge … has it already.")
-@click.option("--timezone", help="Whose clock crontabs are read by.  [default: the application's, pg_cron's, this machine's]")
+@click.option("--from-django", is_flag=True, help="From the tables of django-celery-beat.")
+@click.option("-A", "--app", help="The application; celery -A app bridge … has it already.")
+@click.option("--timezone", help="Whose clock crontabs are read by.  [default: what goes for each there]")
 @click.option("--task", help="Of --from-crontab: the task that is called with a command as its one argument.")
 @click.option(
     "--map", "mapping", multiple=True, type=_Mapped(), help="Of --from-crontab: a task for the commands of a pattern; repeatable."
@@ -62,7 +63,7 @@ class _Mapped(click.ParamType):  # type: ignore[type-arg]
 @click.option("--queue", "-Q", default="celery", show_default=True, help="Of --from-crontab: the queue of its jobs.")
 @click.option("--system", is_flag=True, help="Of --from-crontab: a column has the user, as in /etc/crontab.")
 @click.option("--disable", is_flag=True, help="Of --from-cron: switch what was carried over off there.")
-@click.option("--source-url", metavar="URL", help="Where pg_cron's entries are, if not in the bridge's database.")
+@click.option("--source-url", metavar="URL", help="Where pg_cron or those tables are, if not in the bridge's database.")
 @click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 @json_option
 @click.pass_context
@@ -75,6 +76,7 @@ def import_command(ctx: click.Context, /, *, disable: bool, source_url: str | No
       celery -A shop bridge schedules import --from-beat
       crontab -l | bridge schedules import --from-crontab - --task shop.run_command
       bridge schedules import --from-cron --disable
+      bridge schedules import --from-django -A shop --dry-run
     """
     kind, read = _reader(ctx, given)
     if disable and kind != "cron":
@@ -98,18 +100,25 @@ def import_command(ctx: click.Context, /, *, disable: bool, source_url: str | No
 
 def _reader(ctx: click.Context, given: dict[str, Any]) -> tuple[str, Read]:
     """From where, and what reads the entries there on a connection of ours and one of the source."""
-    chosen = [name for name in ("beat", "crontab", "cron") if given[f"from_{name}"]]
+    chosen = [name for name in ("beat", "crontab", "cron", "django") if given[f"from_{name}"]]
     app = given["app"] or getattr(ctx.find_root().obj, "app", None)
     if len(chosen) != 1 or (chosen == ["beat"] and app is None):
-        raise click.UsageError("from where? bridge schedules import --from-beat -A APP, --from-crontab FILE or --from-cron")
-    if chosen == ["beat"]:
-        from bridge import beat
-
-        found = beat.entries(beat.application(given["app"]) if given["app"] else app, timezone=given["timezone"])
-        return "beat", lambda _connection, _source: found
+        raise click.UsageError("from where? bridge schedules import --from-beat -A APP, --from-crontab FILE, --from-cron or --from-django")
+    if chosen in (["beat"], ["django"]):
+        return chosen[0], _from_celery(chosen[0], app, given["timezone"])
     if chosen == ["cron"]:
         return "cron", lambda connection, source: _from_cron(connection, source, given["timezone"])
     return "crontab", lambda connection, _source: _from_crontab(connection, given["from_crontab"], given)
+
+
+def _from_celery(kind: str, app: Any, timezone: str | None) -> Read:
+    from bridge import beat, periodic  # here, because Celery takes half a second that no other command pays
+
+    known = beat.application(app) if isinstance(app, str) else app
+    if kind == "django":
+        return lambda _connection, source: periodic.entries(moving.periodic_tasks(source), known, timezone=timezone)
+    found = beat.entries(known, timezone=timezone)
+    return lambda _connection, _source: found
 
 
 def _from_cron(connection: Connection, source: Connection, timezone: str | None) -> list[Entry]:
