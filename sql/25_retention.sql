@@ -1,5 +1,5 @@
 -- How long what has ended is kept: settings, rules by queue and status, an archive; and which tables of our own are cleaned by age.
--- Nothing goes here: sql/69_cleanup.sql does that, and notes it in cleanup_log.
+-- Nothing goes here: sql/73_cleanup.sql does that, and notes it in cleanup_log.
 
 do $$
 begin

@@ -1,4 +1,4 @@
--- The parts of a cleanup: deleting rows in batches, and dropping a day of history. sql/69_cleanup.sql puts them together.
+-- The parts of a cleanup: deleting rows in batches, and dropping a day of history. sql/73_cleanup.sql puts them together.
 --
 -- Rows are deleted in the order of the table's pages, each page read once, whatever indexes there are. What outlives a day is copied to a
 -- table of its own, without a lock, while triggers note what is changed meanwhile; then both are exchanged in one moment.

@@ -1,4 +1,4 @@
--- What becomes of alerts: opened, told, acknowledged, resolved. The readings are in 66_reading.sql.
+-- What becomes of alerts: opened, told, acknowledged, resolved. The readings are in 70_reading.sql.
 
 create or replace function bridge.alert_queue(p_rule bridge.alert_rule) returns text language plpgsql stable set search_path = '' as $$
   -- The queue of the jobs that deliver: the rule's, else the setting callback_queue, else one that a living worker consumes: an alert may be

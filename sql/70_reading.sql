@@ -1,4 +1,4 @@
--- What alert rules see: one function a kind, which gives a row for each subject whose value is beyond the threshold. See 65_asked.sql for what
+-- What alert rules see: one function a kind, which gives a row for each subject whose value is beyond the threshold. See 66_asked.sql for what
 -- they ask.
 
 create or replace function bridge.read_queued_jobs(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language plpgsql stable
@@ -141,7 +141,7 @@ create or replace function bridge.read_schedules(p_rule bridge.alert_rule, p_now
 begin
   if p_rule.kind = 'late_schedule' then
     return query select s.name, floor(extract(epoch from p_now - s.next_at)), format('schedule %s has been due for %s and not run', s.name, bridge.words(p_now - s.next_at))
-    from bridge.schedule s where s.enabled and extract(epoch from p_now - s.next_at) > p_rule.threshold order by s.next_at limit 100;
+    from bridge.schedule s where s.enabled and s.next_at < p_now - make_interval(secs => p_rule.threshold::double precision) order by s.next_at limit 100;
     return;
   elsif p_rule.kind = 'slow_schedule' then
     return query select w.schedule, floor(extract(epoch from w.duration)), format('a run of schedule %s takes %s, and no more than %s is expected', w.schedule,
