@@ -81,7 +81,7 @@ def test_a_psql_that_calls_one_function_of_this_database_becomes_a_call(db: Sess
     done = run(db, f'0 1 * * * psql -X {name} -c "select reset(3, \'{{\\"a\\": [1]}}\')" >/dev/null 2>&1\n')
     assert done.exit_code == 0, done.output
     assert db.rows("select function, args from bridge.schedules") == [("public.reset", [3, {"a": [1]}])]
-    role = read(db, f"psql --dbname={name} -U postgres -c 'call public.reset(season => 4);'")
+    role = read(db, f"psql --dbname={name} -U postgres -c 'select public.reset(season => 4);'")
     assert (role.role, role.schedule and role.schedule["kwargs"]) == ("postgres", {"season": 4})
     assert read(db, "psql -c 'select reset(1)'", settings=f"PGDATABASE={name}").schedule is not None
 
@@ -95,6 +95,10 @@ def test_a_psql_that_calls_one_function_of_this_database_becomes_a_call(db: Sess
         ("psql -d other -c 'select reset(1)'", "its dbname is other, not "),
         ("psql -d NAME -h elsewhere -c 'select reset(1)'", "its host is elsewhere, not "),
         ("psql -c 'select reset(1)'", "it names no database"),
+        ("psql postgresql://me:secret@db/NAME -c 'select reset(1)'", "its connection string is not read: name the database alone"),
+        ("psql -c 'select reset(1)' -d NAME2>/dev/null", "its dbname is "),
+        ("psql -d NAME -c 'call reset(1)'", "it calls a procedure, not a function"),
+        ("psql -d NAME -c \"select reset(1, '$RULES')\"", "the shell does more than call psql"),
         ("psql -d NAME -f x.sql", "what psql does with -f is not known here"),
         ("psql -d NAME -c 'select reset(1)' && echo done", "the shell does more than call psql"),
         ('psql -d NAME -c "select reset($(date))"', "the shell does more than call psql"),

@@ -64,3 +64,11 @@ def test_periodic_tasks_of_django_are_carried_over(db: Session, databases: Datab
     db.do("select bridge.resume_schedule('disabled')")
     _, rows = run(db, "--source-url", source)
     assert {row["outcome"] for row in rows.values()} == {"not carried over", "unchanged"}
+    words = ["bridge", "schedules", "import", "--from-django", "--json", "--dry-run", "-A", "apps.beaten", "--source-url", source]
+    environment |= {"BRIDGE_DATABASE_URL": db.dsn, "BRIDGE_BROKER_URL": "redis://127.0.0.1:1/0"}
+    known = subprocess.run([sys.executable, "-m", *words], env=environment, capture_output=True, text=True, check=False)
+    note = next(row["note"] for row in json.loads(known.stdout) if row["name"] == "full")
+    assert "the application does not know this task; option routing_key is left behind; priority 4 means later than others" in note, (
+        known.stderr
+    )
+    assert "-A APP" not in known.stdout

@@ -47,7 +47,7 @@ ENTRIES = {
     "ours": ("0 8 * * *", "select bridge.cleanup()"),
 }
 WHY = {
-    "procedure": "moved.tidy() cannot be called so: it is a procedure, not a function",
+    "procedure": "it calls a procedure, not a function: wrap it into a function, and schedule that with --function public.procedure: ",
     "text": "it is SQL text, not the call of one function: wrap it into a function, and schedule that with --function public.text: "
     "create function public.text() returns void language sql as $do$ delete from orders where old; analyze orders $do$",
     "vacuum": "it is SQL text, not the call of one function: it cannot run within a function: leave it to pg_cron",
@@ -114,12 +114,14 @@ def test_entries_of_pg_cron_are_carried_over_and_switched_off(home: Session) -> 
 
 def test_an_entry_runs_as_its_own_role_or_is_not_carried_over(home: Session) -> None:
     home.do("update cron.job set username = 'bridge_test_moved' where jobname = 'season'")
+    home.do("select cron.schedule('season', '1 1 1 1 *', 'select moved.reset(9)')")  # a name is one of its role's
     home.do("update cron.job set username = 'bridge_test_gone' where jobname = 'off'")
     done, rows = run(home, "--dry-run")
-    assert "cannot make it so: permission denied" in rows["season"]["note"], done.output
+    assert "cannot make it so: permission denied" in rows["season (bridge_test_moved)"]["note"], done.output
     assert "it runs as role bridge_test_gone, which does not exist here" in rows["off"]["note"]
     home.do("grant bridge_operator to bridge_test_moved")
     done, rows = run(home)
-    assert rows["season"]["outcome"] == "created", rows["season"]
-    assert home.one("select role from bridge.schedule where name = 'season'") == "bridge_test_moved"
+    assert rows["season (bridge_test_moved)"]["outcome"] == "created", rows["season (bridge_test_moved)"]
+    assert home.one("select role from bridge.schedule where name = 'season (bridge_test_moved)'") == "bridge_test_moved"
+    assert home.one("select args from bridge.schedule where name like 'season (%%' and role = %s", home.connection.info.user) == [9]
     assert home.one("select role from bridge.schedule where name = 'seconds'") == home.connection.info.user

@@ -13,7 +13,7 @@ from bridge import settings
 from bridge.cli import schedule_text
 from bridge.cli.database import open_database
 from bridge.cli.tables import json_option
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, InvalidArgumentError
 from bridge.moving import crontab, pgcron
 from bridge.queries import moving
 from bridge.queries.connection import connect
@@ -51,7 +51,9 @@ class _Mapped(click.ParamType):  # type: ignore[type-arg]
 
 @click.command("import")
 @click.option("--from-beat", is_flag=True, help="From the beat_schedule of a Celery application.")
-@click.option("--from-crontab", type=click.File(), metavar="FILE", help="From the lines of a crontab; - reads crontab -l from a pipe.")
+@click.option(
+    "--from-crontab", type=click.File(encoding="utf-8"), metavar="FILE", help="From the lines of a crontab; - reads crontab -l from a pipe."
+)
 @click.option("--from-cron", is_flag=True, help="From the entries of pg_cron for this database.")
 @click.option("--from-django", is_flag=True, help="From the tables of django-celery-beat.")
 @click.option("-A", "--app", help="The application; celery -A app bridge … has it already.")
@@ -81,6 +83,8 @@ def import_command(ctx: click.Context, /, *, disable: bool, source_url: str | No
     kind, read = _reader(ctx, given)
     if disable and kind != "cron":
         raise click.UsageError("--disable goes with --from-cron")
+    if kind != "crontab" and (given["task"] or given["mapping"] or given["system"]):
+        raise click.UsageError("--task, --map and --system go with --from-crontab")
     with open_database("bridge schedules import") as connection, _source(source_url, connection) as source:
         with connection.transaction(force_rollback=dry_run):
             entries = read(connection, source)
@@ -128,7 +132,11 @@ def _from_cron(connection: Connection, source: Connection, timezone: str | None)
 
 def _from_crontab(connection: Connection, file: TextIO, given: dict[str, Any]) -> list[Entry]:
     target = crontab.Target(given["task"], given["mapping"], moving.here(connection), moving.Functions(connection), given["queue"])
-    return crontab.entries(file.read(), target, timezone=given["timezone"] or crontab.local_zone(), is_system=given["system"])
+    try:
+        text = file.read()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"{file.name} is not in UTF-8: byte {error.start}: {error.reason}", "convert it with iconv") from error
+    return crontab.entries(text, target, timezone=given["timezone"] or crontab.local_zone(), is_system=given["system"])
 
 
 @contextmanager

@@ -93,13 +93,15 @@ class _Words:
 
 
 def parse_call(text: str) -> Call:
-    """Read ``select fn(…)``, ``select * from fn(…)`` or ``call fn(…)`` with constants as arguments.
+    """Read ``select fn(…)`` or ``select * from fn(…)`` with constants as arguments.
 
     Raises:
         NotCarriedOverError: it is anything else.
     """
     words = _Words(text)
-    is_call = words.accept("select", "*", "from") or words.accept("select") or words.accept("call")
+    if words.accept("call"):
+        raise NotCarriedOverError("it calls a procedure, not a function")
+    is_call = words.accept("select", "*", "from") or words.accept("select")
     first = words.identifier() if is_call else None
     second = words.identifier() if first is not None and words.accept(".") else None
     if first is None or not words.accept("("):
@@ -197,7 +199,8 @@ def function_schedule(call: Call, catalog: Catalog) -> dict[str, Any]:
 
 
 def _value(argument: Argument, kind: str, catalog: Catalog) -> Any:
-    if argument.cast and catalog.type_name(argument.cast) != kind:
+    # A cast with a length or a precision, varchar(3), may change the constant.
+    if argument.cast and ("(" in argument.cast or catalog.type_name(argument.cast) != kind):
         raise NotCarriedOverError(f"a constant is cast to {argument.cast}, its function takes {kind}")
     if isinstance(argument.value, str) and kind in {"json", "jsonb"}:
         try:

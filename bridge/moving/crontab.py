@@ -21,7 +21,7 @@ __all__ = ["Target", "entries", "local_zone"]
 
 _SETTING = re.compile(r"""\s*(["']?)(\w+)\1\s*=\s*(.*?)\s*$""")
 _NAME = re.compile(r"\s*#\s*name:\s*(\S.*?)\s*$", re.IGNORECASE)
-_OUTPUT = re.compile(r"(?:\s*(?:[12&]?>>?\s*[\w./&-]+))+\s*$")
+_OUTPUT = re.compile(r"(?:(?:\s+[12&]|\s*)>>?\s*[\w./&-]+)+\s*$")
 _WITH_VALUE = {"-d": "dbname", "--dbname": "dbname", "-h": "host", "--host": "host", "-p": "port", "--port": "port", "-U": "user",
     "--username": "user", "-c": "command", "--command": "command", "-v": "variable", "--set": "variable"}  # fmt: skip
 _OF_ENVIRONMENT = {"PGDATABASE": "dbname", "PGHOST": "host", "PGPORT": "port", "PGUSER": "user"}
@@ -78,7 +78,7 @@ def entries(text: str, target: Target, *, timezone: str, is_system: bool = False
         is_system: a column with the user stands before the command, as in /etc/crontab.
     """
     state, found = _State(timezone), []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if named := _NAME.match(line):
             state.name = named[1]
         elif setting := _SETTING.fullmatch(line):
@@ -177,13 +177,16 @@ def _function(command: str, entry: Entry, state: _State, target: Target) -> dict
 def _require_here(options: Mapping[str, str], here: Mapping[str, str]) -> None:
     if "dbname" not in options:
         raise NotCarriedOverError("it names no database")
+    if re.search("[:=/]", options["dbname"]):
+        raise NotCarriedOverError("its connection string is not read: name the database alone")  # nor shown: it may hold a password
     for name in ("dbname", "host", "port"):
         if options.get(name, here[name]) != here[name]:
             raise NotCarriedOverError(f"its {name} is {options[name]}, not {here[name]}")
 
 
 def _psql_options(words: list[str], command: str) -> dict[str, str]:
-    if any(sign in _unquoted(command) for sign in ";|&`$()<") or "$(" in command or "`" in command:
+    # What the shell would put in place of $ and ` is not known, wherever they stand.
+    if re.search(r"[$`]", command) or re.search(r"[;|&()<]", re.sub(r"'[^']*'|\"[^\"]*\"", "", _OUTPUT.sub("", command))):
         raise NotCarriedOverError("the shell does more than call psql")
     found: dict[str, str] = {}
     rest = list(words)
@@ -204,7 +207,3 @@ def _psql_options(words: list[str], command: str) -> dict[str, str]:
     if "command" not in found:
         raise NotCarriedOverError("psql is given no -c")
     return found
-
-
-def _unquoted(command: str) -> str:
-    return re.sub(r"'[^']*'|\"[^\"]*\"", "", _OUTPUT.sub("", command))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bridge.moving.call import function_schedule, parse_call, wrapped
@@ -26,7 +27,12 @@ def entries(rows: Iterable[Mapping[str, Any]], catalog: Catalog, timezone: str) 
         catalog: the functions of the database that they run in.
         timezone: whose clock pg_cron reads expressions by.
     """
-    return [_entry(row, catalog, timezone) for row in rows]
+    found = [_entry(row, catalog, timezone) for row in rows]
+    count = Counter(entry.name for entry in found)
+    for entry in found:
+        if count[entry.name] > 1:  # a name is one of its role's there
+            entry.name = f"{entry.name} ({entry.role})"
+    return found
 
 
 def _entry(row: Mapping[str, Any], catalog: Catalog, timezone: str) -> Entry:
