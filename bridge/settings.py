@@ -172,7 +172,8 @@ def _checked(given: dict[str, Any]) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = _PREFIX + str(first["loc"][0]).upper()
         hint = Settings.model_fields[str(first["loc"][0])].description or ""
-        raise SettingError(f"{name} is wrong: {first['msg'].lower()}", hint) from None
+        message = str(first["msg"]).removeprefix("Value error, ")  # pydantic's own word for a ValueError of ours
+        raise SettingError(f"{name} is wrong: {message[:1].lower()}{message[1:]}", hint) from None
 
 
 def _refuse_unknown(names: set[str]) -> None:

@@ -2,7 +2,7 @@
 --
 -- Nothing here reads more than is in flight, a page of what ended lately, and what has an index: history may be as long as it likes.
 
-create or replace function bridge.words(p_age interval) returns text language sql immutable parallel safe set search_path = ''
+create or replace function bridge.words(p_age interval) returns text language sql immutable strict parallel safe set search_path = ''
   -- A duration as people say it, in its two greatest units: 40 s, 3 min 20 s, 2 h 5 min, 4 d 3 h.
   return case
     when p_age < interval '1 minute' then format('%s s', round(greatest(extract(epoch from p_age), 0))::integer)

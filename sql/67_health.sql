@@ -133,7 +133,7 @@ begin
     v_full := v_age > p_late and not v_queue.paused and bridge.room(v_queue.queue) = 0;
     return next bridge.condition('queue', case when v_queue.paused then 'inactive' when v_full then 'degraded' when v_age > p_late then 'failing' else 'healthy' end,
       case when v_queue.paused then 'paused' else format('%s published, %s running', v_queue.published, v_queue.running) end
-        || coalesce(format('; the oldest due job has waited %s', bridge.words(v_age)), '')
+        || coalesce('; the oldest due job has waited ' || bridge.words(v_age), '')
         || case when v_full then ', as many jobs as the window allows are with the broker and not started' else '' end,
       v_queue.queue, case when v_queue.paused then 'see bridge.pauses; bridge queues resume' when v_full then 'more workers for it'
         when v_age > p_late then 'a drainer must be alive and serve it (BRIDGE_QUEUES)' end,

@@ -181,8 +181,8 @@ def test_what_sentinel_needs_and_an_option_that_is_wrong_are_said(redises: Redis
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("{", "is wrong: value error, it is no json: expecting"),
-        ("[1]", "it is no json object"),
+        ("{", "is wrong: it is no JSON: Expecting"),
+        ("[1]", "it is no JSON object"),
         ('{"ssl": {"cert_reqs": "often"}}', "often"),
     ],
 )

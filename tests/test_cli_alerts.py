@@ -84,6 +84,7 @@ def test_a_rule_is_made_changed_tried_and_removed(db: Session) -> None:
         "webhook": URL,
     }  # fmt: skip
     assert "late is told" in run("alerts", "test", "late").stdout
+    assert "late_tick has no address" in run("alerts", "test", "late_tick").stdout
     assert db.rows("select callback, event, target from bridge.deliveries") == [("alert late", "alert.test", URL)]
     assert run("alerts", "remove", "late").stdout == "late removed\n"
     assert run("alerts", "remove", "late").exit_code == 1

@@ -115,6 +115,7 @@ def test_a_queue_says_how_its_jobs_ended_lately(db: Session) -> None:
     row = health(db, "queue", "celery")
     assert (row["error_count"], row["success_rate"]) == (1, 0.75)
     assert row["last_run"] is not None
+    assert row["found"] == "0 published, 0 running"
     db.enqueue()
     assert health(db, "queue", "celery", by="11 minutes")["success_rate"] is None
 

@@ -54,6 +54,16 @@ class _Commands(click.Group):
         except BridgeError as error:
             _tell(error)
             sys.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            from bridge.queries.connection import explained
+
+            ours = explained(error)
+            if ours is None:
+                raise
+            _tell(ours)
+            sys.exit(1)
 
 
 def _tell(error: BridgeError) -> None:

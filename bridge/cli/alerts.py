@@ -185,8 +185,12 @@ def test_command(*, name: str, as_json: bool) -> None:
     """
     with open_database("bridge alerts test") as connection:
         monitoring.test_alert(connection, name)
-    words = f"""{name} is told; "bridge callbacks deliveries --callback 'alert {name}'" shows how it goes"""
-    _say({"name": name, "outcome": "told"}, words, as_json=as_json)
+        addressed = monitoring.has_address(connection, name)
+    if addressed:
+        words = f"""{name} is told; "bridge callbacks deliveries --callback 'alert {name}'" shows how it goes"""
+    else:
+        words = f"{name} has no address, only listeners of bridge_alert hear it: bridge alerts set {name} --webhook URL, or --notifier NAME"
+    _say({"name": name, "outcome": "told" if addressed else "no address"}, words, as_json=as_json)
 
 
 def _say(done: Any, words: str, *, as_json: bool) -> None:

@@ -48,7 +48,10 @@ def cleanup_command(context: click.Context, *, dry_run: bool, as_json: bool) -> 
         rows = public.cleanup(dry_run=dry_run, progress=_show if sys.stderr.isatty() else None, connection=connection)
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", err=True, nl=False)
-    _print(_TABLES, rows, as_json=as_json, keep=("table_name",))
+    if rows or as_json:
+        _print(_TABLES, rows, as_json=as_json, keep=("table_name",))
+    else:
+        click.echo("nothing to do")
     if any(row["status"] == "failed" for row in rows):
         context.exit(1)
 

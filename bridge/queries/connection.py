@@ -23,6 +23,7 @@ __all__ = [
     "connect",
     "driver_connection",
     "dsn_of",
+    "explained",
     "is_broken",
     "is_connection",
     "is_pooled",
@@ -102,7 +103,7 @@ def translated() -> Iterator[None]:
     except psycopg.OperationalError as error:
         raise _own(error) or ServerError(f"the database went away: {str(error).strip()}", "repeat the call") from error
     except psycopg.errors.UndefinedFunction as error:
-        raise BridgeError("schema bridge is missing or of another release", 'run "bridge install"') from error
+        raise _other_schema() from error
     except psycopg.DataError as error:
         raise InvalidArgumentError(error.diag.message_primary or str(error)) from error
     except psycopg.Error as error:
@@ -114,6 +115,24 @@ def translated() -> Iterator[None]:
 
 def _own(error: psycopg.Error) -> BridgeError | None:
     return from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint, error.diag.message_detail)
+
+
+def _other_schema() -> BridgeError:
+    return BridgeError("schema bridge is missing or of another release", 'run "bridge install"')
+
+
+def explained(error: Exception) -> BridgeError | None:
+    """What a person who called a command is to do about an error of the database; None where only a programmer can tell."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return BridgeError(
+            error.diag.message_primary or str(error),
+            'grant the role bridge_viewer to look, bridge_operator to change things; "bridge roles rights" says what each may',
+        )
+    if isinstance(error, (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction)):
+        message = error.diag.message_primary or str(error)
+        ours = '"bridge"' in message or "bridge." in message
+        return _other_schema() if ours else BridgeError(message, "give the name of one that is there, with its schema")
+    return None
 
 
 def plainly(connection: Connection) -> psycopg.Cursor[tuple[Any, ...]]:

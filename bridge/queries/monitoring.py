@@ -37,6 +37,21 @@ def test_alert(connection: Connection, name: str) -> None:
     value(connection, "select bridge.test_alert(%s)", (name,))
 
 
+def has_address(connection: Connection, name: str) -> bool:
+    """Whether this rule, or a setting for all rules, says whom to tell; the rule must be there."""
+    return bool(
+        value(
+            connection,
+            """
+            select coalesce(r.webhook, r.notifier) is not null or exists (select from bridge.setting s
+              where s.name in ('alert_webhook', 'alert_notifier') and jsonb_typeof(s.value) = 'string' and s.value <> '""')
+            from bridge.alert_rules r where r.name = %s
+            """,
+            (name,),
+        )
+    )
+
+
 def check_alerts(connection: Connection) -> dict[str, int] | None:
     """Call ``bridge.check_alerts``; None when somebody else is at it."""
     return value(connection, "select bridge.check_alerts()")  # type: ignore[no-any-return]
