@@ -52,6 +52,7 @@ def test_a_schedule_is_added_that_calls_a_function_or_posts_to_an_address(db: Se
     assert command(*post).exit_code == 0
     assert answer(command(*post, "--secret", "partner", "--json"))["outcome"] == "changed"
     assert answer(command("show", "post", "--json"))["webhook"] == {"url": "https://hooks.example.org/x", "secret": "partner"}
+    assert "post\tactive\t@hourly\tUTC\thttps://hooks.example.org/x\t" in command("list").stdout
     assert command("add", "post", "@hourly", "shop.task", "--secret", "partner").exit_code == 2
     assert command("add", "none", "@hourly").exit_code == 1
 
@@ -118,6 +119,7 @@ def test_next_reads_a_schedule_or_an_expression(command: Callable[..., Result]) 
     lines = command("next", "--cron", "0 2 * * *", "--timezone", "Europe/Berlin").stdout.splitlines()
     assert len(lines) == 5
     assert all(line[11:19] == "02:00:00" for line in lines)
+    assert command("next", "0 2 * * *").stderr.endswith("an expression stands behind --cron\n")
 
 
 def test_history_and_stats_tell_of_runs_and_slow_and_too_often_of_trouble(db: Session, command: Callable[..., Result]) -> None:

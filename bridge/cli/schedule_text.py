@@ -26,8 +26,9 @@ _FACTS = (
 
 
 def print_schedules(found: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """Print many schedules, a row each."""
-    print_rows(_LIST, found, as_json=as_json, keep=("name", "status", "cron"))
+    """Print many schedules, a row each; as text, one that posts with its address, because all of those run the same task."""
+    rows = found if as_json else [{**row, "task": (row["webhook"] or {}).get("url", row["task"])} for row in found]
+    print_rows(_LIST, rows, as_json=as_json, keep=("name", "status", "cron"))
 
 
 def print_rows(names: Sequence[str], found: Sequence[dict[str, Any]], *, as_json: bool, keep: Sequence[str]) -> None:

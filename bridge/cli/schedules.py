@@ -222,7 +222,10 @@ def next_command(*, name: str | None, cron: str | None, timezone: str, count: in
         if name is None:
             moments = schedules.next_runs(connection, str(cron), timezone, count, None)
         else:
-            timezone = schedules.get(connection, name)["timezone"]
+            try:
+                timezone = schedules.get(connection, name)["timezone"]
+            except NotFoundError as error:
+                raise NotFoundError(error.args[0], f"{error.hint}; an expression stands behind --cron") from None
             moments = schedules.next_runs_of(connection, name, count)
     schedule_text.print_moments([moment.astimezone(ZoneInfo(timezone)) for moment in moments], as_json=as_json)
 
