@@ -179,7 +179,8 @@ begin
 end
 $$;
 
-create or replace function bridge.guard_rows(p_on boolean) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.guard_rows(p_on boolean) returns void language plpgsql set search_path = ''
+  set client_min_messages = warning as $$
   -- Row level security for what roles may be granted beside our list, as platforms do by default: staff reads all, a tenant its own
   -- jobs, anybody else nothing. The owner, whose rights our functions and views have, is not bound by it.
   --

@@ -296,3 +296,11 @@ def test_tenants_from_python_and_the_command_line_and_installing_again_keeps_the
     assert "tenants are on: claim=request.jwt.claims key=app_metadata.tenant_id" in enabled.output
     assert json.loads(CliRunner().invoke(main, ["tenants", "disable", "--json"]).stdout) == {"outcome": "disabled"}
     forget_connections()
+
+
+def test_turning_tenants_on_and_off_speaks_of_nothing_that_is_only_missing(db: Session) -> None:
+    notices: list[str | None] = []
+    db.connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    db.do("select bridge.enable_tenants()")
+    db.do("select bridge.disable_tenants()")
+    assert notices == []
