@@ -140,11 +140,11 @@ declare
   v_queues text[];
   v_held bigint[];
 begin
-  perform bridge.check_rows(v_asked, p_which, p_args, p_kwargs, p_keys);
   if bridge.tenants_are_on() then
     perform bridge.check_tenant(a) from unnest(v_asked) a;
   end if;
   if array_length(array_remove(p_keys, null), 1) > 0 then
+    perform bridge.check_keys(v_asked, p_which, p_keys);
     v_keys := case when bridge.tenants_are_on() then array(select bridge.tenant_key(k) from unnest(p_keys) with ordinality u (k, n) order by u.n) else p_keys end;
     v_stands := bridge.take_keys(v_asked, v_alone, p_ids, p_which, v_keys, v_seqs, v_now);
   end if;
@@ -158,8 +158,10 @@ begin
     insert into bridge.job (seq, id, task, queue, rank, args, kwargs, headers, size, max_attempts, backoff, unique_key, expires_at, run_at,
       created_at, updated_at, options, deadline, serial_key, batch)
     overriding system value
-    select r.seq, r.id, t.task, t.queue, (9 - t.priority)::smallint, r.args::json, r.kwargs::json, t.all_headers,
-      octet_length(r.args) + octet_length(r.kwargs), coalesce(t.max_attempts, 3), t.backoff, r.key, t.expires_at, t.due, v_now, v_now, t.options,
+    select r.seq, r.id, t.task, t.queue, (9 - t.priority)::smallint,
+      case when left(r.args, 1) = '[' and left(r.kwargs, 1) = '{' and octet_length(r.args) + octet_length(r.kwargs) <= 65536 then r.args::json
+        else bridge.checked_args(v_asked[r.which], r.args, r.kwargs) end,
+      r.kwargs::json, t.all_headers, octet_length(r.args) + octet_length(r.kwargs), coalesce(t.max_attempts, 3), t.backoff, r.key, t.expires_at, t.due, v_now, v_now, t.options,
       t.due + t.deadline, case when bridge.tenants_are_on() then bridge.tenant_key(t.serial_key) else t.serial_key end, t.batch
     -- In the select list arrays are read as they are; in from each would be copied first.
     from (select unnest(p_ids) as id, unnest(p_which) as which, unnest(p_args) as args, unnest(p_kwargs) as kwargs, unnest(v_seqs) as seq,
@@ -219,19 +221,29 @@ begin
 end
 $$;
 
-create or replace function bridge.check_rows(p_asked bridge.job_request[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[])
-  returns void language plpgsql stable set search_path = '' as $$
-  -- Refuse rows of a bulk call that no worker could ever run: one look over all finds that there is none.
+create or replace function bridge.check_keys(p_asked bridge.job_request[], p_which integer[], p_keys text[]) returns void language plpgsql stable
+  set search_path = '' as $$
+  -- Refuse rows of a bulk call whose unique key cannot be one. Errors  as bridge.enqueue
 declare
   v_row record;
+  v_asked bridge.job_request;
 begin
   for v_row in
-    select r.* from (select unnest(p_which) as which, unnest(p_args) as args, unnest(p_kwargs) as kwargs, unnest(p_keys) as key) r
-    where left(r.args, 1) is distinct from '[' or left(r.kwargs, 1) is distinct from '{' or octet_length(r.args) + octet_length(r.kwargs) > 65536
-      or octet_length(r.key) not between 1 and 2000
+    select r.* from (select unnest(p_which) as which, unnest(p_keys) as key) r where octet_length(r.key) not between 1 and 2000
   loop
-    perform bridge.check_row(p_asked[v_row.which], v_row.args, v_row.kwargs, v_row.key);
+    v_asked := p_asked[v_row.which];
+    v_asked.unique_key := v_row.key;
+    perform bridge.check_unique(v_asked);
   end loop;
+end
+$$;
+
+create or replace function bridge.checked_args(p_asked bridge.job_request, p_args text, p_kwargs text) returns json language plpgsql stable
+  set search_path = '' as $$
+  -- The arguments of a row that at first sight no worker could run. Errors  as bridge.enqueue
+begin
+  perform bridge.check_row(p_asked, p_args, p_kwargs, null);
+  return p_args::json;
 end
 $$;
 
