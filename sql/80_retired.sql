@@ -11,7 +11,23 @@ drop function if exists bridge.drop_table_days(text, text, date, timestamptz);
 drop function if exists bridge.outliving(text, text, date, timestamptz);
 drop function if exists bridge.old_days(text, date);
 drop function if exists bridge.kept_condition(text, timestamptz);
+drop function if exists bridge.check_rows(bridge.job_request[], integer[], text[], text[], text[]);
 -- It has got the arguments expected_duration, function and webhook.
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);
 drop function if exists bridge.set_webhook(text, text, text, text, text[], text, boolean, text);  -- without headers
+
+-- A function of ours has one signature. With another beside it, of a version that was never released for example, calls of both are
+-- ambiguous: what this install has not just made goes.
+do $$
+declare
+  v_other regprocedure;
+begin
+  for v_other in
+    select o.oid::regprocedure from pg_catalog.pg_proc o where o.pronamespace = 'bridge'::regnamespace and exists (
+      select from pg_catalog.pg_proc n where n.pronamespace = o.pronamespace and n.proname = o.proname and age(n.xmin) < age(o.xmin))
+  loop
+    execute format('drop routine %s', v_other);
+  end loop;
+end
+$$;

@@ -152,3 +152,17 @@ def test_an_install_that_finds_no_gap_changes_nothing_and_names_who_is_in_the_wa
     assert db.one("select obj_description('bridge.workers'::regclass)") is None
     schema.install(db.dsn)
     assert db.one("select obj_description('bridge.workers'::regclass)") is not None
+
+
+def test_another_signature_of_a_function_of_ours_is_told_and_goes(dsn: str, db: Session) -> None:
+    before = dump(dsn)
+    db.do("create function bridge.enqueue(task text, nonsense integer default 1) returns integer language sql return 1")
+    db.do("create function bridge.my_own(a integer) returns integer language sql return a")
+    db.do("alter function bridge.my_own(integer) set search_path = ''")
+    assert {one for one in told(dsn) if one[1] == "function"} == {
+        ("drop", "function", "bridge.enqueue(text,integer)"), ("keep", "function", "bridge.my_own(integer)")
+    }  # fmt: skip
+    schema.install(dsn)
+    db.enqueue("a.task")
+    db.do("drop function bridge.my_own(integer)")
+    assert dump(dsn) == before

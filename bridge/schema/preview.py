@@ -108,11 +108,13 @@ def _cron_changes(connection: psycopg.Connection, database: str | None) -> list[
 
 def _differences(before: Catalog, after: Catalog, retired: str) -> list[Change]:
     found = []
+    functions = {name.partition("(")[0] for kind, name in after if kind == "function"}
     for kind, name in sorted(before.keys() | after.keys(), key=lambda key: (catalog.KINDS.index(key[0]), key[1])):
         old, new = before.get((kind, name)), after.get((kind, name))
         if old == new:
             continue
-        action = "add" if old is None else "change" if new is not None else "drop" if _is_retired(name, retired) else "keep"
+        goes = _is_retired(name, retired) or (kind == "function" and name.partition("(")[0] in functions)
+        action = "add" if old is None else "change" if new is not None else "drop" if goes else "keep"
         if action == "change" and kind == "view" and (old or "").splitlines()[-1] == (new or "").splitlines()[-1]:
             action = "differs"
         lines = (old or "", new or "") if kind in _TOLD else ("", "")
