@@ -44,7 +44,9 @@ def test_an_imported_schedule_runs_without_beat(db: Session, launcher: Launcher,
     worker("apps.beaten", pool="solo")
     done = "select 1 from bridge.schedule_runs where schedule = 'every second' and status = 'succeeded' having count(*) >= 3"
     wait_for_row(db.dsn, done, timeout=60)
-    query = "select headers->>'bridge_schedule', (headers->>'bridge_slot')::timestamptz = r.slot, max_attempts, result from bridge.jobs j"
+    query = (
+        "select headers->>'bridge_schedule', (headers->>'bridge_slot')::timestamptz = r.slot, j.max_attempts, j.result from bridge.jobs j"
+    )
     ran = db.rows(f"{query} join bridge.schedule_runs r on r.job_id = j.id where r.schedule = 'every second' and r.status = 'succeeded'")
     assert {str(row) for row in ran} == {str(("every second", True, 1, {"args": [1], "kwargs": {"who": "beat"}}))}
     assert db.rows("select slot from bridge.schedule_run where schedule = 'every second' group by slot having count(*) > 1") == []

@@ -137,7 +137,8 @@ def test_https_is_spoken_with_servers_whose_certificate_is_good(certificates: Ce
 
 def note(status: str = "failed") -> dict[str, object]:
     error = {"type": "ValueError", "message": "torn page"}
-    return {"data": {"task": "mail.send", "status": status, "queue": "mail", "attempts": 3, "task_id": "job-7", "error": error}}
+    job = {"task": "mail.send", "status": status, "queue": "mail", "attempts": 3, "task_id": "job-7", "error": error}
+    return {"type": f"job.{status}", "data": job}
 
 
 def test_a_notification_goes_through_apprise_to_every_address(

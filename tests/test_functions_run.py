@@ -39,7 +39,8 @@ def shop(db: Session) -> Iterator[Session]:
         perform pg_advisory_xact_lock(77);
       end $$""")
     yield db
-    db.connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s", (HERE,))
+    ours = "datname = current_database() and application_name = %s"
+    db.connection.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where {ours}".encode(), (HERE,))
 
 
 def call(db: Session, function: str, args: str = "[]", **options: Any) -> Any:

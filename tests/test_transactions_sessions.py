@@ -58,7 +58,8 @@ def test_jobs_that_were_sent_before_a_session_was_closed_are_named_too(
 
 def test_jobs_of_a_session_that_only_read_outlive_a_restart_of_postgres(engine: Engine, caller: Any, db: Sql) -> None:
     caller.send_task("before")
-    db.do("select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name = 'bridge client'")
+    ours = "datname = current_database() and application_name = 'bridge client'"
+    db.do(f"select pg_terminate_backend(pid, 5000) from pg_stat_activity where {ours}")
     with Session(engine) as session:
         session.execute(text("select 1"))
         caller.send_task("after")
