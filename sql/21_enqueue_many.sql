@@ -75,12 +75,10 @@ create or replace function bridge.enqueue_page(p_templates text[], p_ids uuid[],
   --
   -- Returns  as bridge.write_rows
   -- Errors   as bridge.enqueue_many
-declare
-  v_size constant integer[] := array[cardinality(p_ids)];
 begin
   return bridge.enqueue_rows(
-    array(select bridge.with_parents(t::jsonb, p_ids) from unnest(p_templates) with ordinality u (t, n) order by u.n), p_ids,
-    coalesce(p_which, array_fill(1, v_size)), p_args, coalesce(p_kwargs, array_fill('{}'::text, v_size)), p_keys, p_first);
+    array(select bridge.with_parents(t::jsonb, p_ids) from unnest(p_templates) with ordinality u (t, n) order by u.n), p_ids, p_which, p_args, p_kwargs,
+    p_keys, p_first);
 end
 $$;
 

@@ -125,7 +125,10 @@ create or replace function bridge.write_rows(p_templates jsonb[], p_ids uuid[], 
   --
   --   p_templates  objects as bridge.enqueue_many takes them; args, kwargs and unique_key are the rows' own, and unique_key is '*' there
   --                where the rows have one
-  --   p_ids        of the jobs; p_which: by row, the number of its template; p_args, p_kwargs: JSON; p_keys: null where there is none
+  --   p_ids        of the jobs; p_args: JSON
+  --   p_which      by row, the number of its template; null: the first for all
+  --   p_kwargs     JSON; null: no row has any
+  --   p_keys       null where there is none
   --
   -- Returns  by row, the id of the job that stands; null when each is the row's own
   -- Errors   as bridge.enqueue; which row it was, bridge.faults finds
@@ -133,7 +136,9 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_asked constant bridge.job_request[] := array(select bridge.request_of(t.job, v_now) from unnest(p_templates) with ordinality t (job, n) order by t.n);
   v_alone constant boolean[] := array(select bridge.goes_alone(a) from unnest(v_asked) a);
-  v_seqs constant bigint[] := array(select nextval('bridge.job_seq_seq') from generate_series(1, cardinality(p_ids)));
+  v_keyed constant boolean := array_length(array_remove(p_keys, null), 1) > 0;
+  v_size constant integer[] := array[cardinality(p_ids)];
+  v_seqs bigint[];
   v_keys text[];
   v_stands uuid[];
   v_gate bridge.gate;
@@ -143,7 +148,12 @@ begin
   if bridge.tenants_are_on() then
     perform bridge.check_tenant(a) from unnest(v_asked) a;
   end if;
-  if array_length(array_remove(p_keys, null), 1) > 0 then
+  if v_keyed or true = any (v_alone) then  -- rows are looked at one by one
+    p_which := coalesce(p_which, array_fill(1, v_size));
+    p_kwargs := coalesce(p_kwargs, array_fill('{}'::text, v_size));
+  end if;
+  if v_keyed then
+    v_seqs := array(select nextval('bridge.job_seq_seq') from generate_series(1, cardinality(p_ids)));
     perform bridge.check_keys(v_asked, p_which, p_keys);
     v_keys := case when bridge.tenants_are_on() then array(select bridge.tenant_key(k) from unnest(p_keys) with ordinality u (k, n) order by u.n) else p_keys end;
     v_stands := bridge.take_keys(v_asked, v_alone, p_ids, p_which, v_keys, v_seqs, v_now);
@@ -158,15 +168,17 @@ begin
     insert into bridge.job (seq, id, task, queue, rank, args, kwargs, headers, size, max_attempts, backoff, unique_key, expires_at, run_at,
       created_at, updated_at, options, deadline, serial_key, batch)
     overriding system value
-    select r.seq, r.id, t.task, t.queue, (9 - t.priority)::smallint,
-      case when left(r.args, 1) = '[' and left(r.kwargs, 1) = '{' and octet_length(r.args) + octet_length(r.kwargs) <= 65536 then r.args::json
-        else bridge.checked_args(v_asked[r.which], r.args, r.kwargs) end,
-      r.kwargs::json, t.all_headers, octet_length(r.args) + octet_length(r.kwargs), coalesce(t.max_attempts, 3), t.backoff, r.key, t.expires_at, t.due, v_now, v_now, t.options,
+    select coalesce(r.taken, r.seq), r.id, t.task, t.queue, (9 - t.priority)::smallint,
+      case when left(r.args, 1) = '[' and coalesce(left(r.kwargs, 1) = '{', p_kwargs is null)
+          and octet_length(r.args) + coalesce(octet_length(r.kwargs), 2) <= 65536 then r.args::json
+        else bridge.checked_args(v_asked[coalesce(r.which, 1)], r.args, case when p_kwargs is null then '{}' else r.kwargs end) end,
+      coalesce(r.kwargs::json, '{}'), t.all_headers, octet_length(r.args) + coalesce(octet_length(r.kwargs), 2), coalesce(t.max_attempts, 3), t.backoff,
+      r.key, t.expires_at, t.due, v_now, v_now, t.options,
       t.due + t.deadline, case when bridge.tenants_are_on() then bridge.tenant_key(t.serial_key) else t.serial_key end, t.batch
     -- In the select list arrays are read as they are; in from each would be copied first.
-    from (select unnest(p_ids) as id, unnest(p_which) as which, unnest(p_args) as args, unnest(p_kwargs) as kwargs, unnest(v_seqs) as seq,
-      unnest(v_keys) as key, unnest(v_stands) as stands) r
-    join template t on t.n = r.which
+    from (select unnest(p_ids) as id, unnest(p_which) as which, unnest(p_args) as args, unnest(p_kwargs) as kwargs, unnest(v_seqs) as taken,
+      case when v_seqs is null then nextval('bridge.job_seq_seq') end as seq, unnest(v_keys) as key, unnest(v_stands) as stands) r
+    join template t on t.n = coalesce(r.which, 1)
     where r.key is null or r.stands = r.id
     returning seq, id, batch, queue, rank, size, run_at, run_at <= v_now as due, v_gate.in_use or serial_key is not null as held
   ), linked as (
@@ -185,7 +197,7 @@ begin
     perform bridge.make_many_ready(v_held);
   end if;
   if true = any (v_alone) then
-    v_stands := bridge.write_alone(v_asked, v_alone, p_ids, p_which, p_args, p_kwargs, p_keys, coalesce(v_stands, array_fill(null::uuid, array[cardinality(p_ids)])));
+    v_stands := bridge.write_alone(v_asked, v_alone, p_ids, p_which, p_args, p_kwargs, p_keys, coalesce(v_stands, array_fill(null::uuid, v_size)));
   end if;
   return case when v_stands is not null then array(select coalesce(r.stands, r.id) from unnest(v_stands, p_ids) with ordinality r (stands, id, place)
     order by r.place) end;

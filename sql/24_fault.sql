@@ -105,7 +105,8 @@ begin
   return bridge.write_rows(p_templates, p_ids, p_which, p_args, p_kwargs, p_keys);
 exception when others then
   if sqlstate ~ '^(JB|22)' then
-    v_faults := bridge.faults(p_templates, p_ids, p_which, p_args, p_kwargs, p_keys, p_first);
+    v_faults := bridge.faults(p_templates, p_ids, coalesce(p_which, array_fill(1, array[cardinality(p_ids)])), p_args,
+      coalesce(p_kwargs, array_fill('{}'::text, array[cardinality(p_ids)])), p_keys, p_first);
     if v_faults <> '[]' then
       perform bridge.refuse_faults(v_faults, p_labels);
     end if;

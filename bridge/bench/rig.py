@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -73,9 +73,11 @@ class Rig:
         return row[0] if row else None
 
     def clear(self) -> None:
-        """Begin anew: no jobs, no messages, no results."""
+        """Begin anew: no jobs, no messages, no results, and a checkpoint, as far as this role may, so that WAL files are used again."""
         with self.control.transaction():
             self.control.execute(_CLEAR.encode())
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            self.control.execute("checkpoint")
         self.broker.flushdb()
         self.results.flushdb()
 

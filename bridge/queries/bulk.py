@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["enqueue_many", "with_parents"]
 
 _ROWS = 2000  # of a page: more are no quicker
+_FIRST = 250  # of the first page, for which Postgres waits; each further one has twice as many, up to _ROWS
 _BYTES = 4 << 20  # of a page's arguments
 _QUERY = b"select bridge.enqueue_page(%s::text[], %s::uuid[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::integer)"
 _OWN = frozenset(("args", "kwargs", "unique_key"))  # what is a row's own; the rest is its template's
@@ -42,10 +43,12 @@ class Page:
     Attributes:
         first: number of its first job in the call.
         templates: what is asked of them beyond their own, each once, with its number.
+        rows: most jobs that it takes.
         size: characters of their arguments.
     """
 
     first: int
+    rows: int
     templates: dict[str, int] = field(default_factory=dict)
     which: list[int] = field(default_factory=list)
     args: list[str] = field(default_factory=list)
@@ -56,7 +59,7 @@ class Page:
     @property
     def is_full(self) -> bool:
         """Whether the next job begins another page."""
-        return len(self.args) >= _ROWS or self.size >= _BYTES
+        return len(self.args) >= self.rows or self.size >= _BYTES
 
     @property
     def has_keys(self) -> bool:
@@ -86,11 +89,11 @@ class Pager:
         Raises:
             InvalidArgumentError: one of them holds what is no JSON; the message says which.
         """
-        page = Page(0)
+        page = Page(0, _FIRST)
         for number, job in enumerate(jobs):
             if page.is_full:
                 yield page
-                page, self._asked = Page(number), None
+                page, self._asked = Page(number, min(2 * page.rows, _ROWS)), None
             try:
                 self._add(page, number, job)
             except (TypeError, ValueError, AttributeError) as error:
