@@ -2,9 +2,11 @@
 --
 -- Nothing here reads more than is in flight, a page of what ended lately, and what has an index: history may be as long as it likes.
 
-create or replace function bridge.words(p_age interval) returns text language sql immutable strict parallel safe set search_path = ''
-  -- A duration as people say it, in its two greatest units: 40 s, 3 min 20 s, 2 h 5 min, 4 d 3 h.
+create or replace function bridge.words(p_age interval) returns text language sql immutable parallel safe set search_path = ''
+  -- A duration as people say it, in its two greatest units: 40 s, 3 min 20 s, 2 h 5 min, 4 d 3 h; null for null. Not strict: Postgres would
+  -- answer for null without asking who may call it.
   return case
+    when p_age is null then null
     when p_age < interval '1 minute' then format('%s s', round(greatest(extract(epoch from p_age), 0))::integer)
     when p_age < interval '1 hour' then format('%s min %s s', extract(epoch from p_age)::integer / 60, extract(epoch from p_age)::integer % 60)
     when p_age < interval '1 day' then format('%s h %s min', extract(epoch from p_age)::bigint / 3600, extract(epoch from p_age)::bigint % 3600 / 60)
