@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_background import Background
 from fix_servers import ROOT
 from fix_sql import Session
 
@@ -48,33 +48,21 @@ def dump(dsn: str) -> str:
     return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
 
 
-class Traffic:
+class Traffic(Background):
     """Jobs that flow through their whole life in a session of their own, until told to stop."""
 
     def __init__(self, dsn: str) -> None:
         self.db = Session(dsn)
         self.lives = 0
         self.longest = 0.0
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._flow)
-        self._thread.start()
+        super().__init__()
 
-    def _flow(self) -> None:
-        try:
-            while not self._stop.is_set():
-                before = self.db.one("select clock_timestamp()")
-                self.db.enqueue(unique_key="always the same")
-                self.db.finish(*self.db.run())
-                self.longest = max(self.longest, (self.db.one("select clock_timestamp()") - before).total_seconds())
-                self.lives += 1
-        except BaseException as error:  # noqa: BLE001 - shown by stop
-            self.error = error
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        assert self.error is None, self.error
+    def step(self) -> None:
+        before = self.db.one("select clock_timestamp()")
+        self.db.enqueue(unique_key="always the same")
+        self.db.finish(*self.db.run())
+        self.longest = max(self.longest, (self.db.one("select clock_timestamp()") - before).total_seconds())
+        self.lives += 1
 
 
 @pytest.fixture

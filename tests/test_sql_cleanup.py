@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_background import Background
 from fix_retention import cleaned, end_long_ago, ids, partitions, run_until
 from fix_servers import ROOT, wait_until
 from fix_sql import Session
@@ -180,31 +180,19 @@ def test_the_exchange_reads_no_row_so_its_lock_does_not_last_longer_where_more_i
     assert f'partition constraint for table "{name}" is implied by existing constraints' in said
 
 
-class Writer:
+class Writer(Background):
     """Lives of jobs, one after the other; a wait for a lock of more than three times the promised half second is an error."""
 
     def __init__(self, dsn: str) -> None:
         self.db = Session(dsn)
         self.db.do("set lock_timeout = '1500ms'")
         self.lives = 0
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._live)
-        self._thread.start()
+        super().__init__()
 
-    def _live(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self.db.enqueue(queue="live")
-                self.db.finish(*self.db.run(queue="live"))
-                self.lives += 1
-        except BaseException as error:  # noqa: BLE001 - shown by stop
-            self.error = error
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        assert self.error is None, self.error
+    def step(self) -> None:
+        self.db.enqueue(queue="live")
+        self.db.finish(*self.db.run(queue="live"))
+        self.lives += 1
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from apps.moving import TABLE
+from fix_background import Background
 from fix_install import dump
 from fix_moving import JOINED, Fleet, end
 from fix_releases import RELEASED, install_released, wheel_of
@@ -93,31 +93,21 @@ def test_an_upgrade_keeps_jobs_schedules_and_what_operators_have_set(old_db: Ses
     assert_sound(old_db.dsn)
 
 
-class Callers:
+class Callers(Background):
     """SQL callers that make jobs one by one, each its own transaction; they notice how long one took."""
 
+    pause = 0.03
+
     def __init__(self, dsn: str) -> None:
+        self.db = Session(dsn)
         self.ids: list[str] = []
         self.longest = 0.0
-        self.error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._call, args=(dsn,))
-        self._thread.start()
+        super().__init__()
 
-    def _call(self, dsn: str) -> None:
-        try:
-            db = Session(dsn)
-            while not self._stop.wait(0.03):
-                before = db.one("select clock_timestamp()")
-                self.ids.append(str(db.enqueue("moving.work", args=f"[{len(self.ids)}]")))
-                self.longest = max(self.longest, (db.one("select clock_timestamp()") - before).total_seconds())
-        except BaseException as error:  # noqa: BLE001 - shown by stop
-            self.error = error
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        assert self.error is None, self.error
+    def step(self) -> None:
+        before = self.db.one("select clock_timestamp()")
+        self.ids.append(str(self.db.enqueue("moving.work", args=f"[{len(self.ids)}]")))
+        self.longest = max(self.longest, (self.db.one("select clock_timestamp()") - before).total_seconds())
 
 
 @pytest.mark.timeout(400)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.database import open_database
-from bridge.cli.tables import cell, json_option, print_json, print_table, seconds
+from bridge.cli.tables import cell, dry_run_option, json_option, print_json, print_table, seconds
 from bridge.cli.values import duration
 from bridge.errors import NotFoundError
 from bridge.gate import set_limit
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["limits_command"]
 
-_dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 _LIST = ("name", "queue", "task", "key", "concurrency", "rate", "per", "burst", "keys", "in_use", "waiting", "waiting_since")
 _KEYS = ("name", "key", "concurrency", "rate", "in_use", "waiting", "waiting_since", "tokens")
 
@@ -78,7 +77,7 @@ def keys_command(*, name: str | None, limit: int, as_json: bool) -> None:
 @click.option("--per", type=duration, default="1", show_default=True, help="Seconds, or 15m, 2h.")
 @click.option("--burst", type=int, help="How many may go at once after a rest.  [default: a tenth of a second's]")
 @click.option("--fair", is_flag=True, help="Keys take turns, without any bound.")
-@_dry_run
+@dry_run_option
 @json_option
 def set_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Make a limit, or give the one of this NAME these values, all of them. What is in flight goes on, and counts.
@@ -96,7 +95,7 @@ def set_command(*, as_json: bool, dry_run: bool, **given: Any) -> None:
 
 @limits_command.command("remove")
 @click.argument("name")
-@_dry_run
+@dry_run_option
 @json_option
 def remove_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Remove a limit. What waited for it alone is due at once.

@@ -10,7 +10,7 @@ import click
 
 from bridge import policies
 from bridge.cli.database import open_database
-from bridge.cli.tables import cell, json_option, print_json, print_table, seconds
+from bridge.cli.tables import cell, dry_run_option, json_option, print_json, print_table, seconds
 from bridge.cli.values import duration
 from bridge.errors import NotFoundError
 
@@ -42,9 +42,6 @@ def _whose(command: Callable[..., None]) -> Callable[..., None]:
     for option in (click.option("--queue", "-Q", help="Whose policy: a queue's."), click.option("--task", help="Whose policy: a task's.")):
         command = option(command)
     return command
-
-
-_dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 
 
 @click.group("retries", context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +85,7 @@ def list_command(*, as_json: bool) -> None:
 @click.option("--timeout", type=duration, help="Hard limit of one attempt: 90, 15m, 2h.")
 @click.option("--soft-timeout", type=duration, help="Soft limit of one attempt.")
 @click.option("--deadline", type=duration, help="Limit of all attempts, from when a job is due.")
-@_dry_run
+@dry_run_option
 @json_option
 def set_command(*, retry_on: Sequence[str], never_on: Sequence[str], dry_run: bool, as_json: bool, **given: Any) -> None:
     """Make the policy of a task or of a queue, or give the one that is there these values: what is not named is not said by it.
@@ -106,7 +103,7 @@ def set_command(*, retry_on: Sequence[str], never_on: Sequence[str], dry_run: bo
 
 @retries_command.command("remove")
 @_whose
-@_dry_run
+@dry_run_option
 @json_option
 def remove_command(*, task: str | None, queue: str | None, dry_run: bool, as_json: bool) -> None:
     """Remove the policy of a task or of a queue.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.database import open_database
-from bridge.cli.tables import cell, json_option, print_json, print_table
+from bridge.cli.tables import cell, dry_run_option, json_option, print_json, print_table
 from bridge.errors import NotFoundError
 from bridge.queries import roles
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["roles_command"]
 
 _ROLES = ("producer", "worker", "operator", "viewer", "tenant")
-_dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 
 
 @click.group("roles", context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +87,7 @@ def tasks_command(*, as_json: bool) -> None:
 @roles_command.command("allow")
 @click.argument("role")
 @click.argument("pattern")
-@_dry_run
+@dry_run_option
 @json_option
 def allow_command(*, role: str, pattern: str, dry_run: bool, as_json: bool) -> None:
     """Allow ROLE, a login or a role of the database, to enqueue tasks like PATTERN. Its first rule forbids all others.
@@ -106,7 +105,7 @@ def allow_command(*, role: str, pattern: str, dry_run: bool, as_json: bool) -> N
 @roles_command.command("disallow")
 @click.argument("role")
 @click.argument("pattern")
-@_dry_run
+@dry_run_option
 @json_option
 def disallow_command(*, role: str, pattern: str, dry_run: bool, as_json: bool) -> None:
     """Take back what "allow" said. A role whose last rule goes may enqueue all tasks again.

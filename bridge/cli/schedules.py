@@ -11,7 +11,7 @@ import click
 from bridge import schedules as public
 from bridge.cli import schedule_import, schedule_log, schedule_text
 from bridge.cli.database import open_database
-from bridge.cli.tables import json_option, print_json
+from bridge.cli.tables import dry_run_option, json_option, print_json
 from bridge.cli.values import Json, duration
 from bridge.errors import NotFoundError
 from bridge.queries import schedules
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["schedules_command"]
 
 
-_dry_run = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 _name = click.argument("name")
 
 
@@ -110,7 +109,7 @@ def show_command(*, name: str, runs: int, as_json: bool) -> None:
 @click.option("--missed", default="once", show_default=True, help="Slots that passed while nothing ticked: skip, once, all.")
 @click.option("--missed-within", type=duration, default="7d", show_default=True, help="What is longer ago is not made up for.")
 @click.option("--expected-duration", type=duration, help="A run that takes longer is slow.  [default: learnt from its runs]")
-@_dry_run
+@dry_run_option
 @json_option
 def add_command(*, secret: str | None, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Make a schedule, or give the one of this NAME these values. A pause stays as it is.
@@ -138,7 +137,7 @@ def add_command(*, secret: str | None, as_json: bool, dry_run: bool, **given: An
 
 @schedules_command.command("remove")
 @_name
-@_dry_run
+@dry_run_option
 @json_option
 def remove_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Remove a schedule. Jobs that it made go on, the log of its runs stays.
@@ -156,7 +155,7 @@ def remove_command(*, name: str, dry_run: bool, as_json: bool) -> None:
 
 @schedules_command.command("pause")
 @_name
-@_dry_run
+@dry_run_option
 @json_option
 def pause_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Let a schedule make no jobs until it is resumed.
@@ -172,7 +171,7 @@ def pause_command(*, name: str, dry_run: bool, as_json: bool) -> None:
 
 @schedules_command.command("resume")
 @_name
-@_dry_run
+@dry_run_option
 @json_option
 def resume_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """End a pause; what fell into it does not run.
@@ -188,7 +187,7 @@ def resume_command(*, name: str, dry_run: bool, as_json: bool) -> None:
 
 @schedules_command.command("run")
 @_name
-@_dry_run
+@dry_run_option
 @json_option
 def run_command(*, name: str, dry_run: bool, as_json: bool) -> None:
     """Run a schedule now, whatever its time; its slots stay as they are.

@@ -15,9 +15,23 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["STYLES", "ago", "cell", "json_option", "one_line", "print_json", "print_table", "seconds", "span", "status_text"]
+__all__ = [
+    "STYLES",
+    "ago",
+    "cell",
+    "dry_run_option",
+    "json_option",
+    "one_line",
+    "paper",
+    "print_json",
+    "print_table",
+    "seconds",
+    "span",
+    "status_text",
+]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be, and change nothing.")
 
 # What each status looks like on a terminal; anything else is plain.
 STYLES = {
@@ -51,8 +65,13 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str | Text]], *,
         table.add_column(name, no_wrap=name in keep)
     for row in rows:
         table.add_row(*(_cell(cell) for cell in row))
-    # A log has no edge at which something would have to be cut off.
-    (console if console.is_terminal else Console(width=_LOG_WIDTH)).print(table)
+    paper().print(table)
+
+
+def paper() -> Console:
+    """What tables are printed on: the terminal, or as wide as they need, because a log has no edge at which something must be cut off."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_LOG_WIDTH)
 
 
 def _cell(content: str | Text) -> Text:

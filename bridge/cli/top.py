@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bridge.cli.database import open_database
-from bridge.cli.tables import print_json
+from bridge.cli.tables import paper, print_json
 from bridge.cli.top_text import Rates, plain, screen
 from bridge.errors import ServerError
 from bridge.queries import overview
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["top_command"]
 
 _NAME = "bridge top"
-_LOG_WIDTH = 200  # characters: a log has no edge at which something would have to be cut off
 
 
 @click.command("top")
@@ -112,7 +111,7 @@ def _lines(watch: _Watch, count: int, *, as_json: bool) -> None:
         if as_json:
             print_json(plain(found, watch.rates), on_one_line=True)
         else:
-            (Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)).print(screen(found, watch.rates))
+            paper().print(screen(found, watch.rates))
 
 
 def _live(watch: _Watch) -> None:
