@@ -65,7 +65,8 @@ def test_an_answer_that_is_no_success_is_an_error_without_the_query(
 @pytest.mark.parametrize(
     ("status", "asked", "expected"),
     [
-        (429, "120", 120), (503, "0", 5), (503, "9" * 400, 86400), (503, formatdate(time.time() + 6000, usegmt=True), 6000),
+        (429, "120", 120), (503, "0", 5), (503, "9" * 400, 86400),
+        pytest.param(503, formatdate(time.time() + 6000, usegmt=True), 6000, id="503-at a moment-6000"),
         (503, formatdate(0, usegmt=True), 5), (503, "tomorrow", None), (503, "-5", None), (503, None, None), (500, "120", None),
     ],
 )  # fmt: skip
