@@ -11,10 +11,10 @@ import pytest
 from apps.ledger import TABLE
 from fix_doctor import Doctor
 from fix_events import listening
-from fix_proxy import Proxy
 from fix_rabbitmq import USER
 from fix_servers import wait_for_row, wait_for_value, wait_until
 from kombu import Queue
+from laboratory.proxy import Proxy
 
 from bridge.broker import open_broker
 from bridge.doctor import Grade
@@ -186,10 +186,10 @@ def test_a_shipment_whose_confirmations_are_lost_goes_out_again_and_each_job_run
     process = drainer(broker_url=through, env={"BRIDGE_TIMEOUT": "2"})
     ledger.enqueue("ledger.work", args=[1])
     wait_for_value(ledger.dsn, "select status from bridge.jobs", value="published")
-    proxy.answers = False
+    proxy.drop("answers")
     many(ledger, 50)
     wait_until(lambda: "has not confirmed 50 messages within 2 s" in process.log_text(), 30, "the drainer to give up")
-    proxy.answers = True
+    proxy.heal()
     wait_until(lambda: (vhost.count() or 0) >= 101, 30, "the second copies")
     worker("apps.ledger", broker_url=vhost.url)
     succeeded(ledger, 51)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fix_proxy import Proxy
     from fix_servers import RedisServer, StartDrainer, StartWorker
     from fix_sql import Session
+    from laboratory.proxy import Proxy
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_job_is_published_when_its_drainer_died_between_claim_and_publish(
 ) -> None:
     ledger.do("update bridge.setting set value = '2' where name = 'publish_lease'")
     doomed = drainer(broker_url=through_proxy)
-    redis_proxy.requests = False
+    redis_proxy.drop("requests")
     identity = ledger.enqueue("ledger.work", args=[1])
     wait_until(lambda: redis_proxy.dropped, 20, "the message to be lost on its way")
     doomed.kill(signal.SIGKILL)
@@ -62,7 +62,7 @@ def test_a_job_is_published_twice_and_runs_once_when_its_drainer_died_between_pu
 ) -> None:
     ledger.do("update bridge.setting set value = '2' where name = 'publish_lease'")
     doomed = drainer(broker_url=through_proxy)
-    redis_proxy.answers = False
+    redis_proxy.drop("answers")
     identity = ledger.enqueue("ledger.work", args=[1])
     wait_until(lambda: client.llen("celery") == 1, 20, "the message")
     doomed.kill(signal.SIGKILL)
@@ -79,10 +79,10 @@ def test_a_job_whose_confirmation_was_lost_goes_out_again_and_runs_once(
     ledger: Session, drainer: StartDrainer, worker: StartWorker, redis_proxy: Proxy, through_proxy: str
 ) -> None:
     process = drainer(broker_url=through_proxy, env={"BRIDGE_TIMEOUT": "2"})
-    redis_proxy.answers = False
+    redis_proxy.drop("answers")
     identity = ledger.enqueue("ledger.work", args=[1])
     wait_until(lambda: "outage" in process.log_text(), 30, "the drainer to give up")
-    redis_proxy.answers = True
+    redis_proxy.heal()
     worker("apps.ledger")
     wait_for_value(ledger.dsn, "select status from bridge.jobs where id = %s", (identity,), value="succeeded", timeout=60)
     assert runs(ledger, identity) == 1

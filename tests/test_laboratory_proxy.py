@@ -1,0 +1,146 @@
+"""The proxy of the fault laboratory does to connections what a network does."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from fix_servers import wait_until
+from laboratory.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOON = 0.3  # seconds in which a healthy proxy has answered long ago
+
+
+class Echo:
+    """A server that says what it hears, and counts connections that have ended."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.ended = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._answer, args=(self._listener.accept()[0],), daemon=True).start()
+
+    def _answer(self, peer: socket.socket) -> None:
+        with contextlib.suppress(OSError), peer:
+            while data := peer.recv(1 << 16):
+                peer.sendall(data)
+        self.ended += 1
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    server = Echo()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def proxy(echo: Echo) -> Iterator[Proxy]:
+    proxy = Proxy(echo.port)
+    yield proxy
+    proxy.close()
+
+
+def connected(proxy: Proxy, timeout: float = 5.0) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
+    assert asked(client, b"hello") == b"hello"
+    return client
+
+
+def asked(client: socket.socket, data: bytes) -> bytes:
+    client.sendall(data)
+    return client.recv(1 << 16)
+
+
+def is_mute(client: socket.socket) -> bool:
+    client.settimeout(SOON)
+    with contextlib.suppress(TimeoutError):
+        return asked(client, b"x") is None
+    return True
+
+
+def test_a_cut_resets_what_is_there_and_lets_new_connections_pass(proxy: Proxy) -> None:
+    with connected(proxy) as client:
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            asked(client, b"x")
+    connected(proxy).close()
+
+
+def test_refusing_leaves_what_is_there_alone_until_it_is_healed(proxy: Proxy) -> None:
+    with connected(proxy) as client:
+        proxy.refuse()
+        assert asked(client, b"still") == b"still"
+        with pytest.raises(ConnectionRefusedError):
+            connected(proxy)
+        proxy.heal()
+        connected(proxy).close()
+
+
+def test_a_stall_fills_the_buffers_of_senders_and_loses_nothing(proxy: Proxy) -> None:
+    with connected(proxy) as client:
+        proxy.stall()
+        client.settimeout(SOON)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 1 << 28:
+                sent += client.send(b"x" * (1 << 20))
+        assert sent < 1 << 28
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
+            assert is_mute(other)
+            proxy.heal()
+            client.settimeout(20)
+            while sent:
+                sent -= len(client.recv(1 << 20))
+            other.settimeout(5)
+            assert other.recv(10) == b"x"
+
+
+def test_what_was_half_open_is_never_told(proxy: Proxy, echo: Echo) -> None:
+    with connected(proxy) as client:
+        proxy.half_open()
+        assert is_mute(client)
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
+            assert is_mute(other)
+        proxy.heal()
+        assert is_mute(client)
+    connected(proxy).close()
+    wait_until(lambda: echo.ended, what="the end of the one connection that passes")
+    assert echo.ended == 1
+    assert proxy.dropped == 3
+
+
+def test_one_direction_can_be_lost(proxy: Proxy) -> None:
+    with connected(proxy) as client:
+        proxy.drop("answers")
+        assert is_mute(client)
+        proxy.heal()
+        assert is_mute(client)  # bytes are missing in the middle: nothing sensible could follow
+    connected(proxy).close()
+
+
+def test_a_slow_network_delays_and_bounds(proxy: Proxy) -> None:
+    with connected(proxy) as client:
+        proxy.slow(latency=0.1)
+        began = time.monotonic()
+        assert asked(client, b"slow") == b"slow"
+        assert time.monotonic() - began >= 0.2
+        proxy.slow(rate=1000)
+        began = time.monotonic()
+        assert asked(client, b"x" * 200)
+        assert time.monotonic() - began >= 0.4
