@@ -3,17 +3,20 @@
 #   make demo FILES=~/Pictures    files and folders of your own; a path with spaces: FILES="'My Pictures'"
 #   make test ARGS='-k drainer'   further words for pytest
 #   make bench ARGS=--json        further words for bridge bench
+#   make chaos SECONDS=600 SEED=7 ARGS='--broker rabbitmq'    the seed repeats a run; without one it is drawn and printed
 #   PYTHON=python3.13 make test   the interpreter that .venv is made with
 
 FILES ?=
 ARGS ?=
 JOBS ?= 3
+SECONDS ?= 60
+SEED ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 # The last line of a target's own program stays the last line.
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo up test bench check check-style check-types check-layers check-sql check-repository clean env-demo env-dev
+.PHONY: help demo up test bench chaos check check-style check-types check-layers check-sql check-repository clean env-demo env-dev
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -31,6 +34,9 @@ check: check-style check-types check-layers check-sql check-repository  ## every
 
 bench: env-dev  ## measure against plain Celery on this machine
 	@$(BIN)/python -m bridge bench $(ARGS)
+
+chaos: env-dev  ## faults by chance under load for SECONDS=60, from SEED; every promise is checked afterwards
+	@PYTHONPATH=tests $(BIN)/python -m laboratory --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean:  ## remove .venv, caches and build results; data of the local servers stays
 	rm -rf .venv .matrix build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,158 @@
+"""Everything that is known after a scenario: what was asked for, what rows say, what really ran, what struck."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import namedtuple_row
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from laboratory.ledger import Ledger
+
+# Of live and ended jobs, by the number that each carries.
+_JOBS = """
+select (t.kwargs->>'lab')::bigint as lab, j.id::text, t.seq, j.task, j.status, j.attempts, j.losses, j.created_at, j.finished_at,
+  t.unique_key, t.serial_key
+from (select id, seq, kwargs, unique_key, serial_key from bridge.job
+  union all select id, seq, kwargs, unique_key, serial_key from bridge.finished) t
+join bridge.jobs j on j.id = t.id and j.seq = t.seq where t.kwargs->>'lab' is not null order by t.seq"""
+_ATTEMPTS = "select id::text, attempt, outcome, run::text, worker, started_at, ended_at from bridge.attempts order by started_at"
+_RUNS = """
+select lab, task_id, run::text, min(slot) as slot, min(at) filter (where event = 'start') as started,
+  count(*) filter (where event = 'start') as starts, max(at) filter (where event = 'end') as ended,
+  max(at) filter (where event = 'raised') as raised
+from event group by lab, task_id, run order by started"""
+
+_EFFECTS = "select lab, run::text from effect"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a task as the witness saw it."""
+
+    lab: int
+    run: str
+    slot: str
+    started: datetime
+    starts: int
+    ended: datetime | None
+    raised: datetime | None
+
+    @property
+    def over(self) -> datetime | None:
+        """When the task's function was left; None when its process died in it."""
+        return self.ended or self.raised
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What struck, and which workers' runs it may cost."""
+
+    id: int
+    fault: str
+    again: frozenset[str]
+    tail: bool
+    at: datetime
+    mended_at: datetime | None
+
+
+@dataclass
+class Facts:
+    """All of it, by the numbers of the load.
+
+    Attributes:
+        slack: seconds after a mend in which what it broke may still be found out.
+        messages: what the broker still had at the end.
+        ends: processes that ended by themselves: slot, status, end of the log.
+    """
+
+    asked: dict[int, Any]
+    jobs: dict[int, list[Any]]
+    attempts: dict[str, list[Any]]
+    runs: dict[int, list[Run]]
+    operated: dict[int, list[Any]]
+    effects: dict[int, list[str]]
+    strikes: list[Strike]
+    slack: float
+    broken_rules: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    messages: int = 0
+    ends: list[tuple[str, int, str]] = field(default_factory=list)
+
+    @cached_property
+    def outcomes(self) -> dict[str, set[str]]:
+        """What rows say became of a run."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for rows in self.attempts.values():
+            for row in rows:
+                found[row.run].add(row.outcome)
+        return found
+
+    def attempts_of(self, lab: int) -> list[Any]:
+        """What rows say of the runs of a job."""
+        return [row for job in self.jobs.get(lab, []) for row in self.attempts.get(job.id, [])]
+
+    def succeeded_runs(self, lab: int) -> list[str]:
+        """The runs that ended the job well, as rows have it."""
+        return [row.run for row in self.attempts_of(lab) if row.outcome == "succeeded"]
+
+    def was_retried(self, lab: int) -> int:
+        """How often an operator may have had it run again: also where nobody heard the answer."""
+        return sum(1 for one in self.operated.get(lab, []) if one.action == "retry" and not (one.answer or "").startswith("refused"))
+
+
+def read(dsn: str, ledger: Ledger, *, slack: float) -> Facts:
+    """Read both databases.
+
+    Args:
+        dsn: the bridge's, past every proxy.
+        ledger: the witness.
+        slack: as in `Facts`.
+    """
+    with psycopg.connect(dsn) as ours, psycopg.connect(ledger.dsn) as witness:
+        ours.execute("set transaction isolation level repeatable read")
+        return facts_of(ours, witness, slack=slack)
+
+
+def facts_of(ours: psycopg.Connection[Any], witness: psycopg.Connection[Any], *, slack: float) -> Facts:
+    """What two connections see."""
+    strikes = [
+        Strike(row.id, row.fault, frozenset(row.again), row.tail, row.at, row.mended_at)
+        for row in _rows(witness, "select * from strike order by id")
+    ]
+    runs = [Run(row.lab, row.run, row.slot, row.started, row.starts, row.ended, row.raised) for row in _rows(witness, _RUNS) if row.started]
+    return Facts(
+        asked={row.lab: row for row in _rows(witness, "select * from asked order by lab")},
+        jobs=_by(_rows(ours, _JOBS), "lab"),
+        attempts=_by(_rows(ours, _ATTEMPTS), "id"),
+        runs=_by(runs, "lab"),
+        operated=_by(_rows(witness, "select * from operated order by id"), "lab"),
+        effects={lab: [row.run for row in rows] for lab, rows in _by(_rows(ours, _EFFECTS), "lab").items()},
+        strikes=strikes,
+        slack=slack,
+        broken_rules=_broken(ours),
+    )
+
+
+def _rows(connection: psycopg.Connection[Any], query: str) -> list[Any]:
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        return cursor.execute(query.encode()).fetchall()
+
+
+def _by(rows: list[Any], name: str) -> dict[Any, list[Any]]:
+    found: dict[Any, list[Any]] = defaultdict(list)
+    for row in rows:
+        found[getattr(row, name)].append(row)
+    return dict(found)
+
+
+def _broken(connection: psycopg.Connection[Any]) -> dict[str, list[tuple[Any, ...]]]:
+    from invariants import RULES
+
+    found = {rule: connection.execute(query.encode()).fetchmany(5) for rule, query in RULES.items()}
+    return {rule: [tuple(row) for row in rows] for rule, rows in found.items() if rows}

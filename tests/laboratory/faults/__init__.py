@@ -1,0 +1,75 @@
+"""Faults: one class each, in one table by name. Every module of this folder is imported, so a new one needs no entry elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from laboratory.world import Needs
+
+if TYPE_CHECKING:
+    import random
+
+    from laboratory.world import World
+
+__all__ = ["FAULTS", "Cost", "Fault", "fault"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a strike may cost: no more than the promise says, because this is what is tested.
+
+    Attributes:
+        again: workers whose runs under way may be lost and run again.
+        loses_tail: what was committed in the seconds before may be missing (asynchronous failover).
+    """
+
+    again: frozenset[str] = frozenset()
+    loses_tail: bool = False
+
+    def __init__(self, again: set[str] | frozenset[str] | tuple[str, ...] = (), loses_tail: bool = False) -> None:  # noqa: FBT001, FBT002
+        object.__setattr__(self, "again", frozenset(again))
+        object.__setattr__(self, "loses_tail", loses_tail)
+
+
+class Fault:
+    """One strike. Its docstring's first line is shown by --list.
+
+    Attributes:
+        name: unique, in kebab-case.
+        needs: what the world must have.
+        hold: seconds between strike and mend, at least and at most.
+        chance: draw everything from it, so that a seed repeats it.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs] = Needs()
+    hold: ClassVar[tuple[float, float]] = (0.0, 2.0)
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+
+    def strike(self, world: World) -> Cost:
+        """Do it, and return soon with what it may cost."""
+        raise NotImplementedError
+
+    def mend(self, world: World) -> None:
+        """Undo it; also called after a strike that failed."""
+
+
+FAULTS: dict[str, type[Fault]] = {}
+Kind = TypeVar("Kind", bound=type[Fault])
+
+
+def fault(kind: Kind) -> Kind:
+    """Put a class into the table."""
+    if kind.name in FAULTS:
+        raise ValueError(f"two faults are called {kind.name!r}")
+    FAULTS[kind.name] = kind
+    return kind
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

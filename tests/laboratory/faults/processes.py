@@ -1,0 +1,210 @@
+"""Faults of our own processes: killed and frozen, anywhere or exactly between two steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
+
+from laboratory.boundary import BOUNDARIES
+from laboratory.faults import Cost, Fault, fault
+
+if TYPE_CHECKING:
+    from laboratory.slot import Slot
+    from laboratory.world import World
+
+
+class OneProcess(Fault):
+    """Something happens to one process of a role, which is drawn."""
+
+    role: ClassVar[str]
+
+    def victim(self, world: World) -> Slot:
+        """Draw it."""
+        self.slot = self.chance.choice(world.of(self.role))
+        return self.slot
+
+
+class Frozen(OneProcess):
+    """A process that is stopped, and goes on later."""
+
+    def mend(self, world: World) -> None:  # noqa: ARG002
+        """Let it go on."""
+        if hasattr(self, "slot"):
+            self.slot.signal_all(signal.SIGCONT)
+
+
+@fault
+class DrainerKilled(OneProcess):
+    """SIGKILL of a drainer, wherever it is."""
+
+    name, role = "drainer-kill", "drainer"
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal(signal.SIGKILL)
+        return Cost()
+
+
+@fault
+class DrainerFrozen(Frozen):
+    """SIGSTOP of a drainer, for longer than the lease of what it has claimed, then SIGCONT."""
+
+    name, role, hold = "drainer-freeze", "drainer", (1.0, 12.0)
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal(signal.SIGSTOP)
+        return Cost()
+
+
+class AtBoundary(OneProcess):
+    """A drainer that stops itself when it next passes a boundary of its own code, see boundary.py."""
+
+    role = "drainer"
+    boundary: ClassVar[str]
+
+    def mend(self, world: World) -> None:  # noqa: ARG002
+        """Take the order back where nothing was published meanwhile."""
+        if hasattr(self, "slot"):
+            self.slot.disarm()
+            self.slot.signal(signal.SIGCONT)
+
+
+def _at(boundary: str) -> None:
+    """The two faults of a boundary."""
+
+    class Killed(AtBoundary):
+        __doc__ = f"SIGKILL of a drainer at the boundary {boundary!r}."
+        name, hold = f"drainer-kill-{boundary}", (1.0, 3.0)
+
+        def strike(self, world: World) -> Cost:
+            self.victim(world).arm(boundary, "kill")
+            return Cost()
+
+    class Stopped(AtBoundary):
+        __doc__ = f"SIGSTOP of a drainer at the boundary {boundary!r}, until its lease is over; then SIGCONT."
+        name, hold = f"drainer-freeze-{boundary}", (2.0, 12.0)
+
+        def strike(self, world: World) -> Cost:
+            self.victim(world).arm(boundary, "stop")
+            return Cost()
+
+    fault(Killed)
+    fault(Stopped)
+
+
+for _boundary in BOUNDARIES:
+    _at(_boundary)
+
+
+@fault
+class ChildKilled(OneProcess):
+    """SIGKILL of a child of a worker's pool."""
+
+    name, role = "child-kill", "worker"
+
+    def strike(self, world: World) -> Cost:
+        children = sorted(self.victim(world).children())
+        with suppress(ProcessLookupError):
+            if children:
+                os.kill(self.chance.choice(children), signal.SIGKILL)
+        return Cost(again={self.slot.name})
+
+
+@fault
+class ChildFrozen(OneProcess):
+    """SIGSTOP of a child of a worker's pool, then SIGCONT: its job takes longer, and nothing else happens."""
+
+    name, role, hold = "child-freeze", "worker", (1.0, 10.0)
+
+    def strike(self, world: World) -> Cost:
+        children = sorted(self.victim(world).children())
+        self.child = self.chance.choice(children) if children else None
+        self._send(signal.SIGSTOP)
+        return Cost()
+
+    def mend(self, world: World) -> None:  # noqa: ARG002
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            if getattr(self, "child", None):
+                os.kill(self.child, number)
+
+
+@fault
+class WorkerKilled(OneProcess):
+    """SIGKILL of a worker's main process and its children, as by systemd or a power cut."""
+
+    name, role = "worker-kill", "worker"
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal_all(signal.SIGKILL)
+        return Cost(again={self.slot.name})
+
+
+@fault
+class WorkerMainKilled(OneProcess):
+    """SIGKILL of a worker's main process alone: children end the tasks that they have begun."""
+
+    name, role = "worker-main-kill", "worker"
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal(signal.SIGKILL)
+        return Cost(again={self.slot.name})
+
+
+@fault
+class WorkerFrozen(Frozen):
+    """SIGSTOP of a worker with its children, shorter or longer than it takes to be given up, then SIGCONT."""
+
+    name, role, hold = "worker-freeze", "worker", (1.0, 15.0)
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal_all(signal.SIGSTOP)
+        return Cost(again={self.slot.name})
+
+
+@fault
+class WorkerMainFrozen(Frozen):
+    """SIGSTOP of a worker's main process alone, then SIGCONT: no heartbeat comes, and its children go on."""
+
+    name, role, hold = "worker-main-freeze", "worker", (1.0, 15.0)
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal(signal.SIGSTOP)
+        return Cost(again={self.slot.name})
+
+
+@fault
+class WorkerReplaced(OneProcess):
+    """SIGTERM of a worker, as at a deployment: it ends its tasks and gives the rest back, and another comes."""
+
+    name, role = "worker-term", "worker"
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal(signal.SIGTERM)
+        return Cost()
+
+
+@fault
+class DrainerReplaced(OneProcess):
+    """SIGTERM of a drainer, as at a deployment."""
+
+    name, role = "drainer-term", "drainer"
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).signal(signal.SIGTERM)
+        return Cost()
+
+
+@fault
+class ClientKilled(OneProcess):
+    """SIGKILL of the process that makes jobs, in the midst of a transaction or not."""
+
+    name, role = "client-kill", "client"
+
+    def strike(self, world: World) -> Cost:
+        if world.of("client"):
+            self.victim(world).signal(signal.SIGKILL)
+        return Cost()

@@ -1,0 +1,258 @@
+"""A run: a world under load, strikes by a plan that a seed gives, then peace, and the verdict."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from laboratory import checker, facts
+from laboratory.errors import LabError, wait_until
+from laboratory.faults import FAULTS, Cost, Fault
+from laboratory.world import BROKEN, Needs, World, drop_folder, new_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from laboratory.checker import Sin
+
+PEACE = 180.0  # seconds that everything may take to end when all is mended
+BROKER_PEACE = 40.0  # and the broker to be empty
+COMBINED = 0.3  # of the strikes come with a second
+LIVE = "select count(*) from bridge.job"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is asked for.
+
+    Attributes:
+        seconds: how long faults strike.
+        seed: of all that is drawn.
+        broker: redis or rabbitmq.
+        faults: names; empty: all that the world can have.
+        every: seconds between two strikes, about.
+        rate: calls of the load a second.
+    """
+
+    seconds: float = 60.0
+    seed: int = 0
+    broker: str = "redis"
+    faults: tuple[str, ...] = ()
+    every: float = 5.0
+    rate: float = 20.0
+
+
+@dataclass(frozen=True, order=True)
+class Beat:
+    """One strike of a plan: seconds after the beginning, how long, which, and what it draws from."""
+
+    at: float
+    hold: float
+    fault: str
+    seed: int
+
+
+@dataclass
+class Report:
+    """What came of a run."""
+
+    plan: Plan
+    beats: list[Beat]
+    sins: list[Sin] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+def kinds_of(plan: Plan) -> list[type[Fault]]:
+    """The faults that a plan may draw.
+
+    Raises:
+        LabError: one that it names is unknown, or does not fit its broker.
+    """
+    has = Needs(broker=plan.broker)  # type: ignore[arg-type]
+    unknown = [name for name in plan.faults if name not in FAULTS]
+    if unknown:
+        raise LabError(f"no fault is called {', '.join(unknown)}: --list shows those that are")
+    unfit = [name for name in plan.faults if not FAULTS[name].needs.fits(has)]
+    if unfit:
+        raise LabError(f"{', '.join(unfit)} cannot be had with {plan.broker}")
+    named = [FAULTS[name] for name in plan.faults]
+    plain = [kind for _, kind in sorted(FAULTS.items()) if kind.needs in (Needs(), has)]
+    return named or plain
+
+
+def needs_of(plan: Plan) -> Needs:
+    """What the world must have for them."""
+    needs = Needs(broker=plan.broker)  # type: ignore[arg-type]
+    for kind in kinds_of(plan):
+        if not kind.needs.fits(needs):
+            raise LabError(f"{kind.name} cannot be had together with the others: it needs {kind.needs}")
+        needs = needs.with_(kind.needs)
+    return needs
+
+
+def beats_of(plan: Plan) -> list[Beat]:
+    """All strikes of a plan, drawn from its seed: the same seed, the same list. Every fault comes before any comes twice."""
+    chance = random.Random(plan.seed)  # noqa: S311
+    kinds, deck, beats = kinds_of(plan), [], []  # type: ignore[var-annotated]
+    at = plan.every / 2
+    while at < plan.seconds:
+        for _ in range(2 if chance.random() < COMBINED else 1):
+            if not deck:
+                deck = chance.sample(kinds, len(kinds))
+            kind = deck.pop()
+            beats.append(Beat(round(at, 2), round(chance.uniform(*kind.hold), 2), kind.name, chance.getrandbits(32)))
+        at += plan.every * chance.uniform(0.7, 1.3)
+    return beats
+
+
+class Run:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None], folder: Path) -> None:
+        self.plan, self._say, self.folder = plan, say, folder
+        self.report = Report(plan, beats_of(plan))
+        self._struck: list[tuple[float, int, Fault]] = []  # by when they are to be mended
+        self._began = 0.0
+        self._number = 0
+
+    def say(self, words: str) -> None:
+        """A line of the report, with the time since the beginning."""
+        line = f"{time.monotonic() - self._began:7.1f}  {words}" if self._began else f"         {words}"
+        self.report.lines.append(line)
+        self._say(line)
+
+    def run(self, during: Callable[[World], None] = lambda _world: None) -> Report:
+        """All of it.
+
+        Args:
+            during: called a few times a second while faults strike.
+
+        Raises:
+            LabError: the laboratory failed, not the product.
+        """
+        with World(self.folder, needs_of(self.plan), seed=self.plan.seed, rate=self.plan.rate, say=self.say) as world:
+            self._began = time.monotonic()
+            world.start_load()
+            self._strike_all(world, during)
+            self._make_peace(world)
+            self._judge(world)
+        return self.report
+
+    def _strike_all(self, world: World, during: Callable[[World], None]) -> None:
+        beats = sorted(self.report.beats)
+        told = 0.0
+        while (now := time.monotonic() - self._began) < self.plan.seconds:
+            while beats and beats[0].at <= now:
+                self._strike(world, beats.pop(0))
+            self._mend_due(world, now)
+            if now >= told:
+                told = now + 5.0
+                self._progress(world)
+            during(world)
+            time.sleep(0.1)
+
+    def _strike(self, world: World, beat: Beat) -> None:
+        self._number += 1
+        fault = FAULTS[beat.fault](random.Random(beat.seed))  # noqa: S311
+        world.ledger.strike(self._number, beat.fault)
+        until = time.monotonic() - self._began + beat.hold
+        cost = Cost()
+        try:
+            cost = fault.strike(world)
+        except BROKEN as error:
+            self.say(f"{beat.fault} could not strike: {error}")
+        world.ledger.cost(self._number, cost.again, tail=cost.loses_tail)
+        heapq.heappush(self._struck, (until, self._number, fault))
+        self.say(f"strike {self._number} {beat.fault}" + (f" may cost runs of {', '.join(sorted(cost.again))}" if cost.again else ""))
+
+    def _mend_due(self, world: World, now: float) -> None:
+        while self._struck and self._struck[0][0] <= now:
+            _, number, fault = heapq.heappop(self._struck)
+            try:
+                fault.mend(world)
+            except BROKEN as error:
+                self.say(f"{fault.name} could not be mended, once more in a second: {error}")
+                heapq.heappush(self._struck, (now + 1.0, number, fault))
+                return
+            world.ledger.mended(number)
+
+    def _make_peace(self, world: World) -> None:
+        """Mend everything, and wait until every job has ended."""
+        world.stop_load()
+        deadline = time.monotonic() + PEACE
+        while self._struck and time.monotonic() < deadline:
+            self._mend_due(world, float("inf") if time.monotonic() > deadline - PEACE / 2 else time.monotonic() - self._began + 1e6)
+            time.sleep(0.2)
+        world.heal()
+        for slot in world.slots.values():
+            if slot.role != "client":
+                slot.disarm()
+                slot.let_start()
+        self.say("all is mended, nothing is asked for any more")
+        told = [0.0]
+
+        def is_quiet() -> bool:
+            if time.monotonic() > told[0] + 5.0:
+                told[0] = time.monotonic()
+                self._progress(world)
+            return _live(world) == 0
+
+        with suppress(LabError):  # the rule `stuck` says what is left
+            wait_until(is_quiet, PEACE, "every job to end")
+        with suppress(LabError):
+            wait_until(lambda: _messages(world) == 0, BROKER_PEACE, "the broker to be empty")
+
+    def _judge(self, world: World) -> None:
+        known = facts.read(world.dsn, world.ledger, slack=world.slack)
+        known.messages = _messages(world) or 0
+        known.ends = [end for slot in world.slots.values() if slot.role != "client" for end in slot.ends]
+        self.report.sins = checker.check(known)
+        statuses: dict[str, int] = {}
+        for jobs in known.jobs.values():
+            for job in jobs:
+                statuses[job.status] = statuses.get(job.status, 0) + 1
+        runs = sum(len(runs) for runs in known.runs.values())
+        pairs = [pair for found in known.runs.values() for pair in pairwise(found)]
+        again = sum(1 for one, following in pairs if checker.excuse(known, one, following.started))
+        self.report.counts = {
+            "asked": len(known.asked), "unknown": sum(1 for one in known.asked.values() if one.outcome is None),
+            **statuses, "runs": runs, "run again for a strike": again, "strikes": len(known.strikes), "sins": len(self.report.sins),
+        }  # fmt: skip
+        self.say(", ".join(f"{name} {count}" for name, count in self.report.counts.items()))
+
+    def _progress(self, world: World) -> None:
+        asked = world.ledger.one("select count(*) from asked")
+        ended = world.ledger.one("select count(distinct lab) from event where event = 'end'")
+        self.say(f"asked for {asked}, ended {ended}, live {_live(world)}, in the broker {_messages(world)}")
+
+
+def _live(world: World) -> int | None:
+    with suppress(*BROKEN), world.sql() as connection:
+        row = connection.execute(LIVE).fetchone()
+        return row[0] if row else None
+    return None
+
+
+def _messages(world: World) -> int | None:
+    with suppress(*BROKEN):
+        return world.messages()
+    return None
+
+
+def run(plan: Plan, say: Callable[[str], None] = lambda _line: None, *, keep: bool = False) -> Report:
+    """Run a plan in a new folder, which is gone afterwards unless it is kept."""
+    folder = new_folder()
+    try:
+        return Run(plan, say, folder).run()
+    finally:
+        if keep:
+            say(f"kept {folder}")
+        else:
+            drop_folder(folder)

@@ -1,0 +1,141 @@
+"""A place in the world for one process after the other: what runs there is started again when a fault has ended it, as systemd would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+
+from bridge.local.process import Process
+from laboratory.boundary import VARIABLE, order_file, write_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+RESTART = 0.5  # seconds from an end to the next start
+LOOK = 0.1  # seconds between two looks of the supervisor
+
+
+class Slot:
+    """One process of the world, and those that were in its place before.
+
+    Attributes:
+        name: `worker1`, and the like.
+        role: client, drainer, worker.
+        process: what runs now, or ran last.
+        generation: how many have been started.
+        groups: process groups of all of them, which may have left children.
+        ends: those that ended with an error of their own: slot, status, end of the log.
+    """
+
+    def __init__(self, name: str, role: str, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
+        self.name, self.role = name, role
+        self.generation = 0
+        self.groups: list[int] = []
+        self.ends: list[tuple[str, int, str]] = []
+        self._command = command
+        self._order = order_file(folder, name)
+        self._env = {**env, VARIABLE: str(self._order)}
+        self._folder = folder
+        self._down = False
+        self._ended: float | None = None
+        self.process = self._new()
+
+    def _new(self) -> Process:
+        log = self._folder / "logs" / f"{self.name}-{self.generation}.log"
+        return Process(self.name, self._command, log=log, env=self._env, cwd=self._folder, death_signal=signal.SIGKILL)
+
+    def start(self) -> None:
+        """Start the next process here."""
+        self.process = self._new()
+        self.process.start()
+        self.generation += 1
+        self.groups.append(self.process.pid)
+        self._ended = None
+
+    def restart_if_due(self, now: float) -> None:
+        """What the supervisor does at each look."""
+        if self.process.alive or self._down:
+            return
+        if self._ended is None:
+            self._ended = now
+            if (self.process.returncode or 0) > 0:
+                self.ends.append((self.name, self.process.returncode or 0, self.process.log_tail()))
+        elif now >= self._ended + RESTART:
+            self.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the main process alone."""
+        self.process.kill(number)
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to the main process and all that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def children(self) -> list[int]:
+        """Pids of what it has started: of a worker, the children of its pool."""
+        try:
+            return [child.pid for child in psutil.Process(self.pid).children()]
+        except psutil.NoSuchProcess:
+            return []
+
+    def stay_down(self) -> None:
+        """What ends here is not started again until `let_start`."""
+        self._down = True
+
+    def let_start(self) -> None:
+        """The supervisor's again."""
+        self._down = False
+
+    def arm(self, boundary: str, action: str) -> None:
+        """Have the process kill or stop itself at a boundary, see boundary.py."""
+        write_order(self._order, boundary, action)
+
+    def disarm(self) -> bool:
+        """Take the order back; False when it has been obeyed."""
+        try:
+            self._order.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def end(self) -> None:
+        """End all that ever ran here."""
+        self._down = True
+        for group in self.groups:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        self.process.stop()
+
+
+class Supervisor:
+    """Looks after slots in a thread of its own, which is also the one that starts them again: children end with that thread."""
+
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        self._slots = list(slots)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look after nothing any more. The thread goes on, because processes end with it."""
+        self._done.set()
+
+    def _run(self) -> None:
+        while not self._done.wait(LOOK):
+            for slot in self._slots:
+                slot.restart_if_due(time.monotonic())
+        threading.Event().wait()

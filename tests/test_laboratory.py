@@ -1,0 +1,310 @@
+"""The laboratory itself: its checker finds each sin that is planted, and a short fixed run of it finds none."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fix_servers import missing
+from fix_sql import Session
+from laboratory import checker, facts
+from laboratory.errors import LabError
+from laboratory.faults import FAULTS
+from laboratory.ledger import Ledger, Wish
+from laboratory.runner import Plan, beats_of, kinds_of, run
+from laboratory.tasks import EFFECTS
+
+from bridge.local.broker import HOW_TO_GET_IT, find_redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+
+    from bridge.testing.databases import Databases
+
+PLANTED: dict[str, Callable[[Stage], None]] = {}
+
+
+class Stage:
+    """Both databases of a world, without its processes: what they would do is done by hand."""
+
+    def __init__(self, dsn: str, ledger: Ledger) -> None:
+        self.db, self.ledger = Session(dsn), ledger
+        for connection in self.connections:
+            connection.execute("begin")
+        self.db.do(EFFECTS)
+        ledger.create()
+        self.messages = 0
+        self.ends: list[tuple[str, int, str]] = []
+
+    @property
+    def connections(self) -> tuple[psycopg.Connection[Any], psycopg.Connection[Any]]:
+        return self.db.connection, self.ledger.connection()
+
+    def ask(self, lab: int, outcome: str = "committed", **more: Any) -> None:
+        self.ledger.ask([Wish(lab, "plain", "sql", **more)])
+        self.ledger.tell([lab], outcome)
+
+    def job(self, lab: int, task: str = "lab.work", *, options: dict[str, Any] | None = None, **more: Any) -> Any:
+        self.ask(lab, **more)
+        return self.db.enqueue(task, kwargs={"lab": lab}, **(options or {}))
+
+    def note(self, lab: int, run: Any, event: str, slot: str = "worker1") -> None:
+        words = "insert into event (lab, task_id, run, slot, pid, main, event) values (%s, '', %s, %s, 1, 1, %s)"
+        self.ledger.do(words, (lab, run, slot, event))
+
+    def run(self, lab: int, *, ends: bool = True, slot: str = "worker1") -> tuple[Any, Any]:
+        """Have the only ready job run, as far as asked."""
+        claim, run = self.db.run()
+        self.note(lab, run, "start", slot)
+        if ends:
+            self.note(lab, run, "end", slot)
+            self.db.finish(claim, run)
+        return claim, run
+
+    def lose(self, claim: Any) -> None:
+        self.db.do("select bridge.lose(%s, %s, 'its process is gone')", claim.seq, claim.token)
+
+    def sins(self) -> list[checker.Sin]:
+        known = facts.facts_of(*self.connections, slack=1.0)
+        return checker.check(replace(known, messages=self.messages, ends=self.ends))
+
+
+@pytest.fixture(scope="module")
+def both(databases: Databases, template: str) -> Iterator[tuple[str, str]]:
+    """The bridge's database and the witness."""
+    names = databases.create(template), databases.create()
+    yield databases.server.dsn_of(names[0]), databases.server.dsn_of(names[1])
+    for name in names:
+        databases.drop(name)
+
+
+@pytest.fixture
+def stage(both: tuple[str, str]) -> Iterator[Stage]:
+    """In transactions that are rolled back."""
+    stage = Stage(both[0], Ledger(both[1]))
+    yield stage
+    for connection in stage.connections:
+        connection.close()
+
+
+def plants(rule: Callable[..., Any]) -> Callable[[Callable[[Stage], None]], Callable[[Stage], None]]:
+    """What breaks this rule, and no other."""
+
+    def register(plant: Callable[[Stage], None]) -> Callable[[Stage], None]:
+        PLANTED[f"{rule.__name__}-{plant.__name__}"] = plant
+        return plant
+
+    return register
+
+
+@plants(checker.lost)
+def no_row(stage: Stage) -> None:
+    stage.ask(1)
+
+
+@plants(checker.lost)
+def next_step_missing(stage: Stage) -> None:
+    stage.job(1)
+    stage.run(1)
+    stage.ask(2, parents=(1,))
+
+
+@plants(checker.made_though_refused)
+def rolled_back(stage: Stage) -> None:
+    stage.job(1, outcome="refused", expected=())
+    stage.run(1)
+
+
+@plants(checker.made_twice)
+def two_jobs(stage: Stage) -> None:
+    stage.job(1)
+    stage.run(1)
+    stage.db.do("update bridge.finished set run = null")
+    stage.db.do("update bridge.finished set status = 'cancelled'")
+    stage.ledger.do("update asked set expected = '{cancelled,succeeded}'")
+    stage.db.enqueue("lab.work", kwargs={"lab": 1})
+    stage.db.do("select bridge.cancel(id) from bridge.jobs where finished_at is null")
+    stage.ledger.do("delete from event")
+
+
+@plants(checker.stuck)
+def never_ran(stage: Stage) -> None:
+    stage.job(1)
+
+
+@plants(checker.wrong_end)
+def failed_though_well(stage: Stage) -> None:
+    stage.job(1)
+    claim, run = stage.run(1, ends=False)
+    stage.db.fail(claim, run, final=True)
+
+
+@plants(checker.wrong_end)
+def too_few_attempts(stage: Stage) -> None:
+    stage.job(1, expected=("failed",), attempts=3)
+    claim, run = stage.run(1, ends=False)
+    stage.db.fail(claim, run, final=True)
+
+
+@plants(checker.out_of_place)
+def nowhere(stage: Stage) -> None:
+    stage.job(1)
+    stage.run(1)
+    stage.db.do("insert into bridge.ready (queue, rank, seq, size) values ('celery', 0, 4711, 1)")
+
+
+@plants(checker.started_twice)
+def same_run(stage: Stage) -> None:
+    stage.job(1)
+    _, run = stage.run(1)
+    stage.note(1, run, "start")
+
+
+@plants(checker.completed_twice)
+def two_ends(stage: Stage) -> None:
+    identity = stage.job(1)
+    claim, _ = stage.run(1)
+    words = "insert into bridge.attempt (id, seq, attempt, run, ended_at, outcome) values (%s, %s, 1, %s, clock_timestamp(), 'succeeded')"
+    stage.db.do(words, identity, claim.seq, uuid.uuid4())
+
+
+@plants(checker.succeeded_without_a_run)
+def unseen(stage: Stage) -> None:
+    stage.job(1)
+    claim, run = stage.db.run()
+    stage.db.finish(claim, run)
+
+
+@plants(checker.ran_again)
+def lost_without_a_reason(stage: Stage) -> None:
+    stage.job(1)
+    claim, _ = stage.run(1, ends=False)
+    stage.lose(claim)
+    stage.run(1)
+
+
+@plants(checker.ran_again)
+def lost_in_another_worker(stage: Stage) -> None:
+    stage.ledger.strike(1, "a-kill")
+    stage.ledger.cost(1, ["worker2"], tail=False)
+    lost_without_a_reason(stage)
+
+
+@plants(checker.ran_after_cancel)
+def started_late(stage: Stage) -> None:
+    identity = stage.job(1, expected=("cancelled",))
+    number = stage.ledger.operate(1, "cancel")
+    stage.ledger.answer(number, str(stage.db.one("select bridge.cancel(%s)", identity)))
+    stage.note(1, uuid.uuid4(), "start")
+
+
+@plants(checker.out_of_order)
+def before_its_parent(stage: Stage) -> None:
+    stage.job(1, parents=(2,))
+    stage.run(1)
+    stage.job(2)
+    stage.run(2)
+
+
+@plants(checker.beside_each_other)
+def two_of_a_key(stage: Stage) -> None:
+    stage.job(1, options={"serial_key": "s"})
+    claim, run = stage.run(1, ends=False)
+    stage.job(2, options={"serial_key": "s"})
+    stage.note(2, other := uuid.uuid4(), "start")
+    stage.note(1, run, "end")
+    stage.db.finish(claim, run)
+    claim, run = stage.db.run()
+    stage.ledger.do("update event set run = %s where run = %s", (run, other))
+    stage.note(2, run, "end")
+    stage.db.finish(claim, run)
+
+
+@plants(checker.over_the_limit)
+def three_at_once(stage: Stage) -> None:
+    ran = []
+    for lab in (1, 2, 3):
+        stage.job(lab, "lab.limited")
+        ran.append((lab, *stage.run(lab, ends=False)))
+    for lab, claim, its_run in ran:
+        stage.note(lab, its_run, "end")
+        stage.db.finish(claim, its_run)
+
+
+@plants(checker.wrong_effect)
+def no_effect(stage: Stage) -> None:
+    stage.job(1, "lab.transfer")
+    stage.run(1)
+
+
+@plants(checker.wrong_effect)
+def effect_of_another(stage: Stage) -> None:
+    stage.job(1, "lab.transfer")
+    _, run = stage.run(1)
+    for one in (run, uuid.uuid4()):
+        stage.db.do("insert into effect values (1, %s)", one)
+
+
+@plants(checker.left_in_the_broker)
+def messages(stage: Stage) -> None:
+    stage.messages = 3
+
+
+@plants(checker.ended_by_itself)
+def crashed(stage: Stage) -> None:
+    stage.ends = [("worker1", 1, "Traceback")]
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_the_checker_finds_a_planted_sin_and_nothing_else(stage: Stage, planted: str) -> None:
+    PLANTED[planted](stage)
+    found = stage.sins()
+    assert {sin.rule for sin in found} == {planted.partition("-")[0]}, found
+
+
+def test_every_rule_can_fail() -> None:
+    assert {name.partition("-")[0] for name in PLANTED} == set(checker.RULES)
+
+
+def test_the_checker_finds_no_sin_where_a_hit_worker_lost_a_run(stage: Stage) -> None:
+    stage.ledger.strike(1, "a-kill")
+    stage.ledger.cost(1, ["worker1"], tail=False)
+    lost_without_a_reason(stage)
+    assert stage.sins() == []
+
+
+def test_a_sin_is_told_with_the_history_of_its_job(stage: Stage) -> None:
+    lost_without_a_reason(stage)
+    (sin,) = stage.sins()
+    told = "\n".join(sin.history)
+    assert "asked for: plain by sql, committed" in told
+    assert told.count("witness: run") == told.count("rows: attempt") == 2
+
+
+def test_a_seed_gives_the_same_strikes_again_and_every_fault_before_one_comes_twice() -> None:
+    plan = Plan(seconds=600, seed=7)
+    beats = beats_of(plan)
+    assert beats == beats_of(plan) != beats_of(replace(plan, seed=8))
+    kinds = {kind.name for kind in kinds_of(plan)}
+    assert {beat.fault for beat in beats[: len(kinds)]} == kinds
+
+
+def test_a_fault_that_is_unknown_or_does_not_fit_the_broker_is_refused() -> None:
+    with pytest.raises(LabError, match="no fault is called drainer-kil"):
+        kinds_of(Plan(faults=("drainer-kil",)))
+    assert FAULTS["drainer-kill"] in kinds_of(Plan(broker="rabbitmq"))
+
+
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_and_nothing_runs_twice_while_processes_die_under_load() -> None:
+    if find_redis() is None:
+        missing("redis-server", HOW_TO_GET_IT)
+    faults = ("drainer-kill-sent", "drainer-kill-confirmed", "drainer-freeze-claimed", "child-kill", "worker-kill", "worker-main-freeze")
+    report = run(Plan(seconds=12, seed=6, faults=faults, every=1.6, rate=15))
+    assert report.sins == [], report.lines
+    assert {beat.fault for beat in report.beats} == set(faults)
+    assert report.counts["asked"] > 100
