@@ -4,8 +4,10 @@
 A psql meta-command or a template's placeholder is a syntax error here, as it is in a web SQL editor. What is inside plpgsql
 functions is judged by plpgsql_check, in tests/test_repository.py.
 
-Every function fixes its search_path. One that runs with its owner's rights (security definer) is an entry: some role may execute it,
-or it is a trigger's. What bridge.granted lists exists, in the order of the alphabet, and what Python calls by a role it lists.
+Every function fixes its search_path, with pg_temp last: where that is not named it comes first, and a caller's temporary type called
+text would stand for Postgres's own, its checks run with the owner's rights. One that runs with its owner's rights (security definer) is
+an entry: some role may execute it, or it is a trigger's. What bridge.granted lists exists, in the order of the alphabet, and what Python
+calls by a role it lists.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ OWNERS_CALLS = {
 _READS = re.compile(r"\b(?:from|join) bridge\.(\w+)(?![\w(.])(?! import)")
 _MADE = re.compile(r"create table bridge\.(\w+)|define_view\('(\w+)'")
 _CALLS = re.compile(r'(?:select|from|call|lateral|,) bridge\.(\w+)\(|by_name\(\s*"(\w+)"')
+_PATH = ["pg_catalog", "pg_temp"]
 REMEDY = "add a line to bridge.granted in sql/90_role.sql, then run python scripts/table_of_roles.py --write"
 
 
@@ -67,14 +70,21 @@ def functions_of(file: Path) -> list[Function]:
     return [function_of(statement) for statement in made]
 
 
+def path_of(statement: ast.CreateFunctionStmt) -> list[str]:
+    """The search_path that a function sets; empty when it sets none."""
+    for option in statement.options or ():
+        if option.defname == "set" and option.arg.name == "search_path":
+            return [value.val.sval for value in option.arg.args or ()]
+    return []
+
+
 def function_of(statement: ast.CreateFunctionStmt) -> Function:
     """What one CREATE FUNCTION says."""
     options = {option.defname: option.arg for option in statement.options or () if option.defname != "set"}
-    settings = {option.arg.name for option in statement.options or () if option.defname == "set"}
     schema, name = (part.sval for part in statement.funcname or ())
     returned = statement.returnType.names[-1].sval if statement.returnType and statement.returnType.names else ""
     definer = "security" in options and bool(options["security"].boolval)
-    return Function(schema, name, "search_path" in settings, definer, returned == "trigger", bool(statement.is_procedure))
+    return Function(schema, name, path_of(statement) == _PATH, definer, returned == "trigger", bool(statement.is_procedure))
 
 
 def complaints_about(functions: list[Function]) -> list[str]:
@@ -82,7 +92,9 @@ def complaints_about(functions: list[Function]) -> list[str]:
     listed = {line.name for line in lines() if line.kind == "function"}
     known = {function.name for function in functions if function.schema == "bridge"}
     said = [
-        f"{f.schema}.{f.name} does not set search_path: add \"set search_path = ''\"" for f in functions if not f.pinned and not f.procedure
+        f'{f.schema}.{f.name} does not fix search_path: write "set search_path = pg_catalog, pg_temp"'
+        for f in functions
+        if not f.pinned and not f.procedure
     ]
     entries = (f for f in functions if f.schema == "bridge" and f.definer and not f.trigger)
     said += [f"bridge.{f.name} is security definer and no role may execute it: {REMEDY}" for f in entries if f.name not in listed]

@@ -8,6 +8,9 @@
 set local lock_timeout = '800ms';
 set local client_min_messages = warning;
 
+-- What somebody has in schema public must not be taken for an operator or a function that is meant here. The last file puts it back.
+select set_config('bridge.search_path', 'was ' || current_setting('search_path'), true), set_config('search_path', 'pg_catalog, pg_temp', true);
+
 create schema if not exists bridge;
 
 do $$
@@ -25,16 +28,16 @@ begin
 end
 $$;
 
-create or replace function bridge.version() returns text language sql immutable parallel safe set search_path = ''
+create or replace function bridge.version() returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- The release that this schema belongs to; every process compares it with its own when it starts.
   return '0.2.0';
 
-create or replace function bridge.serves_from() returns text language sql immutable parallel safe set search_path = ''
+create or replace function bridge.serves_from() returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- The oldest release whose processes work on this schema: those from there on may stand beside it while they are being replaced. It is
   -- raised in the release after the one in which what the older ones call is taken away.
   return '0.1.0';
 
-create or replace function bridge.new_id() returns uuid language plpgsql volatile parallel safe set search_path = '' as $$
+create or replace function bridge.new_id() returns uuid language plpgsql volatile parallel safe set search_path = pg_catalog, pg_temp as $$
   -- A time-ordered random id (the layout of RFC 9562, version 7): neighbours in time are neighbours in every index.
 begin
   return encode(set_byte(overlay(uuid_send(gen_random_uuid())
@@ -44,7 +47,7 @@ end
 $$;
 
 create or replace function bridge.define_view(p_name text, p_query text, p_schema text default 'bridge') returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Create or replace a view, only when its text has changed: replacing takes a lock that readers would wait behind.
   --
   --   p_name    the view's name

@@ -1,7 +1,7 @@
 -- What somebody may have meant by a name that does not exist.
 
 create or replace function bridge.distance(p_one text, p_other text, p_most integer) returns integer language plpgsql immutable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- How many characters have to be put in, left out or exchanged to make one text of the other (Levenshtein); null when they are more than
   -- p_most.
 declare
@@ -26,7 +26,7 @@ end
 $$;
 
 create or replace function bridge.nearest(p_word text, p_names text[], p_most integer default 1, p_quoted boolean default false) returns text
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The names that are most like a word, whatever the case, of several only those that are equally near: one slip in three characters, and
   -- one more, is forgiven. A word may also be how a name begins, or its last part (Berlin of Europe/Berlin, reset of public.reset).
   --

@@ -31,7 +31,7 @@ insert into bridge.setting (name, value, about) values
   ('stuck_after',    '3600',    'seconds after which a queued, published or running job shows in stuck_jobs')
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 
-create or replace function bridge.setting(p_name text) returns numeric language plpgsql stable set search_path = '' as $$
+create or replace function bridge.setting(p_name text) returns numeric language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The value of a numeric setting.
   --
   --   p_name  one of the names in table bridge.setting
@@ -49,6 +49,6 @@ begin
 end
 $$;
 
-create or replace function bridge.seconds(p_name text) returns interval language sql stable set search_path = ''
+create or replace function bridge.seconds(p_name text) returns interval language sql stable set search_path = pg_catalog, pg_temp
   -- A setting that is a duration, as an interval.
   return make_interval(secs => bridge.setting(p_name)::double precision);

@@ -109,7 +109,7 @@ end
 $$;
 
 create or replace function bridge.make_days(p_from date default (now() at time zone 'utc')::date, p_days integer default 7)
-  returns integer language plpgsql security definer set search_path = '' as $$
+  returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Make the partitions of the coming days: of every table here that has a partition a day.
   --
   --   p_from  first day, UTC

@@ -63,7 +63,7 @@ $$;
 
 create or replace function bridge.report_worker(p_id uuid, p_name text, p_pid integer, p_pool text, p_concurrency integer, p_queues text[],
     p_software text, p_holding uuid[], p_clock timestamptz)
-  returns jsonb language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- One heartbeat of a worker's main process: who it is, and every delivery it holds, started or not.
   --
   --   p_holding  tokens of its active and reserved messages
@@ -84,7 +84,7 @@ $$;
 
 create or replace function bridge.report_drainer(p_id uuid, p_name text, p_pid integer, p_software text, p_published bigint,
     p_clock timestamptz, p_broker jsonb default '{}', p_stopped boolean default false)
-  returns void language sql security definer set search_path = ''
+  returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- One report of a drainer; p_published counts the jobs it has published since it started.
   begin atomic
     insert into bridge.drainer as d (id, name, pid, software, started_at, seen_at, published, clock_skew, broker)

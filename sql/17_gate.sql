@@ -102,14 +102,14 @@ end
 $$;
 
 create or replace function bridge.bucket_id(p_limit integer, p_key text) returns bigint language plpgsql immutable parallel safe
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The number of a limit's bucket for a key, null being one more; limit 0 is the serial keys. Whoever makes a job can say it without a row.
 begin
   return hashtextextended(p_limit || coalesce(' ' || p_key, ''), 0);
 end
 $$;
 
-create or replace function bridge.free_permits() returns trigger language plpgsql set search_path = '' as $$
+create or replace function bridge.free_permits() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job leaves its flight, however: its permits are free. Only rows of its own are written; a drainer is told when somebody waits for them.
 begin
   update bridge.permit p set freed = true where p.bucket = any (old.permits) and p.seq = old.seq;
@@ -118,7 +118,7 @@ begin
 end
 $$;
 
-create or replace function bridge.pass_turn() returns trigger language plpgsql set search_path = '' as $$
+create or replace function bridge.pass_turn() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job with a serial key has ended: the turn goes on. Where it never had the turn, it may have been the next in line.
 begin
   insert into bridge.permit (bucket, seq, freed) values (bridge.bucket_id(0, old.serial_key), old.seq, true)
@@ -128,7 +128,7 @@ begin
 end
 $$;
 
-create or replace function bridge.tell_waiting(p_buckets bigint[]) returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+create or replace function bridge.tell_waiting(p_buckets bigint[]) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Wake a drainer when lanes wait for one of these buckets.
 declare
   v_queue text;

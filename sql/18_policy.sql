@@ -29,7 +29,7 @@ select bridge.define_view('retry_policies', $view$
   from bridge.retry_policy p
 $view$);
 
-create or replace function bridge.rules_of(p_job bridge.job) returns bridge.retry_policy language plpgsql stable set search_path = '' as $$
+create or replace function bridge.rules_of(p_job bridge.job) returns bridge.retry_policy language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- What counts for one job, rule by rule: its own word, else its task's policy, else its queue's, else the default.
 declare
   v_task bridge.retry_policy;
@@ -50,7 +50,7 @@ begin
 end
 $$;
 
-create or replace function bridge.texts(p_array jsonb) returns text[] language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.texts(p_array jsonb) returns text[] language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- A JSON array of texts as an array; null stays null.
 begin
   return case jsonb_typeof(p_array) when 'array' then array(select jsonb_array_elements_text(p_array)) end;

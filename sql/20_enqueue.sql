@@ -36,7 +36,7 @@ end
 $$;
 
 create or replace function bridge.refuse(p_message text, p_hint text, p_code text default 'JB001') returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Raise one of our errors: class JB, a message that names the object and the value, a hint that says what to do.
 begin
   raise exception using errcode = p_code, message = p_message, hint = p_hint;
@@ -45,7 +45,7 @@ $$;
 
 create or replace function bridge.place(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_run_at timestamptz,
     p_now timestamptz default clock_timestamp())
-  returns void language plpgsql set search_path = '' as $$
+  returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Put a job where it waits: where claims find it when it is due, else `scheduled`.
 begin
   if p_run_at > p_now then
@@ -57,7 +57,7 @@ end
 $$;
 
 create or replace function bridge.check_job(p_task text, p_queue text, p_args json, p_kwargs json, p_size integer)
-  returns void language plpgsql stable set search_path = '' as $$
+  returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what no worker could ever run, before anything is written.
 declare
   v_limit integer;
@@ -83,7 +83,7 @@ begin
 end
 $$;
 
-create or replace function bridge.defaults() returns bridge.job_request language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.defaults() returns bridge.job_request language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- What is asked of a job when nothing is, in bridge.enqueue's signature and here.
 declare
   v_asked bridge.job_request;
@@ -98,7 +98,7 @@ end
 $$;
 
 create or replace function bridge.check_options(p_asked bridge.job_request, p_now timestamptz) returns void language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse what is asked of a job when it contradicts itself or can never be.
 begin
   if num_nonnulls(p_asked.run_at, p_asked.delay, p_asked.expires_at) > 0 then
@@ -132,7 +132,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_headers(p_headers jsonb) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_headers(p_headers jsonb) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse headers that are no JSON object, or set what the bridge itself makes.
 declare
   v_ours constant text[] := array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'bridge'];
@@ -146,12 +146,12 @@ begin
 end
 $$;
 
-create or replace function bridge.is_free_at_start(p_asked bridge.job_request) returns boolean language sql immutable set search_path = ''
+create or replace function bridge.is_free_at_start(p_asked bridge.job_request) returns boolean language sql immutable set search_path = pg_catalog, pg_temp
   -- Whether the start of a job gives its key back. What changes a waiting job cannot change a running one, so there it is the default.
   return p_asked.unique_for is null
     and coalesce(p_asked.unique_until, case when p_asked.on_conflict in ('replace', 'move', 'debounce') then 'started' end, 'finished') = 'started';
 
-create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language plpgsql stable set search_path = '' as $$
+create or replace function bridge.options_of(p_asked bridge.job_request) returns jsonb language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- What few jobs ask for, by its name, as the column options keeps it; null when nothing is.
 begin
   return nullif(jsonb_strip_nulls(jsonb_build_object(
@@ -169,7 +169,7 @@ $$;
 create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer,
     p_expires_at timestamptz, p_run_at timestamptz, p_asked bridge.job_request, p_given boolean, p_now timestamptz, p_chord text default null)
-  returns uuid language plpgsql set search_path = '' as $$
+  returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Write one job and put it in its place. Every way to enqueue ends here.
   --
   --   p_asked    what is asked of it beyond its content: how often it may fail, its unique key, its parents …; null for most Celery calls
@@ -238,7 +238,7 @@ begin
 end
 $$;
 
-create or replace function bridge.enqueue_as(p_id uuid, p_asked bridge.job_request) returns uuid language plpgsql set search_path = '' as $$
+create or replace function bridge.enqueue_as(p_id uuid, p_asked bridge.job_request) returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What bridge.enqueue does, under an id that the caller has made, and without asking who calls: also for jobs that the bridge makes itself.
   --
   -- Returns  that id; the id of another live job when that has the unique key
@@ -272,7 +272,7 @@ create or replace function bridge.enqueue(
     webhook jsonb default null,
     on_parent_failure text default null,
     batch uuid default null)
-  returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Enqueue one job inside the caller's transaction: it exists when that commits, and never existed when it rolls back.
   --
   --   task          registered name of a Celery task
@@ -319,7 +319,7 @@ end
 $$;
 
 create or replace function bridge.asked_of_call(p_task text, p_options jsonb) returns bridge.job_request language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- What a Celery call asks of its job beyond what Celery itself knows: the option bridge of the task and of the call.
   --
   --   p_options  an object of arguments of bridge.enqueue; null for most
@@ -357,7 +357,7 @@ create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_t
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
     p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null, p_options jsonb default null,
     p_links jsonb default null)
-  returns uuid language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries, where
   -- neither an option nor a policy says otherwise.
   --

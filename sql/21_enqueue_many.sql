@@ -1,12 +1,12 @@
 -- Making many jobs in one call: `bridge.enqueue_many` is for users, `bridge.enqueue_buffered` for what a process gathers in a transaction.
 
-create or replace function bridge.row_template(p_job jsonb) returns jsonb language sql immutable set search_path = ''
+create or replace function bridge.row_template(p_job jsonb) returns jsonb language sql immutable set search_path = pg_catalog, pg_temp
   -- A job of a bulk call without what is its own, see bridge.write_rows.
   return case when jsonb_typeof(p_job) is distinct from 'object' then p_job
     when p_job->>'unique_key' is null then p_job - array['args', 'kwargs', 'unique_key']
     else p_job - array['args', 'kwargs'] || '{"unique_key": "*"}' end;
 
-create or replace function bridge.with_parents(p_job jsonb, p_ids uuid[]) returns jsonb language sql immutable set search_path = ''
+create or replace function bridge.with_parents(p_job jsonb, p_ids uuid[]) returns jsonb language sql immutable set search_path = pg_catalog, pg_temp
   -- A job of a bulk call, with ids in place of numbers of other jobs of the call.
   return case when jsonb_typeof(p_job->'depends_on') is distinct from 'array' then p_job else p_job || jsonb_build_object('depends_on', (
     select jsonb_agg(case when jsonb_typeof(d) = 'number' and (d #>> '{}')::numeric between 0 and cardinality(p_ids) - 1
@@ -14,7 +14,7 @@ create or replace function bridge.with_parents(p_job jsonb, p_ids uuid[]) return
     from jsonb_array_elements(p_job->'depends_on') d)) end;
 
 create or replace function bridge.enqueue_elements(p_jobs jsonb[], p_ids uuid[], p_labels text[] default null) returns setof uuid
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Enqueue jobs given as objects, under ids that the caller has made. Returns and errors as bridge.enqueue_many.
 declare
   v_templates jsonb[];
@@ -38,7 +38,7 @@ begin
 end
 $$;
 
-create or replace function bridge.enqueue_many(jobs jsonb) returns setof uuid language plpgsql security definer set search_path = ''
+create or replace function bridge.enqueue_many(jobs jsonb) returns setof uuid language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- Enqueue many jobs at once, all or none.
   --
@@ -64,7 +64,7 @@ $$;
 create or replace function bridge.enqueue_page(p_templates text[], p_ids uuid[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[],
     p_first integer)
   returns uuid[] language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- A page of a bulk call from a program, see bridge.write_rows: an array a column. In Postgres's binary form, arrays of texts cost it half of
   -- what cutting one text does, and a tenth of looking into JSON. Its plans are generic from the first page on: a plan of a page's own would
   -- have megabytes of arrays in it as constants.
@@ -83,7 +83,7 @@ end
 $$;
 
 create or replace function bridge.enqueue_buffered(p_jobs json) returns setof uuid language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Enqueue what a process has gathered for one transaction, in its order, all or none: jobs alone by one statement.
   --
   --   p_jobs  a JSON array of objects, each with an id: either "job", an object as bridge.enqueue_many takes it, or what
@@ -113,7 +113,7 @@ begin
 end
 $$;
 
-create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = '' as $$
+create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What bridge.enqueue_buffered does where messages are among it, one by one.
 declare
   v_job record;

@@ -1,7 +1,7 @@
 -- Unique keys: who has one, and what a second job with it does to the first. A key is taken by a row of `unique_key`, given back by the end
 -- of its job, by its start, or by time; nothing waits for it but whoever takes it.
 
-create or replace function bridge.check_unique(p_asked bridge.job_request) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_unique(p_asked bridge.job_request) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what is asked about a unique key when it contradicts itself or can never be.
 declare
   v_changes constant boolean := p_asked.on_conflict in ('replace', 'move', 'debounce');
@@ -32,7 +32,7 @@ begin
 end
 $$;
 
-create or replace function bridge.take_waiting(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.take_waiting(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job that has not begun out of the place where it waits, to change it; one that is blocked stays there, and its row is locked.
   -- Returns false when it runs, has begun, has ended, or is in other hands.
 begin
@@ -45,7 +45,7 @@ end
 $$;
 
 create or replace function bridge.take_key(p_seq bigint, p_id uuid, p_asked bridge.job_request, p_now timestamptz) returns bridge.unique_key
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a unique key for a job about to be written.
   --
   --   p_seq, p_id  of that job
@@ -86,7 +86,7 @@ end
 $$;
 
 create or replace function bridge.refuse_key(p_asked bridge.job_request, p_held bridge.unique_key) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Say whose a key is, and what to do. Errors  JB003
 begin
   if p_held.kept_until is not null then
@@ -101,7 +101,7 @@ begin
 end
 $$;
 
-create or replace function bridge.put_back(p_seq bigint) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.put_back(p_seq bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Put a job that bridge.take_waiting has taken where it waits.
 declare
   v_job bridge.job;
@@ -114,7 +114,7 @@ begin
 end
 $$;
 
-create or replace function bridge.give_key_back(p_key text, p_seq bigint, p_held bigint) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.give_key_back(p_key text, p_seq bigint, p_held bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Undo bridge.take_key for a job that is not written after all. p_held: the job that was taken out of its place; null when there is none
 begin
   delete from bridge.unique_key u where u.key = p_key and u.seq = p_seq;
@@ -125,7 +125,7 @@ end
 $$;
 
 create or replace function bridge.change_waiting(p_seq bigint, p_second bigint, p_on_conflict text, p_now timestamptz) returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Do to a job that waits what a second one with its key has asked for, and put it back. It keeps its id, its attempts, its parents
   -- and its batch.
   --
@@ -153,7 +153,7 @@ end
 $$;
 
 create or replace function bridge.under_id(p_part json, p_content bridge.job, p_task_id text) returns json language sql immutable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Headers or properties of a Celery message, with another id in place of its own.
   begin atomic
     select case when p_part is null then null else coalesce((
@@ -162,7 +162,7 @@ create or replace function bridge.under_id(p_part json, p_content bridge.job, p_
       from json_each(p_part) e), '{}') end;
   end;
 
-create or replace function bridge.retake_key(p_old bridge.finished) returns uuid language plpgsql set search_path = '' as $$
+create or replace function bridge.retake_key(p_old bridge.finished) returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take the unique key of an ended job again, which is about to live again under another number. One that a start or time has given back
   -- stays free.
   --
@@ -184,19 +184,19 @@ begin
 end
 $$;
 
-create or replace function bridge.note_keys(p_seqs bigint[]) returns void language sql set search_path = ''
+create or replace function bridge.note_keys(p_seqs bigint[]) returns void language sql set search_path = pg_catalog, pg_temp
   -- Let the start of these claimed jobs know which of them have a key to give back.
   begin atomic
     update bridge.inflight i set frees_key = true from bridge.unique_key u where u.seq = any (p_seqs) and u.until_start and i.seq = u.seq;
   end;
 
-create or replace function bridge.free_key(p_seq bigint) returns void language sql set search_path = ''
+create or replace function bridge.free_key(p_seq bigint) returns void language sql set search_path = pg_catalog, pg_temp
   -- A run has started whose job keeps its key only until then.
   begin atomic
     delete from bridge.unique_key u where u.seq = p_seq and u.until_start;
   end;
 
-create or replace function bridge.clean_keys(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.clean_keys(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Forget keys whose time is over. Returns how many.
 declare
   v_count integer;

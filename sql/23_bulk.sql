@@ -2,7 +2,7 @@
 -- what is asked is checked once a template, not once a row, and written by one INSERT. Only rows that need more than their own place,
 -- such as parents, go one by one.
 
-create or replace function bridge.headers_of(p_asked bridge.job_request) returns json language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.headers_of(p_asked bridge.job_request) returns json language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The message headers of a job: those that were asked for, and its time limits.
 begin
   perform bridge.check_headers(p_asked.headers);
@@ -14,7 +14,7 @@ begin
 end
 $$;
 
-create or replace function bridge.read_request(p_job jsonb) returns bridge.job_request language plpgsql stable set search_path = '' as $$
+create or replace function bridge.read_request(p_job jsonb) returns bridge.job_request language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- What an object asks of a job, by the argument names of bridge.enqueue; null has the default.
   --
   -- Errors  JB001 no object, an unknown key; JB008 the caller may not enqueue this task; 22… a value of the wrong type
@@ -42,7 +42,7 @@ end
 $$;
 
 create or replace function bridge.request_of(p_job jsonb, p_now timestamptz) returns bridge.job_request language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The same, checked as far as it is not a row's own. Errors  as bridge.enqueue
 declare
   v_asked constant bridge.job_request := bridge.read_request(p_job);
@@ -54,7 +54,7 @@ begin
 end
 $$;
 
-create or replace function bridge.wrong_type(p_job jsonb) returns text language plpgsql stable set search_path = '' as $$
+create or replace function bridge.wrong_type(p_job jsonb) returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Which key of an object has a value that its argument cannot take; null when there is none.
 declare
   v_key text;
@@ -68,7 +68,7 @@ exception when data_exception then
 end
 $$;
 
-create or replace function bridge.right_type(p_key text) returns text language sql stable set search_path = ''
+create or replace function bridge.right_type(p_key text) returns text language sql stable set search_path = pg_catalog, pg_temp
   -- What to give for an argument, by the type that it has.
   return (select case pg_catalog.format_type(a.atttypid, null)
       when 'text[]' then 'give an array of texts, such as ["ValueError"]'
@@ -79,7 +79,7 @@ create or replace function bridge.right_type(p_key text) returns text language s
       when 'timestamp with time zone' then 'give a time with its zone, such as "2030-01-31 18:00+00"' end
     from pg_catalog.pg_attribute a where a.attrelid = 'bridge.job_request'::regclass and a.attname = p_key);
 
-create or replace function bridge.goes_alone(p_asked bridge.job_request) returns boolean language sql stable set search_path = ''
+create or replace function bridge.goes_alone(p_asked bridge.job_request) returns boolean language sql stable set search_path = pg_catalog, pg_temp
   -- Whether a job asks for something that bridge.write_rows does not know how to do for many at once.
   begin atomic
     select coalesce(p_asked.depends_on <> '{}', false) or p_asked.on_conflict not in ('skip', 'raise') or jsonb_strip_nulls(to_jsonb(p_asked) - v.known)
@@ -91,7 +91,7 @@ create or replace function bridge.goes_alone(p_asked bridge.job_request) returns
 
 create or replace function bridge.take_keys(p_asked bridge.job_request[], p_alone boolean[], p_ids uuid[], p_which integer[], p_keys text[],
     p_seqs bigint[], p_now timestamptz)
-  returns uuid[] language plpgsql set search_path = '' as $$
+  returns uuid[] language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What bridge.take_key does, for the rows of a bulk call that skip or raise; of rows with one key the first has it.
   --
   -- Returns  by row, the id of the job that has its key: its own where that is taken now; null for other rows
@@ -120,7 +120,7 @@ end
 $$;
 
 create or replace function bridge.write_rows(p_templates jsonb[], p_ids uuid[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[])
-  returns uuid[] language plpgsql set search_path = '' as $$
+  returns uuid[] language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Write the jobs of a bulk call.
   --
   --   p_templates  objects as bridge.enqueue_many takes them; args, kwargs and unique_key are the rows' own, and unique_key is '*' there
@@ -206,7 +206,7 @@ $$;
 
 create or replace function bridge.write_alone(p_asked bridge.job_request[], p_alone boolean[], p_ids uuid[], p_which integer[], p_args text[],
     p_kwargs text[], p_keys text[], p_stands uuid[])
-  returns uuid[] language plpgsql set search_path = '' as $$
+  returns uuid[] language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Write the rows of a bulk call that bridge.goes_alone tells of, in their order: a parent stands before its children.
   --
   --   p_stands  by row, who stands already; null where that is the row's own id or open
@@ -234,7 +234,7 @@ end
 $$;
 
 create or replace function bridge.check_keys(p_asked bridge.job_request[], p_which integer[], p_keys text[]) returns void language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse rows of a bulk call whose unique key cannot be one. Errors  as bridge.enqueue
 declare
   v_row record;
@@ -251,7 +251,7 @@ end
 $$;
 
 create or replace function bridge.checked_args(p_asked bridge.job_request, p_args text, p_kwargs text) returns json language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The arguments of a row that at first sight no worker could run. Errors  as bridge.enqueue
 begin
   perform bridge.check_row(p_asked, p_args, p_kwargs, null);
@@ -260,7 +260,7 @@ end
 $$;
 
 create or replace function bridge.check_row(p_asked bridge.job_request, p_args text, p_kwargs text, p_key text) returns void language plpgsql
-  stable set search_path = '' as $$
+  stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse one row of a bulk call. Errors  as bridge.enqueue
 begin
   perform bridge.check_job(p_asked.task, p_asked.queue, p_args::json, p_kwargs::json, octet_length(p_args) + octet_length(p_kwargs));
@@ -272,7 +272,7 @@ end
 $$;
 
 create or replace function bridge.check_order(p_parents uuid[], p_ids uuid[], p_place bigint) returns void language plpgsql immutable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse a row of a bulk call whose parent comes after it: so no call can go round in a circle.
 declare
   v_later bigint;

@@ -1,7 +1,7 @@
 -- What is wrong with a bulk call, row by row. It is asked only when the call has failed.
 
 create or replace function bridge.fault(p_number integer, p_job jsonb, p_code text, p_message text, p_hint text) returns jsonb language plpgsql
-  stable set search_path = '' as $$
+  stable set search_path = pg_catalog, pg_temp as $$
   -- One bad row, as the error's detail has it. An error of Postgres about a value is said in our words, with the argument and the value.
 declare
   v_key constant text := case when p_code like '22%' and jsonb_typeof(p_job) = 'object' then bridge.wrong_type(p_job) end;
@@ -13,7 +13,7 @@ end
 $$;
 
 create or replace function bridge.check_alone(p_asked bridge.job_request, p_key text, p_ids uuid[], p_place integer) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse a row for what is elsewhere: its parents, its batch, and who has its key.
   --
   --   p_ids    of all rows
@@ -40,7 +40,7 @@ $$;
 
 create or replace function bridge.faults(p_templates jsonb[], p_ids uuid[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[],
     p_first integer, p_most integer default 20)
-  returns jsonb language plpgsql set search_path = '' as $$
+  returns jsonb language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- The bad rows of a bulk call.
   --
   --   p_first  number of the first row, for a call in pages
@@ -80,7 +80,7 @@ end
 $$;
 
 create or replace function bridge.refuse_faults(p_faults jsonb, p_labels text[], p_most integer default 20) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Raise one error that names every bad row; its detail is the array.
   --
   --   p_labels  what to begin each message with; null: jobs[number]
@@ -97,7 +97,7 @@ $$;
 
 create or replace function bridge.enqueue_rows(p_templates jsonb[], p_ids uuid[], p_which integer[], p_args text[], p_kwargs text[], p_keys text[],
     p_first integer default 0, p_labels text[] default null)
-  returns uuid[] language plpgsql set search_path = '' as $$
+  returns uuid[] language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What bridge.write_rows does, with an error that tells which rows are bad. Every other error stays as it is.
 declare
   v_faults jsonb;

@@ -69,7 +69,7 @@ insert into bridge.setting (name, value, about) values
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 
 create or replace function bridge.clean_table(p_table text, p_column text, p_setting text, p_condition text default null, p_function text default null)
-  returns void language sql set search_path = ''
+  returns void language sql set search_path = pg_catalog, pg_temp
   -- Have cleanups delete the old rows of a table of ours. Who makes a table calls this beside it.
   --
   --   p_column     when a row came there; needs no index
@@ -83,7 +83,7 @@ create or replace function bridge.clean_table(p_table text, p_column text, p_set
   end;
 
 create or replace function bridge.check_retention(p_queue text, p_status text, p_keep interval default null) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse a rule that is about nothing, or can never be.
 begin
   if coalesce(p_queue, p_status) is null then
@@ -99,7 +99,7 @@ end
 $$;
 
 create or replace function bridge.set_retention(queue text default null, status text default null, keep interval default null) returns text
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Keep ended jobs of a queue, of a status, or of a status in a queue for another while than the settings say. Of the rules about a job
   -- the one for its queue and status counts, else the one for its queue, else the one for its status.
   --
@@ -126,7 +126,7 @@ end
 $$;
 
 create or replace function bridge.remove_retention(queue text default null, status text default null) returns boolean language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Take a rule away. Returns false when there was none. Errors  JB001 an argument
 begin
   perform bridge.check_retention(remove_retention.queue, remove_retention.status);
@@ -145,7 +145,7 @@ select bridge.define_view('retentions', $view$
 $view$);
 
 create or replace function bridge.cutoffs(p_now timestamptz)
-  returns table (place integer, condition text, since timestamptz, dead boolean, by_rule boolean) language sql stable set search_path = ''
+  returns table (place integer, condition text, since timestamptz, dead boolean, by_rule boolean) language sql stable set search_path = pg_catalog, pg_temp
   -- Since when ended jobs are kept: for kinds of rows v of `finished`, as SQL; the first that fits counts.
   --
   -- dead     it is about dead letters alone
@@ -161,7 +161,7 @@ create or replace function bridge.cutoffs(p_now timestamptz)
     union all select 5, 'true', p_now - p.rest, false, false from plain p;
   end;
 
-create or replace function bridge.since_of(p_now timestamptz, p_rules_only boolean default false) returns text language sql stable set search_path = ''
+create or replace function bridge.since_of(p_now timestamptz, p_rules_only boolean default false) returns text language sql stable set search_path = pg_catalog, pg_temp
   -- Since when a row v of `finished` is kept, as SQL. In seconds of the epoch, which read the same in every session.
   --
   --   p_rules_only  for ever, where no rule says a time
@@ -169,7 +169,7 @@ create or replace function bridge.since_of(p_now timestamptz, p_rules_only boole
     else format('to_timestamp(%s)', extract(epoch from c.since)) end), ' ' order by c.place, c.condition) || ' end' from bridge.cutoffs(p_now) c);
 
 create or replace function bridge.outliving(p_parent text, p_now timestamptz, p_until timestamptz default 'infinity') returns text language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Which rows v of a table with a partition a day outlive their day, as SQL: jobs by their rules, attempts of dead letters and of jobs
   -- that live again.
   --
@@ -182,7 +182,7 @@ create or replace function bridge.outliving(p_parent text, p_now timestamptz, p_
     else 'false' end;
 
 create or replace function bridge.days_of(p_parent text)
-  returns table (name text, lower timestamptz, upper timestamptz, kept boolean, tuples bigint) language sql stable set search_path = ''
+  returns table (name text, lower timestamptz, upper timestamptz, kept boolean, tuples bigint) language sql stable set search_path = pg_catalog, pg_temp
   -- The partitions of a table, earliest first: days, and what holds rows that have outlived theirs.
   begin atomic
     select d.name, coalesce(substring(d.bound from 'FROM \(''([^'']+)''\)')::timestamptz, '-infinity'), substring(d.bound from 'TO \(''([^'']+)''\)')::timestamptz,
@@ -194,7 +194,7 @@ create or replace function bridge.days_of(p_parent text)
     order by 3;
   end;
 
-create or replace function bridge.history_tables() returns table (name text, timed text) language sql stable set search_path = ''
+create or replace function bridge.history_tables() returns table (name text, timed text) language sql stable set search_path = pg_catalog, pg_temp
   -- The tables with a partition a day, and the column that it goes by. Attempts first: which of them outlive is asked of the ended jobs.
   begin atomic
     select c.relname::text, a.attname::text from pg_catalog.pg_class c join pg_catalog.pg_partitioned_table p on p.partrelid = c.oid
@@ -202,14 +202,14 @@ create or replace function bridge.history_tables() returns table (name text, tim
     where c.relnamespace = 'bridge'::regnamespace order by c.relname;
   end;
 
-create or replace function bridge.archive_columns() returns table (name text, type text) language sql stable set search_path = ''
+create or replace function bridge.archive_columns() returns table (name text, type text) language sql stable set search_path = pg_catalog, pg_temp
   -- The columns that an archive has to have: those of `finished`.
   begin atomic
     select a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod) from pg_catalog.pg_attribute a
     where a.attrelid = 'bridge.finished'::regclass and a.attnum > 0 and not a.attisdropped order by a.attnum;
   end;
 
-create or replace function bridge.create_archive(name text) returns regclass language plpgsql set search_path = '' as $$
+create or replace function bridge.create_archive(name text) returns regclass language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Make a table that ended jobs can be copied to, with the caller's rights; or give one that is there the columns that it lacks, after an
   -- upgrade. It has the columns of `finished` and `archived_at`, and no index: add what your questions need.
   --
@@ -239,7 +239,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_archive(p_archive regclass) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_archive(p_archive regclass) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a table that ended jobs cannot be copied to. The caller is a definer: whose rights count is who cleans up.
   --
   -- Errors  JB001 it lacks a column, has one of another type, is one of ours, or may not be written to
@@ -261,7 +261,7 @@ begin
 end
 $$;
 
-create or replace function bridge.set_archive(archive regclass) returns text language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.set_archive(archive regclass) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Copy ended jobs to a table before they go, in the transaction in which they go. Days are then deleted in batches, and dropped when empty.
   --
   --   archive  made by bridge.create_archive, or one with the columns of bridge.finished by name; null: none

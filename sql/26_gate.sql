@@ -2,7 +2,7 @@
 -- (17_gate.sql), every other in `ready`; the claims in 29_lane.sql let it through.
 
 create or replace function bridge.limit_key(p_path text, p_queue text, p_task text, p_args json, p_kwargs json) returns text language plpgsql
-  immutable set search_path = '' as $$
+  immutable set search_path = pg_catalog, pg_temp as $$
   -- What a limit counts a job under: the first of the places that its path names where the job has something.
   --
   --   p_path  queue, task, args.<number>… or kwargs.<name>…, several with | between them
@@ -23,7 +23,7 @@ begin
 end
 $$;
 
-create or replace function bridge.lane_of(p_seq bigint) returns bridge.lane language plpgsql volatile set search_path = ''
+create or replace function bridge.lane_of(p_seq bigint) returns bridge.lane language plpgsql volatile set search_path = pg_catalog, pg_temp
   set enable_seqscan = off as $$
   -- What a job must wait for at the gate. A job that nothing is about costs one probe of a table with one row.
   --
@@ -57,7 +57,7 @@ end
 $$;
 
 create or replace function bridge.hold(p_lane bridge.lane, p_seq bigint, p_size integer, p_token uuid, p_pos bigint default null) returns void
-  language plpgsql set search_path = '' set enable_seqscan = off as $$
+  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Put a job into its lane.
   --
   --   p_lane  as bridge.lane_of gives it
@@ -93,7 +93,7 @@ $$;
 
 create or replace function bridge.make_ready(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_token uuid default null,
     p_first boolean default false)
-  returns void language plpgsql set search_path = '' as $$
+  returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Put a due job where claims find it: `ready`, or its lane when the gate holds it. One NOTIFY a transaction and queue wakes a drainer.
   --
   --   p_token  of a delivery that may have been sent already
@@ -112,7 +112,7 @@ begin
 end
 $$;
 
-create or replace function bridge.make_many_ready(p_seqs bigint[]) returns void language plpgsql set search_path = ''
+create or replace function bridge.make_many_ready(p_seqs bigint[]) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Put many due jobs where claims find them, in the order given: by one statement as far as nothing holds them.
 declare
@@ -134,11 +134,11 @@ begin
 end
 $$;
 
-create or replace function bridge.as_like(p_pattern text) returns text language sql immutable set search_path = ''
+create or replace function bridge.as_like(p_pattern text) returns text language sql immutable set search_path = pg_catalog, pg_temp
   -- A pattern with * and ? as LIKE takes it.
   return translate(replace(replace(replace(p_pattern, '\', '\\'), '%', '\%'), '_', '\_'), '*?', '%_');
 
-create or replace function bridge.check_limit(p_limit bridge.job_limit) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_limit(p_limit bridge.job_limit) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a limit that contradicts itself, or could never let anything through that it does not say to hold.
 begin
   if p_limit.name is null or p_limit.name !~ '^\S(.{0,198}\S)?$' then
@@ -167,7 +167,7 @@ begin
 end
 $$;
 
-create or replace function bridge.keep_limit(p_limit bridge.job_limit) returns text language plpgsql set search_path = '' as $$
+create or replace function bridge.keep_limit(p_limit bridge.job_limit) returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Write a limit under its owner and name.
   --
   -- Returns  created, changed or unchanged
@@ -204,7 +204,7 @@ begin
 end
 $$;
 
-create or replace function bridge.count_running(p_limit integer) returns integer language plpgsql set search_path = ''
+create or replace function bridge.count_running(p_limit integer) returns integer language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Give permits to what is in flight already when a limit comes, so that it counts. What somebody has in hand at this moment is left to
   -- the ticks of the next minute.
@@ -231,11 +231,11 @@ begin
 end
 $$;
 
-create or replace function bridge.count_recent(p_now timestamptz) returns integer language sql set search_path = ''
+create or replace function bridge.count_recent(p_now timestamptz) returns integer language sql set search_path = pg_catalog, pg_temp
   -- What claims had in hand while a limit of the last minute came.
   return (select coalesce(sum(bridge.count_running(l.id)), 0)::integer from bridge.job_limit l where l.changed_at > p_now - interval '1 minute');
 
-create or replace function bridge.turn_gate(p_gone integer) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.turn_gate(p_gone integer) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Limits are about other jobs than before: what waits is looked at again when it is met, at once where it waits for a limit that is gone.
   --
   --   p_gone  the number of that limit; null for none
@@ -245,7 +245,7 @@ begin
 end
 $$;
 
-create or replace function bridge.look_again(p_limit integer) returns void language plpgsql set search_path = '' set enable_seqscan = off as $$
+create or replace function bridge.look_again(p_limit integer) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- The numbers of a limit have changed: have the next claim look whether its buckets have room.
 declare
   v_queue text;
@@ -257,7 +257,7 @@ begin
 end
 $$;
 
-create or replace function bridge.drop_limit(p_owner text, p_name text) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.drop_limit(p_owner text, p_name text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Remove a limit. Returns false when there was none.
 declare
   v_id integer;
@@ -275,7 +275,7 @@ $$;
 create or replace function bridge.set_limit(name text, queue text default '*', task text default '*', key text default null,
     concurrency integer default null, rate integer default null, per interval default '1 second', burst integer default null,
     fair boolean default false)
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Hold jobs back so that no more than this run, or start, at once. Saying the same again changes nothing.
   --
   --   name         of the limit
@@ -300,7 +300,7 @@ begin
 end
 $$;
 
-create or replace function bridge.remove_limit(name text) returns boolean language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.remove_limit(name text) returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Remove a limit; what waited for it alone is due at once. Returns false when there was none of this name.
 begin
   return bridge.drop_limit('limit', remove_limit.name);
@@ -308,7 +308,7 @@ end
 $$;
 
 create or replace function bridge.close_gate(p_name text, p_queue text default '*', p_task text default '*', p_admit integer default 0) returns text
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Hold jobs back for a pause or a circuit breaker: a limit that is no operator's, under a name of its own.
   --
   --   p_queue, p_task  which jobs, as in bridge.set_limit
@@ -320,7 +320,7 @@ begin
 end
 $$;
 
-create or replace function bridge.open_gate(p_name text) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.open_gate(p_name text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take away what bridge.close_gate has made. Returns false when there was none.
 begin
   return bridge.drop_limit('gate', p_name);

@@ -1,11 +1,11 @@
 -- The history of a job: every attempt with why it was followed by another, and what happened beside attempts, in words.
 
-create or replace function bridge.moment(p_at timestamptz) returns text language sql immutable parallel safe set search_path = ''
+create or replace function bridge.moment(p_at timestamptz) returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- A moment as words of history say it, whatever the session's time zone.
   return to_char(p_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS "UTC"');
 
 create or replace function bridge.why_again(p_outcome text, p_job bridge.job, p_error json) returns text language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Why an attempt is followed by another, in words.
   --
   --   p_job  as it is after the attempt
@@ -20,7 +20,7 @@ end
 $$;
 
 create or replace function bridge.why_superseded(p_id uuid, p_run uuid, p_status text) returns text language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Why the outcome of a run came too late, in words.
   --
   --   p_status  how the job has ended; null when it has not
@@ -39,7 +39,7 @@ end
 $$;
 
 create or replace function bridge.why_ended(p_status text, p_attempts integer, p_max_attempts integer, p_outcome jsonb) returns text
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Why a job ended as it did, in words; null where the status says all.
 begin
   return coalesce(p_outcome->>'reason', case
@@ -50,7 +50,7 @@ begin
 end
 $$;
 
-create or replace function bridge.note_end(p_old bridge.finished, p_seq bigint) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.note_end(p_old bridge.finished, p_seq bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- An ended job is about to run again: keep in its history how it had ended.
   --
   --   p_seq  its number from now on
@@ -96,7 +96,7 @@ $view$);
 create or replace function bridge.history(id uuid)
   returns table (at timestamptz, event text, attempt integer, worker text, started_at timestamptz, ended_at timestamptz, error json, reason text,
     run uuid)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The whole life of a job so far, oldest first: when it was enqueued, each attempt, what ended it or ran it again; of one that has not
   -- ended, where it is now, last.
   --

@@ -1,6 +1,6 @@
 -- What follows a failure: another attempt or the end, by the job's own rules, the policies of its task and its queue, and its deadline.
 
-create or replace function bridge.check_backoff(p_backoff jsonb) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_backoff(p_backoff jsonb) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a retry policy that is none of: a list of seconds, a number of seconds, or an object with base, factor, cap and jitter.
 declare
   v_longest constant integer := 31536000;
@@ -26,7 +26,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_classes(p_name text, p_classes text[]) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_classes(p_name text, p_classes text[]) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what names no classes of errors. Whether a class exists only a worker could tell.
 declare
   v_class text;
@@ -43,7 +43,7 @@ end
 $$;
 
 create or replace function bridge.check_moment(p_name text, p_moment timestamptz, p_now timestamptz) returns void language plpgsql immutable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse a moment that is none, such as infinity, or of another age: programs that read the job have no such dates.
 begin
   if p_moment not between p_now - interval '1000 years' and p_now + interval '100 years' then
@@ -52,7 +52,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_delay(p_name text, p_delay interval) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_delay(p_name text, p_delay interval) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse an interval from now that is negative or longer than a life.
 begin
   if p_delay not between interval '0' and interval '100 years' then
@@ -61,7 +61,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_retry(p_asked bridge.job_request) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_retry(p_asked bridge.job_request) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse rules of retrying that contradict each other or can never be.
 begin
   if p_asked.soft_timeout <= interval '0' then
@@ -83,7 +83,7 @@ create or replace function bridge.set_retry(
     task text default null, queue text default null, max_attempts integer default null, backoff jsonb default null,
     retry_on text[] default null, never_on text[] default null, timeout interval default null, soft_timeout interval default null,
     deadline interval default null)
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Make the retry policy of a task or of a queue, or give the one that is there these values; what is null is not said by it. A job's
   -- own word comes first, then its task's policy, then its queue's, then the defaults, rule by rule.
   --
@@ -122,7 +122,7 @@ end
 $$;
 
 create or replace function bridge.remove_retry(task text default null, queue text default null) returns boolean language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Remove the retry policy of a task or of a queue.
   --
   --   task, queue  whose policy: one of the two
@@ -141,7 +141,7 @@ end
 $$;
 
 create or replace function bridge.backoff_delay(p_backoff jsonb, p_failures integer) returns interval language plpgsql volatile
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- How long to wait after the p_failures-th failure. Without a policy: 10 s doubling up to an hour, a tenth of it random.
 declare
   v_policy constant jsonb := coalesce(p_backoff, '{}');
@@ -161,7 +161,7 @@ begin
 end
 $$;
 
-create or replace function bridge.error_is(p_error json, p_classes text[]) returns boolean language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.error_is(p_error json, p_classes text[]) returns boolean language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Whether an error is of one of these classes, or of a class derived from one. A class is named as its module has it
   -- (requests.exceptions.Timeout) or by its last part alone (Timeout).
   --
@@ -187,7 +187,7 @@ end
 $$;
 
 create or replace function bridge.why_no_retry(p_job bridge.job, p_rules bridge.retry_policy, p_error json, p_final boolean, p_run_at timestamptz)
-  returns text language plpgsql stable set search_path = '' as $$
+  returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Why a failed attempt is followed by no other; null when it is.
   --
   --   p_run_at  when the next one would be due
@@ -204,13 +204,13 @@ begin
 end
 $$;
 
-create or replace function bridge.asked_delay(p_error json) returns interval language sql immutable set search_path = ''
+create or replace function bridge.asked_delay(p_error json) returns interval language sql immutable set search_path = pg_catalog, pg_temp
   -- How long an error asks to wait before the next attempt, a day at most; null when it does not.
   return case when json_typeof(p_error->'retry_after') = 'number'
     then make_interval(secs => least(greatest((p_error->>'retry_after')::double precision, 0), 86400)) end;
 
 create or replace function bridge.settle_failure(p_row bridge.inflight, p_error json, p_final boolean, p_outcome jsonb) returns text
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A delivery that has left its place failed: try again as the rules of its job say, or end it. Returns the new status.
 declare
   v_job bridge.job;
@@ -241,7 +241,7 @@ begin
 end
 $$;
 
-create or replace function bridge.late_error(p_job bridge.job) returns json language plpgsql stable set search_path = '' as $$
+create or replace function bridge.late_error(p_job bridge.job) returns json language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The error of a job whose deadline has passed; its last attempt's, if there is one, in words.
 begin
   return json_build_object('type', 'DeadlineExceeded', 'module', 'bridge.errors', 'traceback', null, 'message',
@@ -251,7 +251,7 @@ end
 $$;
 
 create or replace function bridge.end_late(p_row bridge.inflight, p_outcome jsonb default null) returns text language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- End a job by a run that its deadline has overtaken: it is over, whatever the run says but success. Returns the new status.
 declare
   v_job bridge.job;
@@ -264,7 +264,7 @@ begin
 end
 $$;
 
-create or replace function bridge.end_unstarted_late(p_seq bigint) returns text language plpgsql set search_path = '' as $$
+create or replace function bridge.end_unstarted_late(p_seq bigint) returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- End a job that has left its place, and whose deadline has passed while it waited: as failed when an attempt of it ran before, else as
   -- expired. Returns that.
 declare
@@ -280,7 +280,7 @@ begin
 end
 $$;
 
-create or replace function bridge.end_overdue(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.end_overdue(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Act on deadlines that have passed: what waits ends here, what runs is stopped, as by a cancel, and ends when its worker says so.
   --
   -- Returns  how many ended or were told to stop
@@ -312,7 +312,7 @@ begin
 end
 $$;
 
-create or replace function bridge.stamp_deadlines(p_seqs bigint[]) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.stamp_deadlines(p_seqs bigint[]) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Give jobs that are published for the first time the deadline of their policy, counted from when they were due.
 begin
   if exists (select from bridge.retry_policy p where p.deadline is not null) then
@@ -325,7 +325,7 @@ begin
 end
 $$;
 
-create or replace function bridge.has_limits(p_task text, p_queue text) returns boolean language sql stable set search_path = ''
+create or replace function bridge.has_limits(p_task text, p_queue text) returns boolean language sql stable set search_path = pg_catalog, pg_temp
   -- Whether a policy has time limits for jobs of this task or this queue.
   begin atomic
     select exists (select from bridge.retry_policy p
@@ -333,7 +333,7 @@ create or replace function bridge.has_limits(p_task text, p_queue text) returns 
         and (p.timeout is not null or p.soft_timeout is not null));
   end;
 
-create or replace function bridge.delivered_headers(p_job bridge.job) returns json language plpgsql stable set search_path = '' as $$
+create or replace function bridge.delivered_headers(p_job bridge.job) returns json language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The headers of a job with what policies and its deadline say of one attempt: time limits where the job has none of its own, and the
   -- deadline as the moment after which no worker starts it.
 declare

@@ -3,7 +3,7 @@
 -- Whoever has a bucket's row locked is the one who admits by it and takes freed permits away; others pass it over. It looks in a statement
 -- after the one that locked it, so that all that was done before is seen: two drainers never admit beyond a bound.
 
-create or replace function bridge.count_room(p_buckets bigint[], p_now timestamptz) returns void language plpgsql set search_path = ''
+create or replace function bridge.count_room(p_buckets bigint[], p_now timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Say what may still be admitted by each of these buckets, whose rows the caller has locked: permits not in use, tokens not taken. Freed
   -- permits go. The turn of a serial key is free also for the job that has it and waits for its next attempt.
@@ -29,7 +29,7 @@ end
 $$;
 
 create or replace function bridge.plan_looks(p_buckets bigint[], p_now timestamptz) returns void language plpgsql
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Say when each of these buckets is to be looked at next: when its token comes, at once where lanes wait though there is room (each look
   -- opens some, so that ends), and after five minutes in any case while lanes wait. The end of a run says so by itself (permit.freed).
 begin
@@ -47,7 +47,7 @@ begin
 end
 $$;
 
-create or replace function bridge.next_lanes(p_bucket bigint, p_count integer) returns setof bigint language plpgsql set search_path = ''
+create or replace function bridge.next_lanes(p_bucket bigint, p_count integer) returns setof bigint language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- The lanes that wait for a bucket and are next: so many of each queue, because one of them may be paused.
   --
@@ -64,7 +64,7 @@ begin
 end
 $$;
 
-create or replace function bridge.next_in_line(p_serial bigint) returns setof bigint language plpgsql set search_path = ''
+create or replace function bridge.next_in_line(p_serial bigint) returns setof bigint language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- The lane of the job that is next of a serial key, if it waits for its turn, and lanes that nothing is left in.
   --
@@ -79,7 +79,7 @@ begin
 end
 $$;
 
-create or replace function bridge.open_lanes(p_now timestamptz) returns void language plpgsql set search_path = ''
+create or replace function bridge.open_lanes(p_now timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Open lanes that wait for buckets which may have room again: a run has ended, a token has come, a limit was changed. Buckets that
   -- nobody needs go.
@@ -112,7 +112,7 @@ begin
 end
 $$;
 
-create or replace function bridge.sweep_permits() returns integer language plpgsql set search_path = '' set enable_seqscan = off as $$
+create or replace function bridge.sweep_permits() returns integer language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Take away permits that belong to no run, and turns that belong to no job, though nobody freed them: somebody has deleted rows by hand.
   -- And have all of them counted anew.
   --
@@ -129,7 +129,7 @@ begin
 end
 $$;
 
-create or replace function bridge.relane(p_lanes bigint[], p_count integer) returns void language plpgsql set search_path = ''
+create or replace function bridge.relane(p_lanes bigint[], p_count integer) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off as $$
   -- Look again at the first jobs of lanes that were made before the limits changed: each goes to the lane that it belongs to now, or to
   -- ready, and keeps its place in the order of arrival.
@@ -155,7 +155,7 @@ begin
 end
 $$;
 
-create or replace function bridge.lock_buckets(p_lanes bigint[], p_now timestamptz) returns bigint[] language plpgsql set search_path = ''
+create or replace function bridge.lock_buckets(p_lanes bigint[], p_now timestamptz) returns bigint[] language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off as $$
   -- Lock the buckets of these lanes as far as nobody else has them, and count their room. A bucket is made by the first claim that needs
   -- it; one claim at a time does that, because two could wait for each other.
@@ -178,7 +178,7 @@ end
 $$;
 
 create or replace function bridge.admit(p_lanes bigint[], p_locked bigint[], p_count integer, p_bytes bigint, p_drainer uuid, p_shipment uuid)
-  returns table (seqs bigint[], bytes bigint) language plpgsql set search_path = '' set enable_seqscan = off set jit = off
+  returns table (seqs bigint[], bytes bigint) language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
   -- Claim jobs of these lanes: of each in turn, as far as every one of its buckets has room. Each takes a permit where runs are counted,
   -- and a token where a rate is.
@@ -238,7 +238,7 @@ begin
 end
 $$;
 
-create or replace function bridge.close_lanes(p_lanes bigint[], p_locked bigint[]) returns void language plpgsql set search_path = ''
+create or replace function bridge.close_lanes(p_lanes bigint[], p_locked bigint[]) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- After its turn a lane goes to the end. One that has no room waits for that bucket, out of the claims' way; an empty one goes, if nobody
   -- is just putting a job into it.
@@ -262,7 +262,7 @@ end
 $$;
 
 create or replace function bridge.claim_lanes(p_queue text, p_rank smallint, p_count integer, p_bytes bigint, p_drainer uuid, p_shipment uuid,
-    p_now timestamptz, inout seqs bigint[], inout bytes bigint) language plpgsql set search_path = '' set enable_seqscan = off as $$
+    p_now timestamptz, inout seqs bigint[], inout bytes bigint) language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Claim held jobs of one queue and rank, in turns of its open lanes.
   --
   --   seqs, bytes  what the claim has already; these are added
@@ -296,7 +296,7 @@ end
 $$;
 
 create or replace function bridge.claim_held(p_queue text, p_limit integer, p_bytes bigint, p_drainer uuid, p_shipment uuid,
-    out seqs bigint[], out bytes bigint) language plpgsql set search_path = '' set enable_seqscan = off as $$
+    out seqs bigint[], out bytes bigint) language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Claim jobs of one queue that the gate holds and has room for, the most urgent first. Among equally urgent ones, held jobs and those
   -- in ready get half each, and what the others leave.
 declare
@@ -322,7 +322,7 @@ begin
 end
 $$;
 
-create or replace function bridge.in_order(p_held bigint[], p_ready bigint[]) returns bigint[] language plpgsql stable set search_path = '' as $$
+create or replace function bridge.in_order(p_held bigint[], p_ready bigint[]) returns bigint[] language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Jobs of a claim in the order in which workers are to take them: the most urgent first, among equals held and others in turn.
 begin
   return (select array_agg(u.seq order by j.rank, u.place) from (
@@ -332,7 +332,7 @@ end
 $$;
 
 create or replace function bridge.pass_gate(p_queue text, p_limit integer, out version bigint, out passed bigint[]) language plpgsql
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Look at the ready jobs of a queue that came before the limits changed, as far as a claim would take them: those that one is about are
   -- put aside, in pages, until the first p_limit are free to go.
   --
@@ -366,6 +366,6 @@ begin
 end
 $$;
 
-create or replace function bridge.next_look() returns double precision language sql stable security definer set search_path = '' set enable_seqscan = off
+create or replace function bridge.next_look() returns double precision language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
   -- How many seconds a drainer may sleep before a token of a rate comes that somebody waits for; null when it need not wake.
   return (select extract(epoch from b.due_at - now()) from bridge.bucket b where b.due_at > now() order by b.due_at limit 1);

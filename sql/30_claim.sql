@@ -11,7 +11,7 @@ begin
 end
 $$;
 
-create or replace function bridge.ready_queues() returns setof text language sql stable security definer set search_path = '' set enable_seqscan = off
+create or replace function bridge.ready_queues() returns setof text language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set jit = off
   -- The queues that have ready jobs, or held ones that a claim may let through now, and are not paused, by one index probe a queue.
   begin atomic
@@ -35,7 +35,7 @@ create or replace function bridge.ready_queues() returns setof text language sql
   end;
 
 create or replace function bridge.silent_workers(p_queue text, p_since timestamptz) returns text[] language plpgsql stable
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Names of the workers without our plugin that may have consumed a queue after a moment: one lives on for three looks at most after
   -- it was last seen. Null when there is none.
   --
@@ -46,7 +46,7 @@ begin
 end
 $$;
 
-create or replace function bridge.room(p_queue text) returns integer language plpgsql stable set search_path = '' as $$
+create or replace function bridge.room(p_queue text) returns integer language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- How many more jobs of a queue may be published before its window is full; null when it has no bound, 0 when it is paused.
   --
   -- While a worker consumes the queue that reports nothing, there is no bound: nobody knows what it has taken.
@@ -71,7 +71,7 @@ begin
 end
 $$;
 
-create or replace function bridge.claims_alone(p_queue text) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.claims_alone(p_queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Announce the one claim of a queue that there is until its transaction ends: who counts the window sees all that was claimed before, so
   -- that no two fill it.
   --
@@ -94,7 +94,7 @@ end
 $$;
 
 create or replace function bridge.deliveries(p_seqs bigint[]) returns setof bridge.claimed_job language plpgsql stable
-  set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- What the messages of jobs in flight are made of, in the order of the numbers given.
 declare
   v_limits constant boolean := exists (select from bridge.retry_policy p where p.timeout is not null or p.soft_timeout is not null);
@@ -112,7 +112,7 @@ end
 $$;
 
 create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment uuid, p_limit integer default 500, p_bytes bigint default 4194304)
-  returns setof bridge.claimed_job language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off
+  returns setof bridge.claimed_job language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
   -- Take the ready jobs of one queue, and those that the gate lets through, most urgent first, for one drainer to publish. One claim of a
   -- queue at a time; what is claimed is published beside the next one.
@@ -172,7 +172,7 @@ end
 $$;
 
 create or replace function bridge.mark_published(p_shipment uuid, p_seqs bigint[]) returns integer language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The broker has confirmed these jobs of a shipment. One that a worker has started already stays running.
   --
   -- The mark is forced to disk, whatever the session says, and the claim before it with it: a claim that a crash forgets would be made
@@ -189,7 +189,7 @@ end
 $$;
 
 create or replace function bridge.unclaim(p_seqs bigint[], p_shipment uuid default null) returns integer language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Put claimed jobs back where they were. Their tokens stay with them, because a copy may have reached the broker after all.
   --
   --   p_shipment  only jobs of this shipment, when given
@@ -211,7 +211,7 @@ $$;
 
 create or replace function bridge.suspects(p_limit integer default 1000)
   returns table (seq bigint, token uuid, queue text, rank smallint, properties text, published_at timestamptz, missing_since timestamptz)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Published jobs that no living worker reports to hold, after their grace: their message waits in the broker, or it is gone.
   -- Only who can look into the broker can tell; see bridge.mark_missing and bridge.republish.
   --
@@ -238,7 +238,7 @@ begin
 end
 $$;
 
-create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] default '{}') returns void language sql security definer set search_path = ''
+create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] default '{}') returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Remember since when the evidence says that these messages are gone; forget it for those that were found again.
   begin atomic
     update bridge.inflight set missing_since = coalesce(missing_since, clock_timestamp()) where token = any (p_missing) and state = 'published';
@@ -246,7 +246,7 @@ create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] 
   end;
 
 create or replace function bridge.republish(p_drainer uuid, p_shipment uuid, p_tokens uuid[]) returns setof bridge.claimed_job
-  language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Claim again jobs whose messages have been missing for the whole grace, during which a look has shown that no worker can have taken
   -- them which reports nothing. The token stays: should the old copy turn up after all, one of the two starts and the other is refused.
   -- Each time the next look comes later.

@@ -2,7 +2,7 @@
 -- superseded writes nothing on the row.
 
 create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uuid, p_pid integer) returns uuid language plpgsql
-  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The start fence: of all copies of a delivery, one starts.
   --
   --   p_seq, p_token  from the message
@@ -36,7 +36,7 @@ end
 $$;
 
 create or replace function bridge.leave(p_seq bigint, p_run uuid, p_token uuid) returns bridge.inflight language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Take a job out of flight by the run that has it, or by its delivery when a crash of Postgres forgot the start.
   --
   -- Returns  the row that was taken; all null when the run has been superseded
@@ -54,7 +54,7 @@ $$;
 
 create or replace function bridge.let_go(p_seq bigint, p_id uuid, p_key text, p_status text, p_chord text, p_index integer, p_webhook boolean,
     p_batch uuid)
-  returns void language plpgsql set search_path = '' as $$
+  returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job has just ended: free its unique key, count it in its chord, release its children, end its batch, tell those who wait for it or are
   -- to be called back, forget its checkpoint when it succeeded.
 declare
@@ -94,7 +94,7 @@ $$;
 
 create or replace function bridge.end_job(p_seq bigint, p_status text, p_result json, p_error json, p_outcome jsonb, p_attempts integer,
     p_started_at timestamptz, p_run uuid, p_worker uuid, p_progress json)
-  returns void language plpgsql set search_path = '' as $$
+  returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Move a job that has left its place into history, and let go what waited for it.
 declare
   v_id uuid;
@@ -134,7 +134,7 @@ end
 $$;
 
 create or replace function bridge.keep_late(p_seq bigint, p_run uuid, p_result json, p_error json) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- A run ended after something had superseded it: its outcome is kept in the history of attempts, never on the row.
 begin
   insert into bridge.attempt (id, seq, attempt, run, ended_at, outcome, error, result, reason)
@@ -148,7 +148,7 @@ $$;
 
 create or replace function bridge.finish(p_seq bigint, p_run uuid, p_status text, p_result json default null, p_error json default null,
     p_outcome jsonb default null, p_token uuid default null)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off
+  returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
   -- End a job by the run that has it.
   --
@@ -197,7 +197,7 @@ $$;
 
 create or replace function bridge.note_attempt(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz,
     p_reason text default null)
-  returns bridge.job language plpgsql set search_path = '' as $$
+  returns bridge.job language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A run is over and its job is not: note the attempt. The old token dies with the row. A run that was lost, or released by a worker that
   -- stops, is no attempt that counts. Returns the job, whose place is to be found.
   --
@@ -217,7 +217,7 @@ end
 $$;
 
 create or replace function bridge.again(p_row bridge.inflight, p_outcome text, p_error json, p_run_at timestamptz) returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A run is over and its job is not: note the attempt, and put the job back where it waits.
 declare
   v_job constant bridge.job := bridge.note_attempt(p_row, p_outcome, p_error, p_run_at);
@@ -231,7 +231,7 @@ $$;
 
 create or replace function bridge.fail(p_seq bigint, p_run uuid, p_error json, p_final boolean default false, p_outcome jsonb default null,
     p_token uuid default null)
-  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A run failed: try again as its job's policy says, or end it as failed.
   --
   --   p_error    {"type", "message", "traceback"}; with "retry_after", seconds, the next attempt is due then and not after the backoff
@@ -253,7 +253,7 @@ $$;
 
 create or replace function bridge.end_delivery(p_seq bigint, p_token uuid, p_worker uuid, p_status text, p_error json,
     p_final boolean default true, p_outcome jsonb default null)
-  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A worker's main process ends a delivery: one that never ran (expired, revoked, a task that nobody knows), or a run of its own
   -- child (a hard time limit, a terminated task). It cannot end what runs elsewhere.
   --
@@ -282,7 +282,7 @@ end
 $$;
 
 create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text) returns text language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The process that had this delivery is dead. What it ran is due again at once, without backoff, at most max_losses times; what it had
   -- not begun is due again uncharged. The token changes, so that nothing of the old delivery can start or write any more.
   --

@@ -1,7 +1,7 @@
 -- What people do to jobs and queues. A job is looked for where it waits, in the direction in which it moves; one that keeps moving
 -- is looked for again.
 
-create or replace function bridge.leave_ready(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.leave_ready(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job that is due out of the place where it waits for a claim. Returns false when it is elsewhere, or in other hands.
 begin
   delete from bridge.ready r where r.seq = p_seq;
@@ -12,7 +12,7 @@ begin
 end
 $$;
 
-create or replace function bridge.leave_delivery(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.leave_delivery(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job that is on its way out of its flight, its delivery with it. Returns false when it runs, is elsewhere, or in other hands.
 begin
   delete from bridge.inflight f where f.seq = p_seq and f.state <> 'running';
@@ -20,14 +20,14 @@ begin
 end
 $$;
 
-create or replace function bridge.leave_due(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.leave_due(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job that is due and has not started out of its place, its delivery with it. Returns false when it is none, or in other hands.
 begin
   return bridge.leave_ready(p_seq) or bridge.leave_delivery(p_seq);
 end
 $$;
 
-create or replace function bridge.leave_unpublished(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.leave_unpublished(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job out of the place where it waits in Postgres alone. Returns false when it is on its way, runs, has ended, or is in other hands.
 begin
   delete from bridge.blocked b where b.seq = p_seq;
@@ -38,14 +38,14 @@ begin
 end
 $$;
 
-create or replace function bridge.leave_waiting(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.leave_waiting(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job out of the place where it waits, its delivery with it. Returns false when it runs, has ended, or is in other hands.
 begin
   return bridge.leave_unpublished(p_seq) or bridge.leave_delivery(p_seq);
 end
 $$;
 
-create or replace function bridge.leave_late(p_seq bigint) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.leave_late(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job whose time is over out of the place where it waits. Returns false when it runs, has ended, is just being published, or may
   -- have been taken by a worker that reports nothing.
 begin
@@ -57,7 +57,7 @@ end
 $$;
 
 create or replace function bridge.cancel_job(p_id uuid, p_terminate boolean, p_signal text) returns text language plpgsql
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- What bridge.cancel and bridge.revoke have in common. Returns as bridge.cancel; null when there is no such job.
 declare
   v_seq bigint;
@@ -85,7 +85,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_signal(p_signal text) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_signal(p_signal text) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what is no signal: a worker could only complain about it.
 begin
   if p_signal is null or p_signal !~ '^((SIG)?[A-Z][A-Z0-9]*|[1-9][0-9]?)$' then
@@ -95,7 +95,7 @@ end
 $$;
 
 create or replace function bridge.cancel(id uuid, terminate boolean default true, signal text default 'TERM') returns text language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Cancel a job. What waits is cancelled here and now, also when its message is in the broker already: the start fence refuses it.
   --
   --   terminate  stop what runs: its worker is notified, and told again by the answer to its next report; false lets it come to its end,
@@ -121,7 +121,7 @@ end
 $$;
 
 create or replace function bridge.cancel_one(p_id uuid, p_terminate boolean, p_signal text, p_patient boolean) returns text language plpgsql
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Cancel one of many: its end must not keep the others from theirs.
   --
   --   p_patient  wait for a transaction that is completing its run, 2 s at most
@@ -145,7 +145,7 @@ end
 $$;
 
 create or replace function bridge.cancel_jobs(filter jsonb, dry_run boolean default false, terminate boolean default true, signal text default 'TERM')
-  returns jsonb language plpgsql security definer set search_path = '' set jit = off as $$
+  returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Cancel the jobs that a filter chooses, of those that have not ended: as bridge.cancel does, the first made first, at most max_jobs. One
   -- whose run is just being completed is passed by, the first of them after 2 s.
   --
@@ -175,21 +175,21 @@ end
 $$;
 
 create or replace function bridge.note_job(p_id uuid, p_action text, p_by text, p_note text, p_attempts integer, p_before jsonb default null)
-  returns void language sql set search_path = ''
+  returns void language sql set search_path = pg_catalog, pg_temp
   -- Note in a job's history what a person did to it. Who is not named is the role of the session.
   begin atomic
     insert into bridge.job_note (id, at, action, by, note, attempts, before)
     values (p_id, clock_timestamp(), p_action, coalesce(p_by, session_user), p_note, p_attempts, p_before);
   end;
 
-create or replace function bridge.as_at_first(p_headers json) returns json language sql immutable set search_path = ''
+create or replace function bridge.as_at_first(p_headers json) returns json language sql immutable set search_path = pg_catalog, pg_temp
   -- The headers of a Celery message that is to be sent anew: it has not been retried, and what it expired by is over.
   return case when p_headers->>'expires' is not null or p_headers->>'retries' <> '0'
     then (p_headers::jsonb || '{"expires": null, "retries": 0}')::json else p_headers end;
 
 create or replace function bridge.reopen(p_old bridge.finished, p_action text, p_by text, p_note text, p_before jsonb default null,
     p_more integer default null)
-  returns bigint language plpgsql set search_path = '' as $$
+  returns bigint language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Let an ended job live again, under its id, with all its attempts before it and without a deadline. Its caller has taken it out of
   -- `finished` and its unique key again (bridge.retake_key), and may have changed its content.
   --
@@ -228,7 +228,7 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_taken(p_old bridge.finished, p_other uuid) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.refuse_taken(p_old bridge.finished, p_other uuid) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Refuse to run a job again beside another that has its unique key; null for none. Errors  JB003
 begin
   if p_other is not null then
@@ -239,7 +239,7 @@ end
 $$;
 
 create or replace function bridge.retry(id uuid, by text default null, note text default null) returns text language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Run an ended job again, under the same id, with all its attempts before it; or a scheduled one at once.
   --
   --   by    who does it, for the history; the role of the session where nobody is named
@@ -276,21 +276,21 @@ begin
 end
 $$;
 
-create or replace function bridge.wait_for(p_ids uuid[]) returns void language sql security definer set search_path = ''
+create or replace function bridge.wait_for(p_ids uuid[]) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Ask to be notified on channel bridge_done when one of these jobs ends. The caller listens first, then looks at the jobs, then waits.
   begin atomic
     insert into bridge.waiter (id, registered_at) select i, clock_timestamp() from unnest(p_ids) i
     on conflict (id) do update set registered_at = excluded.registered_at;
   end;
 
-create or replace function bridge.forget_waiter(p_ids uuid[]) returns void language sql security definer set search_path = ''
+create or replace function bridge.forget_waiter(p_ids uuid[]) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Stop asking. Another who waits for the same job falls back to looking now and then.
   begin atomic
     delete from bridge.waiter where id = any (p_ids);
   end;
 
 create or replace function bridge.never_ran(p_id uuid, p_task_id text, p_task text, p_queue text, p_args json, p_kwargs json, p_error json)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A task that waited for one that failed (a later step of a chain, the body of a chord) will never run: a row says so, under the id
   -- that its caller has in hand. It is cancelled, like a job whose parent failed, so that redriving what failed does not run it by itself:
   -- when the parent is run again and succeeds, the task is enqueued anew under this id.

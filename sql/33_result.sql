@@ -3,7 +3,7 @@
 
 create or replace function bridge.store_result(p_id uuid, p_task_id text, p_state text, p_result json default null, p_error json default null,
     p_outcome jsonb default null, p_expires interval default null)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Note a state of a task id that does not come from the run of its job.
   --
   --   p_state    Celery's word (SUCCESS, FAILURE, RETRY …), or one of the user's own
@@ -34,7 +34,7 @@ create or replace function bridge.results(p_ids uuid[], p_arguments boolean defa
   returns table (id uuid, task_id text, status text, state text, result text, error text, outcome text, progress text, task text, queue text,
     worker text, pid integer, attempts integer, headers text, args text, kwargs text, payload bytea, content_type text, content_encoding text,
     done_at timestamptz)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- What is known of task ids: one row for each that is known at all, by one statement, so that a job that moves is seen in one place.
   --
   --   p_arguments  also args, kwargs and payload, which may be large
@@ -74,7 +74,7 @@ begin
 end
 $$;
 
-create or replace function bridge.forget(p_id uuid) returns boolean language plpgsql security definer set search_path = ''
+create or replace function bridge.forget(p_id uuid) returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Forget the result of a task id, as Celery's forget means it. A finished job's row stays, with its status and error, for people to see. A part
   -- that its chord still waits for is kept.
@@ -94,25 +94,25 @@ end
 $$;
 
 create or replace function bridge.save_group(p_id uuid, p_members json, p_expires interval default null) returns void language sql
-  security definer set search_path = ''
+  security definer set search_path = pg_catalog, pg_temp
   -- Keep the members of a group, for whoever restores it by its id.
   begin atomic
     insert into bridge.saved_group (id, members, expires_at) values (p_id, p_members, clock_timestamp() + p_expires)
     on conflict (id) do update set members = excluded.members, expires_at = excluded.expires_at;
   end;
 
-create or replace function bridge.restore_group(p_id uuid) returns text language sql stable security definer set search_path = ''
+create or replace function bridge.restore_group(p_id uuid) returns text language sql stable security definer set search_path = pg_catalog, pg_temp
   -- The members of a saved group; null when nobody saved it, or its time is over.
   return (select g.members::text from bridge.saved_group g where g.id = p_id and coalesce(g.expires_at > clock_timestamp(), true));
 
-create or replace function bridge.delete_group(p_id uuid) returns void language sql security definer set search_path = ''
+create or replace function bridge.delete_group(p_id uuid) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Forget a saved group; its members stay.
   begin atomic
     delete from bridge.saved_group where id = p_id;
   end;
 
 create or replace function bridge.clean_results(p_now timestamptz default clock_timestamp(), p_limit integer default 10000) returns integer
-  language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Delete stored results and saved groups whose time is over, oldest first. Results of jobs go with their day.
   --
   -- Returns  how many

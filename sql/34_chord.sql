@@ -2,7 +2,7 @@
 -- a new transaction: of parts that end at once, the last to commit sees the others. Where nobody looked, the sweep asks a worker to join.
 
 create or replace function bridge.begin_chord(p_id text, p_body json, p_members json, p_queue text, p_expires interval) returns void
-  language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Expect the parts of a chord, before the first of them is enqueued. A chord that is applied again begins anew.
   --
   --   p_expires  for how long it waits for them; null for as long as ended jobs are kept
@@ -21,26 +21,26 @@ begin
 end
 $$;
 
-create or replace function bridge.size_chord(p_id text, p_size integer) returns void language sql security definer set search_path = ''
+create or replace function bridge.size_chord(p_id text, p_size integer) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Say how many parts the header has, before the last of them is enqueued. Celery also says it of a group that ends a part; the members
   -- of that count in the whole chord.
   begin atomic
     update bridge.chord set size = p_size where id = p_id;
   end;
 
-create or replace function bridge.grow_chord(p_id text) returns void language sql security definer set search_path = ''
+create or replace function bridge.grow_chord(p_id text) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Expect one part more: a part that runs adds it.
   begin atomic
     update bridge.chord set added = added + 1 where id = p_id;
   end;
 
-create or replace function bridge.end_part(p_chord text, p_id uuid, p_index integer) returns void language sql security definer set search_path = ''
+create or replace function bridge.end_part(p_chord text, p_id uuid, p_index integer) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Count a part that has no job here; its result is stored already.
   begin atomic
     insert into bridge.chord_part (chord, id, "index", at) values (p_chord, p_id, p_index, clock_timestamp()) on conflict do nothing;
   end;
 
-create or replace function bridge.ask_to_join(p_chord text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.ask_to_join(p_chord text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A part has ended where no worker looks afterwards: have the sweep look soon. Never waits: a chord in other hands is looked at anyway.
 begin
   update bridge.chord c set looked_at = '-infinity'
@@ -48,7 +48,7 @@ begin
 end
 $$;
 
-create or replace function bridge.is_chord_complete(p_id text) returns boolean language plpgsql stable security definer set search_path = ''
+create or replace function bridge.is_chord_complete(p_id text) returns boolean language plpgsql stable security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Whether all parts of a chord have ended and nobody has joined it.
 declare
@@ -60,7 +60,7 @@ end
 $$;
 
 create or replace function bridge.take_chord(p_id text) returns table (body text, members text, parts uuid[]) language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Take a complete chord, to enqueue its body in the same transaction: the body is enqueued once, or the chord is still there.
   --
   -- Returns  the parts in the order of the header; no row when it is not complete, was joined, or is in other hands
@@ -80,7 +80,7 @@ begin
 end
 $$;
 
-create or replace function bridge.sweep_chords(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.sweep_chords(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have chords joined whose parts have all ended and whom nobody joined: the last part was cancelled, or its worker died just then.
   -- Each chord is looked at every 10 seconds at most, and at once when somebody asked.
   --
@@ -106,7 +106,7 @@ end
 $$;
 
 create or replace function bridge.clean_chords(p_now timestamptz, p_limit integer default 10000) returns integer language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Forget chords whose time is over and none of whose parts is still to run, and parts of a day ago that no chord waits for. Returns
   -- how many.
   --

@@ -1,7 +1,7 @@
 -- What a worker that stops gives back: deliveries that it has not begun, and runs that its stopping broke off.
 
 create or replace function bridge.release(p_tokens uuid[]) returns integer language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A worker that stops gives back the deliveries it holds and has not begun: they are due again at once, uncharged. Their tokens die with
   -- the rows, so a message that it still puts back into the broker is a copy that starts nothing.
   --
@@ -19,7 +19,7 @@ begin
 end
 $$;
 
-create or replace function bridge.stop_worker(p_id uuid) returns integer language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.stop_worker(p_id uuid) returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- A worker says good-bye. Its processes have ended: what it held, and runs that its stopping broke off, are due again at once and cost
   -- neither an attempt nor a loss.
   --

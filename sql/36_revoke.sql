@@ -2,7 +2,7 @@
 -- chain enqueues its later steps when the steps before them have ended.
 
 create or replace function bridge.revoke(p_ids uuid[], p_terminate boolean default false, p_signal text default 'TERM') returns integer
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Celery's revoke of ids: as bridge.cancel, and an id that is not there yet (a later step of a chain) is remembered for the setting
   -- revoke_memory.
   --
@@ -27,7 +27,7 @@ end
 $$;
 
 create or replace function bridge.has_stamp(p_headers json, p_header text, p_stamp jsonb) returns boolean language sql immutable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Whether a message's headers carry this stamp: alone, or in a list.
   begin atomic
     select coalesce(s.stamps = p_stamp or s.stamps @> jsonb_build_array(p_stamp), false)
@@ -35,7 +35,7 @@ create or replace function bridge.has_stamp(p_headers json, p_header text, p_sta
   end;
 
 create or replace function bridge.revoke_stamped(p_stamps jsonb, p_terminate boolean default false, p_signal text default 'TERM') returns integer
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Celery's revoke_by_stamped_headers: cancel the live jobs that carry one of these stamps, and for the setting revoke_memory also those
   -- that are enqueued later.
   --
@@ -61,7 +61,7 @@ end
 $$;
 
 create or replace function bridge.take_revoke(p_id uuid, p_headers json, p_now timestamptz) returns boolean language plpgsql
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Whether a job that comes now was revoked before: by its id, which is forgotten with that, or by a stamp.
 begin
   -- The setting is read only where there is something to forget: every call asks this.
@@ -72,7 +72,7 @@ begin
 end
 $$;
 
-create or replace function bridge.heed_revoke(p_id uuid) returns boolean language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.heed_revoke(p_id uuid) returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Asked by a worker that remembers a revoke of this id, or of a stamp: does the row say so too? A job that was retried since is not
   -- refused. A revoke that came while the job was being enqueued is caught up with.
 begin
@@ -85,7 +85,7 @@ end
 $$;
 
 create or replace function bridge.purge(queue text, max_jobs integer default 1000, out cancelled integer, out published integer) returns record
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Cancel the jobs of a queue that have not started, wherever they wait: what is purged from the broker alone would be published again.
   --
   --   max_jobs  most jobs of one call: call it until it cancels fewer

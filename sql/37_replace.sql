@@ -3,7 +3,7 @@
 
 create or replace function bridge.renew(p_seq bigint, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json, p_embed json,
     p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_size integer, p_expires_at timestamptz)
-  returns void language sql set search_path = ''
+  returns void language sql set search_path = pg_catalog, pg_temp
   -- Give a live job, which its caller has taken out of its place, the content of its next attempt. A job made in SQL has its rank from
   -- there, and its message no word of it: only a priority that changed moves it. A deadline went out as the message's expiry, which
   -- a next attempt gives back as its own.
@@ -19,7 +19,7 @@ create or replace function bridge.renew(p_seq bigint, p_task text, p_queue text,
 create or replace function bridge.retry_run(p_seq bigint, p_run uuid, p_task text, p_queue text, p_rank smallint, p_args json, p_kwargs json,
     p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json, p_expires_at timestamptz,
     p_run_at timestamptz, p_error json default null, p_token uuid default null)
-  returns boolean language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A run asks for its own next attempt (Celery's self.retry and replace): new content, same id, attempt n becomes n + 1 in one step.
   -- It must not be called inside the user's transaction, which the Retry exception would roll back.
   --
@@ -52,7 +52,7 @@ end
 $$;
 
 create or replace function bridge.mark_replaced(p_seq bigint, p_run uuid, p_token uuid) returns void language sql security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- A run is about to enqueue the first of the tasks that replace it. Before they exist: the last may come while the run still ends.
   begin atomic
     insert into bridge.replaced (seq, since) select i.seq, clock_timestamp() from bridge.inflight i
@@ -61,7 +61,7 @@ create or replace function bridge.mark_replaced(p_seq bigint, p_run uuid, p_toke
   end;
 
 create or replace function bridge.step_aside(p_seq bigint, p_run uuid, p_token uuid) returns boolean language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A run that has replaced itself is over: its job is blocked until the task comes that has its id.
   --
   -- Returns  false when that has come already, or the run was superseded otherwise
@@ -82,7 +82,7 @@ begin
 end
 $$;
 
-create or replace function bridge.take_replaced(p_id uuid) returns bigint language plpgsql set search_path = '' as $$
+create or replace function bridge.take_replaced(p_id uuid) returns bigint language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job whose run has replaced itself out of its place, for the task that has its id now.
   --
   -- Returns  its number; null when there is no such job, its run is being repeated and will replace itself anew, or somebody has
@@ -116,7 +116,7 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_replacement(p_seq bigint, p_id uuid) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.refuse_replacement(p_seq bigint, p_id uuid) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job was cancelled whose run has replaced itself: the task that has its id comes later, and finds that it was revoked.
 begin
   delete from bridge.replaced r where r.seq = p_seq;
@@ -126,7 +126,7 @@ begin
 end
 $$;
 
-create or replace function bridge.forget_replaced(p_limit integer) returns void language sql set search_path = ''
+create or replace function bridge.forget_replaced(p_limit integer) returns void language sql set search_path = pg_catalog, pg_temp
   -- Marks of jobs that have ended all the same.
   begin atomic
     delete from bridge.replaced r where r.seq = any (array (

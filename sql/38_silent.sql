@@ -1,7 +1,7 @@
 -- Workers without our plugin, as there are on the first day of a move and when one is forgotten. They run jobs and report nothing. A job
 -- that one of them may have taken is never published again by itself: it would run for ever. It is set aside until somebody decides.
 
-create or replace function bridge.may_look() returns boolean language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.may_look() returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Whether the caller should ask all workers now who consumes which queue: something is in flight, and nobody has asked within the
   -- last 4 seconds. Of several drainers one gets true.
 begin
@@ -12,7 +12,7 @@ end
 $$;
 
 create or replace function bridge.note_silent(p_names text[], p_queues text[]) returns void language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Keep what a look has seen, as far as it is of use: the workers without our plugin, none or more. One that has it runs nothing that
   -- it has not started in Postgres, so that what it lets fall may be published again.
   --
@@ -27,7 +27,7 @@ end
 $$;
 
 create or replace function bridge.set_aside(p_tokens uuid[]) returns table (queue text, jobs bigint) language plpgsql security definer
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Give up waiting for published jobs whose messages are gone where a worker may have taken them that reports nothing. They stay
   -- published, outside of the window, and show in unreported_jobs. Should such a message come back, it starts its job as ever.
   --
@@ -47,7 +47,7 @@ end
 $$;
 
 create or replace function bridge.settle_unreported(ran boolean, task text default null, queue text default null, max_jobs integer default 1000)
-  returns integer language plpgsql security definer set search_path = '' as $$
+  returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Say what became of jobs that workers without our plugin took (see unreported_jobs), oldest first.
   --
   --   ran          true: they ran; each ends as succeeded, without a result, and what waits for it goes on

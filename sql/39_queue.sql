@@ -2,7 +2,7 @@
 -- nothing and no worker has to know.
 
 create or replace function bridge.scope(p_queue text, p_task text, p_everything boolean, out kind text, out name text) language plpgsql immutable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- What is meant: one queue, one task, or everything.
   --
   -- Errors  JB001 when it is not exactly one of them, or no name that a queue or task can have
@@ -19,7 +19,7 @@ begin
 end
 $$;
 
-create or replace function bridge.may_claim(p_queue text) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.may_claim(p_queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Announce a claim of a queue until its transaction ends, so that a pause can wait for it; see bridge.hold_claims.
   --
   -- Returns  false while somebody is pausing or resuming what the queue belongs to, or judges the probes of a breaker
@@ -31,7 +31,7 @@ begin
 end
 $$;
 
-create or replace function bridge.hold_claims(p_kind text, p_name text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.hold_claims(p_kind text, p_name text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Wait for the claims that are under way, and keep further ones waiting until this transaction ends: then none can have slipped
   -- through between a pause and its commit. Two who pause and resume the same take turns.
   --
@@ -41,7 +41,7 @@ begin
 end
 $$;
 
-create or replace function bridge.take_back(p_kind text, p_name text) returns integer language plpgsql set search_path = '' set enable_seqscan = off
+create or replace function bridge.take_back(p_kind text, p_name text) returns integer language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set jit = off as $$
   -- Put jobs that are published, or being published, and not started back where they wait in Postgres. Their tokens are gone with that, so
   -- the messages that are out there start nothing. What a worker that reports nothing may have taken stays as it is.
@@ -65,7 +65,7 @@ begin
 end
 $$;
 
-create or replace function bridge.set_gate(p_kind text, p_name text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.set_gate(p_kind text, p_name text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have the gate hold a task as far as bridge.paused says; queues, and everything, are held by the claim itself.
 declare
   v_gate constant text := 'task ' || case when length(p_name) > 150 then left(p_name, 100) || ' ' || md5(p_name) else p_name end;
@@ -86,7 +86,7 @@ begin
 end
 $$;
 
-create or replace function bridge.wake(p_kind text, p_name text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.wake(p_kind text, p_name text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Tell drainers that jobs may go out again which were held back; of a task the gate tells them.
 begin
   if p_kind = 'queue' then
@@ -99,7 +99,7 @@ $$;
 
 create or replace function bridge.pause(queue text default null, task text default null, everything boolean default false,
     hard boolean default false, reason text default null)
-  returns integer language plpgsql security definer set search_path = '' as $$
+  returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Publish nothing more of a queue, a task or everything until it is resumed. When this has committed, nothing more is claimed.
   --
   --   queue, task, everything  what to pause: one of them
@@ -123,7 +123,7 @@ end
 $$;
 
 create or replace function bridge.resume(queue text default null, task text default null, everything boolean default false)
-  returns boolean language plpgsql security definer set search_path = '' as $$
+  returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- End a pause, and wake the drainers. Each pause is ended by itself: a queue that was paused before everything was stays paused.
   --
   --   queue, task, everything  what to resume: one of them
@@ -145,7 +145,7 @@ end
 $$;
 
 create or replace function bridge.set_window(queue text, jobs integer default null) returns void language plpgsql security definer
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Give a queue a window of its own: how many of its jobs may be published and not started.
   --
   --   jobs  0: no bound; null: the setting window, as for every other queue
@@ -165,7 +165,7 @@ $$;
 
 create or replace function bridge.drain_state(queues text[] default null)
   returns table (queue text, paused boolean, publishing bigint, published bigint, running bigint, oldest_started_at timestamptz)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- What of these queues is still with drainers, the broker and workers: a queue is drained when all three are 0.
   --
   --   queues  their names; null for every queue that has something in flight

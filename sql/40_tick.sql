@@ -1,7 +1,7 @@
 -- The tick: everything that time brings about, in short pages. Any number of sources may call it; one at a time does the work.
 
 create or replace function bridge.move_due(p_limit integer, p_now timestamptz) returns integer language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Make scheduled jobs ready whose time has come, earliest first.
 declare
   v_seqs bigint[];
@@ -20,7 +20,7 @@ end
 $$;
 
 create or replace function bridge.expire_due(p_limit integer, p_now timestamptz) returns integer language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- End jobs as expired that were not started in time.
 declare
   v_seq bigint;
@@ -41,7 +41,7 @@ end
 $$;
 
 create or replace function bridge.unclaim_dead(p_limit integer, p_now timestamptz) returns integer language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Free what a drainer claimed and did not mark within the lease: it died on the way. What a living worker has in hand arrived, and is
   -- left to it.
 declare
@@ -56,7 +56,7 @@ begin
 end
 $$;
 
-create or replace function bridge.note_unheld(p_now timestamptz) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.note_unheld(p_now timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Remember since when a living worker has not named a run that is its own; forget it for runs that it names again. A finish may be on
   -- its way, so one report proves nothing.
   --
@@ -73,7 +73,7 @@ end
 $$;
 
 create or replace function bridge.reap_workers(p_now timestamptz, p_steady_since timestamptz, p_limit integer) returns integer language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Take their deliveries from workers that are dead, and from living ones that no longer know of them.
   --
   --   p_steady_since  since when ticks have come without a gap: after an outage nobody is dead until there was time to report
@@ -115,7 +115,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_now(p_now timestamptz) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.check_now(p_now timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Refuse a moment that is not now: in a time that has not come workers are lost and jobs expire, and nothing brings them back. Whoever has
   -- the rights of the schema's owner may let time pass.
   --
@@ -130,7 +130,7 @@ end
 $$;
 
 create or replace function bridge.sweep(p_limit integer default 1000, p_now timestamptz default clock_timestamp()) returns jsonb
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Recover what dead processes left behind: claims, runs, deliveries, children, chords. The tick calls it; by hand it does no harm.
   --
   -- Returns  how many of each
@@ -148,7 +148,7 @@ end
 $$;
 
 create or replace function bridge.tick(p_source text default 'manual', p_limit integer default 2000, p_now timestamptz default clock_timestamp())
-  returns jsonb language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Do what time has brought about since the last tick. Safe to call from anywhere at any rate.
   --
   --   p_source  who calls: pg_cron, drainer, manual; the doctor shows it
@@ -189,7 +189,7 @@ begin
 end
 $$;
 
-create or replace function bridge.tick_if_late(p_source text) returns jsonb language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.tick_if_late(p_source text) returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Tick only where nobody else does: when another's last tick is older than twice its interval (pg_cron by seconds calls every 2), or
   -- ours is one interval old.
   --

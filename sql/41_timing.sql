@@ -24,7 +24,7 @@ end
 $$;
 
 create or replace function bridge.refuse_cron(p_cron text, p_position integer, p_what text, p_hint text) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse an expression by the character from which on it cannot be read.
 begin
   perform bridge.refuse(format('cron %L, character %s: %s', p_cron, p_position, p_what), p_hint);
@@ -32,7 +32,7 @@ end
 $$;
 
 create or replace function bridge.cron_number(p_cron text, p_position integer, p_word text, p_field integer) returns integer
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- A number or a name (at least its first three letters) of one field, 1 to 5.
 declare
   v_kind constant text := (array['minute', 'hour', 'day of the month', 'month', 'day of the week'])[p_field];
@@ -62,7 +62,7 @@ end
 $$;
 
 create or replace function bridge.cron_part(p_cron text, p_position integer, p_part text, p_field integer) returns integer[]
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The numbers that one element of a field's list means; -1 stands for the last day of the month.
 declare
   v_words constant text[] := regexp_match(p_part, '^(?:(\*)|([^*/-]+)(?:-([^*/-]+))?)(?:/([0-9]{1,4}))?$');
@@ -98,7 +98,7 @@ end
 $$;
 
 create or replace function bridge.cron_field(p_cron text, p_position integer, p_text text, p_field integer) returns integer[]
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The numbers that one field means, each once, in their order.
 declare
   v_position integer := p_position;
@@ -119,7 +119,7 @@ begin
 end
 $$;
 
-create or replace function bridge.cron_interval(p_cron text) returns bigint language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.cron_interval(p_cron text) returns bigint language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The seconds of "30 seconds", "every 15 minutes", "every day"; null when it is no interval.
 declare
   v_words constant text[] := regexp_match(btrim(lower(p_cron)), '^(every\s+)?(?:([0-9]{1,9})\s*)?(s|sec|second|m|min|minute|h|hour|d|day|w|week)s?$');
@@ -140,7 +140,7 @@ begin
 end
 $$;
 
-create or replace function bridge.parse_cron(p_cron text) returns bridge.cron_plan language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.parse_cron(p_cron text) returns bridge.cron_plan language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Read an expression: five fields, @hourly and its like, "30 seconds", "every 15 minutes".
   --
   -- Errors  JB001 with the character from which on it cannot be read
@@ -188,7 +188,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_zone(p_zone text) returns text language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_zone(p_zone text) returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what is no name of the tz database. Postgres takes more, but an offset as UTC+3 means the opposite of what it seems to.
   --
   -- Returns  the name as the database spells it
@@ -216,7 +216,7 @@ end
 $$;
 
 create or replace function bridge.next_time(p_plan bridge.cron_plan, p_day date, p_after timestamp) returns timestamp language plpgsql immutable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The first time of one day, by the clock on the wall, after another; null when the day has none left.
 declare
   v_hour integer := -1;
@@ -239,7 +239,7 @@ end
 $$;
 
 create or replace function bridge.clock_change(p_zone text, p_from timestamptz, p_minutes integer) returns timestamptz language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The moment at which a zone's clock is set, to the minute, where it is set once within so many minutes from a moment on.
 declare
   v_before constant interval := (p_from at time zone p_zone) - (p_from at time zone 'UTC');
@@ -262,7 +262,7 @@ end
 $$;
 
 create or replace function bridge.day_slot(p_plan bridge.cron_plan, p_zone text, p_day date, p_after timestamptz) returns timestamptz
-  language plpgsql stable set search_path = '' as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The first slot of one local day after a moment; null when the day has none left.
 declare
   v_from constant timestamptz := (p_day::timestamp at time zone p_zone) - interval '3 hours';
@@ -291,7 +291,7 @@ end
 $$;
 
 create or replace function bridge.next_slot(p_plan bridge.cron_plan, p_zone text, p_after timestamptz, p_anchor timestamptz default 'epoch')
-  returns timestamptz language plpgsql stable set search_path = '' as $$
+  returns timestamptz language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The first slot after a moment: days that match are tried one after the other. (Until 2011 there was a clock that was set back over a
   -- midnight which it had passed, in Newfoundland; there, that day's order would be another.)
   --
@@ -328,7 +328,7 @@ end
 $$;
 
 create or replace function bridge.last_slot(p_plan bridge.cron_plan, p_zone text, p_until timestamptz, p_anchor timestamptz default 'epoch')
-  returns timestamptz language plpgsql stable set search_path = '' as $$
+  returns timestamptz language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The last slot up to a moment, that moment included; null when there is none in 41 years. Looks back twice as far each time, then
   -- halves the way to it.
 declare
@@ -363,7 +363,7 @@ end
 $$;
 
 create or replace function bridge.next_runs(cron text, timezone text default 'UTC', n integer default 5, after timestamptz default now())
-  returns setof timestamptz language plpgsql stable security definer set search_path = '' as $$
+  returns setof timestamptz language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- Preview: the next moments at which an expression is due.
   --
   --   cron      as in bridge.schedule

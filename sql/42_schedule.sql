@@ -117,12 +117,12 @@ begin
 end
 $$;
 
-create or replace function bridge.schedule_clock() returns timestamptz language sql volatile set search_path = ''
+create or replace function bridge.schedule_clock() returns timestamptz language sql volatile set search_path = pg_catalog, pg_temp
   -- The moment at which a schedule is changed, or run by hand: the one clock of schedules that no caller passes in. Who rehearses weeks in
   -- a database of his own replaces it there.
   return clock_timestamp();
 
-create or replace function bridge.check_schedule(p_schedule bridge.schedule) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_schedule(p_schedule bridge.schedule) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a schedule whose job could never be made, before it is written.
 begin
   if p_schedule.name is null or p_schedule.name !~ '^[^\s[:cntrl:]]([^[:cntrl:]]{0,198}[^\s[:cntrl:]])?$' then
@@ -159,7 +159,7 @@ end
 $$;
 
 create or replace function bridge.first_slot(p_schedule bridge.schedule, p_after timestamptz) returns timestamptz language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The first slot of a schedule after a moment, within its start and end; null when it is paused or has none.
 declare
   v_slot timestamptz;
@@ -173,7 +173,7 @@ begin
 end
 $$;
 
-create or replace function bridge.plan_schedule() returns trigger language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.plan_schedule() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Before a schedule is written, by whatever statement: refuse what cannot work, and find the next slot where the timing changed. A slot
   -- that is due already stays due, within start and end: it belongs to the time before the change. What fell into a pause is gone.
 declare
@@ -217,7 +217,7 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_like_name(p_name text) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.refuse_like_name(p_name text) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a name that people would take for that of another schedule. Errors  JB003
 declare
   v_plain constant text := regexp_replace(lower(p_name), '\s', '', 'g');
@@ -237,7 +237,7 @@ create or replace function bridge.schedule(
     ends_at timestamptz default null, overlap text default 'allow', missed text default 'once', missed_within interval default '7 days',
     enabled boolean default null, expected_duration interval default null,
     function text default null, webhook jsonb default null)
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Make a schedule, or give the one of this name these values; saying the same again changes nothing.
   --
   --   name           its name; one that differs from another in case or blanks alone is refused
@@ -293,7 +293,7 @@ begin
 end
 $$;
 
-create or replace function bridge.schedule_named(p_name text) returns bridge.schedule language plpgsql set search_path = '' as $$
+create or replace function bridge.schedule_named(p_name text) returns bridge.schedule language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A schedule by its name, locked against the tick. JB002 when there is none.
 declare
   v_schedule bridge.schedule;
@@ -309,7 +309,7 @@ begin
 end
 $$;
 
-create or replace function bridge.unschedule(name text) returns boolean language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.unschedule(name text) returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Remove a schedule. Jobs that it made go on, a run that waits does not come; the log of its runs stays.
   --
   -- Returns  false when there was none of this name
@@ -325,7 +325,7 @@ begin
 end
 $$;
 
-create or replace function bridge.pause_schedule(name text) returns void language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.pause_schedule(name text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Let a schedule make no jobs until it is resumed. What it has made goes on.
   --
   -- Errors  JB002 when there is no such schedule
@@ -336,7 +336,7 @@ begin
 end
 $$;
 
-create or replace function bridge.resume_schedule(name text) returns timestamptz language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.resume_schedule(name text) returns timestamptz language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- End a pause. Slots that fell into it do not run.
   --
   -- Returns  the next slot; null when it has none
@@ -349,7 +349,7 @@ begin
 end
 $$;
 
-create or replace function bridge.run_schedule(name text) returns uuid language plpgsql security definer set search_path = ''
+create or replace function bridge.run_schedule(name text) returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Run a schedule now, whatever its time, also while it is paused. Its slots stay as they are.
   --
@@ -375,7 +375,7 @@ end
 $$;
 
 create or replace function bridge.next_runs_of(name text, n integer default 5) returns setof timestamptz language plpgsql stable security definer
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Preview: the next slots of a schedule, its start and end observed; of a paused one those that it would have.
   --
   -- Errors  JB002 when there is no such schedule, JB001 n out of bounds

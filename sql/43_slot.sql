@@ -2,7 +2,7 @@
 
 create or replace function bridge.add_run(p_schedule text, p_slot timestamptz, p_trigger text, p_now timestamptz, p_status text default 'open',
     p_reason text default null)
-  returns bigint language sql set search_path = ''
+  returns bigint language sql set search_path = pg_catalog, pg_temp
   -- Note a run. Returns its number; null when this slot has one: whoever comes second does nothing.
   begin atomic
     insert into bridge.schedule_run (schedule, slot, trigger_type, status, reason, created_at, finished_at)
@@ -12,7 +12,7 @@ create or replace function bridge.add_run(p_schedule text, p_slot timestamptz, p
   end;
 
 create or replace function bridge.start_run(p_schedule bridge.schedule, p_run bigint, p_now timestamptz) returns uuid language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Make the job of a run: of a task, of the call of a function, or one that delivers a webhook. It carries the schedule's name and the slot as headers, which its task reads as self.request.bridge_schedule and
   -- self.request.bridge_slot.
 declare
@@ -44,7 +44,7 @@ begin
 end
 $$;
 
-create or replace function bridge.rows_of_call(p_options jsonb, p_result json) returns bigint language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.rows_of_call(p_options jsonb, p_result json) returns bigint language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The rows that a call says it made: the number that it returned. Null for what is no call, or no number of rows.
 begin
   if p_options ? 'call' and json_typeof(p_result) = 'number' and (p_result #>> '{}')::numeric between 0 and 1e18 then
@@ -54,7 +54,7 @@ begin
 end
 $$;
 
-create or replace function bridge.ended_runs(p_limit integer) returns bigint[] language plpgsql set search_path = '' set enable_seqscan = off
+create or replace function bridge.ended_runs(p_limit integer) returns bigint[] language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set enable_bitmapscan = off as $$
   -- Open runs whose jobs have ended, of those that are looked at: the oldest, because jobs end about in their order, and others from a
   -- place by chance. Where very many wait for workers, a tick looks at few of them, and at each after a while.
@@ -73,7 +73,7 @@ begin
 end
 $$;
 
-create or replace function bridge.settle_runs(p_schedule text, p_limit integer) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.settle_runs(p_schedule text, p_limit integer) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Write down how runs ended whose jobs are history now.
   --
   --   p_schedule  of this schedule, the oldest first; null: of all
@@ -103,7 +103,7 @@ begin
 end
 $$;
 
-create or replace function bridge.open_run(p_schedule text) returns uuid language plpgsql set search_path = '' as $$
+create or replace function bridge.open_run(p_schedule text) returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job of a schedule that has not ended; null when all have.
 begin
   perform bridge.settle_runs(p_schedule, 1000);
@@ -111,7 +111,7 @@ begin
 end
 $$;
 
-create or replace function bridge.cancel_open_runs(p_schedule text) returns uuid language plpgsql set search_path = '' as $$
+create or replace function bridge.cancel_open_runs(p_schedule text) returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Cancel what a schedule has made and has not ended, and what waits. Returns a job that still runs and was asked to stop; null when all
   -- is ended.
 begin
@@ -123,7 +123,7 @@ end
 $$;
 
 create or replace function bridge.run_slot(p_schedule bridge.schedule, p_slot timestamptz, p_trigger text, p_now timestamptz) returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Run one slot as the schedule's overlap policy says: make its job, let it wait, or skip it. What keeps the job from being made is
   -- noted, and keeps nobody else from his turn.
   --
@@ -158,7 +158,7 @@ end
 $$;
 
 create or replace function bridge.skip_missed(p_schedule text, p_from timestamptz, p_to timestamptz, p_why text, p_now timestamptz) returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Note once that slots were passed over: the first of them tells.
 begin
   perform bridge.add_run(p_schedule, p_from, 'catch_up', p_now, 'skipped', format('missed, and %s: the slots up to %s', p_why, p_to));
@@ -166,7 +166,7 @@ end
 $$;
 
 create or replace function bridge.pass_missed(p_schedule bridge.schedule, p_plan bridge.cron_plan, p_late timestamptz, p_now timestamptz)
-  returns timestamptz language plpgsql set search_path = '' as $$
+  returns timestamptz language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Deal with slots that passed while nothing ticked, as the schedule's policy says.
   --
   --   p_late  a slot up to then counts as missed
@@ -201,7 +201,7 @@ end
 $$;
 
 create or replace function bridge.fire(p_schedule bridge.schedule, p_limit integer, p_now timestamptz) returns integer language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Run the slots of one schedule that are due, and find the next.
   --
   --   p_limit  most slots in this tick; the next one goes on
@@ -235,7 +235,7 @@ exception when others then
 end
 $$;
 
-create or replace function bridge.fire_due(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.fire_due(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Run the slots that are due, the longest due first.
   --
   --   p_limit  most slots; of one schedule at most 100
@@ -258,7 +258,7 @@ begin
 end
 $$;
 
-create or replace function bridge.start_waiting(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.start_waiting(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Start runs that waited for one before, now that it has ended. Those of a paused schedule wait on. What keeps a job from being made is
   -- noted, and stops no tick.
 declare
@@ -284,7 +284,7 @@ begin
 end
 $$;
 
-create or replace function bridge.run_schedules(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = ''
+create or replace function bridge.run_schedules(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- The tick's step for schedules: note what ended, start what waited for that, run what is due. Returns how many slots were dealt with.
 begin

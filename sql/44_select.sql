@@ -13,15 +13,15 @@
 --   all                              true: nothing else chooses; an operation refuses a filter that says neither
 --   max_jobs                         most jobs, 1 to 100000, default 1000
 
-create or replace function bridge.live_statuses() returns text[] language sql immutable set search_path = ''
+create or replace function bridge.live_statuses() returns text[] language sql immutable set search_path = pg_catalog, pg_temp
   -- Of a job that has not ended.
   return array['blocked', 'scheduled', 'queued', 'published', 'running'];
 
-create or replace function bridge.final_statuses() returns text[] language sql immutable set search_path = ''
+create or replace function bridge.final_statuses() returns text[] language sql immutable set search_path = pg_catalog, pg_temp
   -- Of a job that has ended.
   return array['succeeded', 'failed', 'cancelled', 'expired'];
 
-create or replace function bridge.texts_of(p_filter jsonb, p_key text) returns text[] language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.texts_of(p_filter jsonb, p_key text) returns text[] language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- What a filter says under a key that takes a text or a list of texts; null when it says nothing.
   --
   -- Errors  JB001 when it says something else
@@ -44,7 +44,7 @@ begin
 end
 $$;
 
-create or replace function bridge.moment_of(p_filter jsonb, p_key text) returns timestamptz language plpgsql stable set search_path = '' as $$
+create or replace function bridge.moment_of(p_filter jsonb, p_key text) returns timestamptz language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- What a filter says under a key that takes a moment; null when it says nothing.
   --
   -- Errors  JB001 when it says something else
@@ -61,7 +61,7 @@ exception when data_exception then
 end
 $$;
 
-create or replace function bridge.uuids_of(p_filter jsonb, p_key text) returns uuid[] language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.uuids_of(p_filter jsonb, p_key text) returns uuid[] language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- What a filter says under a key that takes ids; null when it says nothing.
   --
   -- Errors  JB001 when one of them is no id
@@ -77,11 +77,11 @@ begin
 end
 $$;
 
-create or replace function bridge.patterns_of(p_filter jsonb, p_key text) returns text[] language sql immutable set search_path = ''
+create or replace function bridge.patterns_of(p_filter jsonb, p_key text) returns text[] language sql immutable set search_path = pg_catalog, pg_temp
   -- What a filter says under a key whose texts may have a * for anything, as patterns of LIKE; null when it says nothing.
   return (select array_agg(replace(regexp_replace(t, '([\\%_])', '\\\1', 'g'), '*', '%')) from unnest(bridge.texts_of(p_filter, p_key)) t);
 
-create or replace function bridge.check_max_jobs(p_count integer) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_max_jobs(p_count integer) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a number of jobs of one call that is none.
 begin
   if p_count is null or p_count not between 1 and 100000 then
@@ -90,7 +90,7 @@ begin
 end
 $$;
 
-create or replace function bridge.max_jobs_of(p_filter jsonb) returns integer language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.max_jobs_of(p_filter jsonb) returns integer language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Most jobs that a filter chooses.
   --
   -- Errors  JB001 when it is no number from 1 to 100000
@@ -105,7 +105,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_filter(p_filter jsonb) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_filter(p_filter jsonb) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a filter that names what there is not, has a value of the wrong kind, or contradicts itself.
 declare
   v_keys constant text[] := array['ids', 'status', 'task', 'queue', 'error', 'args', 'kwargs', 'batch', 'created_after', 'created_before',
@@ -139,7 +139,7 @@ begin
 end
 $$;
 
-create or replace function bridge.require_filter(p_filter jsonb) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.require_filter(p_filter jsonb) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a filter by which something would be done to all jobs without being said so.
 begin
   perform bridge.check_filter(p_filter);
@@ -149,7 +149,7 @@ begin
 end
 $$;
 
-create or replace function bridge.statuses_of(p_filter jsonb, p_statuses text[]) returns text[] language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.statuses_of(p_filter jsonb, p_statuses text[]) returns text[] language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The statuses that a filter leaves of those that an operation is for.
   --
   -- Errors  JB001 when it names another, or asks when a job ended that has not
@@ -171,7 +171,7 @@ begin
 end
 $$;
 
-create or replace function bridge.conditions_of(p_filter jsonb, p_changed text) returns text language plpgsql stable set search_path = '' as $$
+create or replace function bridge.conditions_of(p_filter jsonb, p_changed text) returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- What a filter says, but for status and task, as SQL over a row v. Values are in it as literals: each filter gets a plan of its own.
   --
   --   p_changed  the column that says when the row changed last
@@ -198,7 +198,7 @@ begin
 end
 $$;
 
-create or replace function bridge.ended_tasks(p_filter jsonb) returns text[] language plpgsql stable set search_path = ''
+create or replace function bridge.ended_tasks(p_filter jsonb) returns text[] language plpgsql stable set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- The names of the tasks that a filter chooses in history: those that it names, or what there is of its patterns, found by hops from name
   -- to name, whatever the number of jobs.
@@ -224,7 +224,7 @@ end
 $$;
 
 create or replace function bridge.ended_query(p_filter jsonb, p_statuses text[], p_newest boolean, p_dead boolean) returns text
-  language plpgsql stable set search_path = '' as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The statement by which a filter chooses ended jobs: id, and at, when the job ended.
   --
   --   p_dead  those alone that nobody has discarded
@@ -248,7 +248,7 @@ end
 $$;
 
 create or replace function bridge.live_query(p_filter jsonb, p_statuses text[], p_newest boolean) returns text language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The statement by which a filter chooses live jobs: id, and at, when the job was made, or with p_newest when it last changed.
 declare
   v_patterns constant text[] := bridge.patterns_of(p_filter, 'task');
@@ -264,7 +264,7 @@ $$;
 create or replace function bridge.select_jobs(filter jsonb default '{}',
     p_statuses text[] default array['blocked', 'scheduled', 'queued', 'published', 'running', 'succeeded', 'failed', 'cancelled', 'expired'],
     p_newest boolean default false, p_dead boolean default false)
-  returns setof uuid language plpgsql stable security definer set search_path = '' set jit = off as $$
+  returns setof uuid language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- The ids of the jobs that a filter chooses; the head of this file says what it may name.
   --
   --   p_statuses  the statuses that the caller can do something with: what the filter does not have to say
@@ -295,7 +295,7 @@ end
 $$;
 
 create or replace function bridge.bulk_report(p_filter jsonb, p_matched integer, p_changed integer, p_dry_run boolean) returns jsonb
-  language sql immutable set search_path = ''
+  language sql immutable set search_path = pg_catalog, pg_temp
   -- What a bulk operation answers: how many jobs the filter chose, how many were changed, how many had moved on meanwhile, and whether there
   -- may be more than max_jobs. A dry run changes none.
   return jsonb_build_object('matched', p_matched, 'changed', p_changed, 'skipped', case when p_dry_run then 0 else p_matched - p_changed end,

@@ -1,6 +1,6 @@
 -- Dead letters: jobs whose last attempt failed, until somebody redrives or discards them, or their day is dropped.
 
-create or replace function bridge.take_dead(p_id uuid) returns bridge.finished language plpgsql set search_path = '' set enable_seqscan = off
+create or replace function bridge.take_dead(p_id uuid) returns bridge.finished language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set jit = off as $$
   -- Take a dead letter out of history, to be redriven.
   --
@@ -14,7 +14,7 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_dead(p_id uuid, p_what text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.refuse_dead(p_id uuid, p_what text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Say why a job is no dead letter.
 declare
   v_status text;
@@ -31,13 +31,13 @@ begin
 end
 $$;
 
-create or replace function bridge.route_to(p_properties json, p_queue text) returns json language sql immutable set search_path = ''
+create or replace function bridge.route_to(p_properties json, p_queue text) returns json language sql immutable set search_path = pg_catalog, pg_temp
   -- The properties of a Celery call that is to go to another queue than its application chose: straight there, declared as any queue.
   return case when p_properties is not null then
     ((p_properties::jsonb - 'declare') || jsonb_build_object('exchange', '', 'routing_key', p_queue))::json end;
 
 create or replace function bridge.edit_content(p_old bridge.finished, p_args jsonb, p_kwargs jsonb, p_queue text) returns bridge.finished
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job with other arguments, or for another queue; null leaves a part as it is. Who gives a call other arguments is whose rights it has
   -- from then on.
   --
@@ -70,7 +70,7 @@ end
 $$;
 
 create or replace function bridge.check_redrive(p_priority integer, p_delay interval, p_max_attempts integer) returns void language plpgsql
-  immutable set search_path = '' as $$
+  immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse options of a redrive that can never be.
 begin
   if p_priority not between 0 and 9 then
@@ -84,7 +84,7 @@ $$;
 
 create or replace function bridge.redrive_one(p_id uuid, p_args jsonb, p_kwargs jsonb, p_queue text, p_priority integer, p_delay interval,
     p_max_attempts integer, p_by text, p_note text, p_among_many boolean)
-  returns text language plpgsql set search_path = '' as $$
+  returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What bridge.redrive and bridge.redrive_jobs have in common.
   --
   --   p_among_many  one whose unique key another job has stays a dead letter, instead of being refused
@@ -117,7 +117,7 @@ $$;
 
 create or replace function bridge.redrive(id uuid, args jsonb default null, kwargs jsonb default null, queue text default null,
     priority integer default null, delay interval default null, max_attempts integer default null, by text default null, note text default null)
-  returns text language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Run a dead letter again, under the same id, with all its attempts before it. What is null stays as it was.
   --
   --   args, kwargs     other arguments; the old ones stay readable in bridge.job_note
@@ -146,7 +146,7 @@ $$;
 create or replace function bridge.redrive_jobs(filter jsonb, dry_run boolean default false, args jsonb default null, kwargs jsonb default null,
     queue text default null, priority integer default null, delay interval default null, max_attempts integer default null,
     by text default null, note text default null)
-  returns jsonb language plpgsql security definer set search_path = '' set jit = off as $$
+  returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Run again the dead letters that a filter chooses: as bridge.redrive does, the first that ended first, at most max_jobs. Those whose
   -- unique key another job has stay, and count as skipped.
   --
@@ -175,7 +175,7 @@ $$;
 
 create or replace function bridge.retry_failed(task text default null, queue text default null, since interval default null, max_jobs integer default 1000,
     dry_run boolean default false)
-  returns integer language plpgsql security definer set search_path = '' as $$
+  returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Redrive dead letters, oldest first: bridge.redrive_jobs for the commonest of its filters.
   --
   --   task, queue  only of these; null for all
@@ -194,7 +194,7 @@ begin
 end
 $$;
 
-create or replace function bridge.discard_one(p_id uuid, p_by text, p_note text) returns boolean language plpgsql set search_path = ''
+create or replace function bridge.discard_one(p_id uuid, p_by text, p_note text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- What bridge.discard and bridge.discard_jobs have in common. Returns false when the job is no dead letter.
 declare
@@ -215,7 +215,7 @@ end
 $$;
 
 create or replace function bridge.discard(id uuid, by text default null, note text default null) returns void language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Take a job out of the dead letters: it stays failed and readable, with a note, until its day is dropped, and no redrive of many finds it.
   --
   --   by    who does it, for the history; the role of the session where nobody is named
@@ -230,7 +230,7 @@ end
 $$;
 
 create or replace function bridge.discard_jobs(filter jsonb, dry_run boolean default false, by text default null, note text default null)
-  returns jsonb language plpgsql security definer set search_path = '' set jit = off as $$
+  returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Discard the dead letters that a filter chooses, the first that ended first, at most max_jobs.
   --
   --   filter   see bridge.select_jobs

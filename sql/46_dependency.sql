@@ -4,18 +4,18 @@
 -- same child. A row that somebody else is taking away at this moment can be told by its xmax; where no other kind is left, neither end
 -- can know of the other, and the child goes on a list, `second_look`, which the sweep reads.
 
-create or replace function bridge.in_hand(p_xmax xid) returns boolean language sql stable set search_path = ''
+create or replace function bridge.in_hand(p_xmax xid) returns boolean language sql stable set search_path = pg_catalog, pg_temp
   -- Whether a row that can be seen is being taken away, or is locked, by a transaction that has not ended; asked without waiting for it.
   -- An xmax older than all running transactions is what a rollback or a lock has left.
   return p_xmax <> '0'::xid and age(p_xmax) <= age(pg_snapshot_xmin(pg_current_snapshot())::xid);
 
-create or replace function bridge.made_here(p_xmin xid) returns boolean language sql stable set search_path = ''
+create or replace function bridge.made_here(p_xmin xid) returns boolean language sql stable set search_path = pg_catalog, pg_temp
   -- Whether a row that can be seen was written by this very transaction, so that nobody else can have ended it. The 32 bits of an xmin
   -- are completed by those of our own number.
   return coalesce(pg_xact_status(greatest(pg_current_xact_id()::text::bigint
     - (((pg_current_xact_id()::text::bigint - p_xmin::text::bigint + 2147483648) & 4294967295) - 2147483648), 3)::text::xid8) = 'in progress', false);
 
-create or replace function bridge.parents_of(p_ids uuid[], p_on_failure text) returns bigint[] language plpgsql stable set search_path = '' as $$
+create or replace function bridge.parents_of(p_ids uuid[], p_on_failure text) returns bigint[] language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The numbers of those parents that a job will have to wait for.
   --
   --   p_on_failure  of the job: cancel, run or wait; one that waits also waits for a parent that has failed, until that is redriven
@@ -51,7 +51,7 @@ end
 $$;
 
 create or replace function bridge.block(p_child bigint, p_run_at timestamptz, p_parents bigint[], p_on_failure text) returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have a job, which is in no place, wait for others. A parent that ends before this transaction does sees nothing of its child: the child
   -- is looked at again after the commit, unless its parents are of this transaction too.
 begin
@@ -63,7 +63,7 @@ end
 $$;
 
 create or replace function bridge.link_job(p_id uuid, p_parents uuid[], p_batch uuid, p_now timestamptz) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Remember what a job depends on, and its batch.
 begin
   insert into bridge.link (above, below, kind, made_at)
@@ -72,7 +72,7 @@ begin
 end
 $$;
 
-create or replace function bridge.link_message(p_id uuid, p_links jsonb) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.link_message(p_id uuid, p_links jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Remember what Celery says of a task: who called it, its group.
 begin
   insert into bridge.link (above, below, kind, made_at) select l.value::uuid, p_id, l.key, clock_timestamp() from jsonb_each_text(p_links) l
@@ -83,7 +83,7 @@ begin
 end
 $$;
 
-create or replace function bridge.unblock(p_children bigint[], p_parent bigint) returns integer language plpgsql set search_path = ''
+create or replace function bridge.unblock(p_children bigint[], p_parent bigint) returns integer language plpgsql set search_path = pg_catalog, pg_temp
   set enable_bitmapscan = off as $$
   -- Make those of some blocked jobs due that wait for nobody any more.
   --
@@ -123,7 +123,7 @@ begin
 end
 $$;
 
-create or replace function bridge.release_children(p_seq bigint, p_status text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.release_children(p_seq bigint, p_status text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job has ended: those that waited for it alone are due now. When it did not succeed, each as it was asked: it is cancelled, runs
   -- anyway, or waits for the job to be redriven.
   --
@@ -142,7 +142,7 @@ end
 $$;
 
 create or replace function bridge.fail_children(p_seq bigint, p_status text, p_budget integer default 2000) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- A job has ended without success: cancel what waits for it, and what waits for that, generation by generation.
   --
   -- Children that wait for a redrive are left, unless it was cancelled or discarded; those that run anyway have one parent less.
@@ -190,7 +190,7 @@ begin
 end
 $$;
 
-create or replace function bridge.settle_child(p_child bigint, p_parents bigint[]) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.settle_child(p_child bigint, p_parents bigint[]) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Look again at a blocked job, some of whose parents may have ended without seeing it, and do what those ends would have done.
   --
   --   p_parents  numbers of the parents to ask; null for all
@@ -234,7 +234,7 @@ begin
 end
 $$;
 
-create or replace function bridge.find_parents(p_child bigint, p_on_failure text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.find_parents(p_child bigint, p_on_failure text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A parent was retried while its child was being enqueued, and has another number now: the links know its id. All parents that are not
   -- waited for are asked again.
 begin
@@ -250,7 +250,7 @@ begin
 end
 $$;
 
-create or replace function bridge.settle_late(p_limit integer) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.settle_late(p_limit integer) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Go through the list of children and batches that ends could not settle by themselves, oldest entries first.
   --
   -- Returns  how many jobs are due now
@@ -277,7 +277,7 @@ begin
 end
 $$;
 
-create or replace function bridge.follow_retry(p_old bigint, p_new bigint, p_status text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.follow_retry(p_old bigint, p_new bigint, p_status text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- An ended job is live again under another number. What waits for its redrive waits for that; what the sweep was still to release for a
   -- success is released.
 begin
@@ -290,7 +290,7 @@ end
 $$;
 
 create or replace function bridge.forget_parents(p_before timestamptz, p_dry_run boolean default false, p_limit integer default 2000) returns integer
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job that still waits for the redrive of one that is not even history any more is cancelled. A cleanup calls it.
   --
   --   p_before  null: nothing is too old; which moment it is does not matter, history says what there is

@@ -17,7 +17,7 @@ end
 $$;
 
 create or replace function bridge.hold_run(p_seq bigint, p_run uuid, p_token uuid default null) returns void language plpgsql
-  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Lock the row of a run until the caller's transaction ends: nobody else ends the run meanwhile.
   --
   --   p_token  the run's delivery, for the case that a crash forgot the start
@@ -40,7 +40,7 @@ end
 $$;
 
 create or replace function bridge.complete_run(p_seq bigint, p_run uuid, p_result json, p_outcome jsonb default null, p_token uuid default null)
-  returns void language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns void language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- End a job as succeeded by the run that has it, in the transaction of its own writes.
   --
   --   p_result, p_outcome, p_token  as in bridge.finish
@@ -57,7 +57,7 @@ end
 $$;
 
 create or replace function bridge.complete(seq bigint default null, run uuid default null, result jsonb default null, id uuid default null)
-  returns void language plpgsql security definer set search_path = '' as $$
+  returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- For workers in any language: end the job of a run as succeeded, together with what else this transaction writes. When it commits, the
   -- job is over, and what waits for it goes on; when it rolls back, the run goes on. Commit soon: the job's row is locked until then.
   --
@@ -91,7 +91,7 @@ begin
 end
 $$;
 
-create or replace function bridge.complete_waiting(p_id uuid, p_result json) returns void language plpgsql set search_path = ''
+create or replace function bridge.complete_waiting(p_id uuid, p_result json) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- End a job as succeeded that has not started, wherever it waits; one that keeps moving is looked for again.
   --
@@ -118,13 +118,13 @@ begin
 end
 $$;
 
-create or replace function bridge.is_followed(p_embed json) returns boolean language sql immutable set search_path = ''
+create or replace function bridge.is_followed(p_embed json) returns boolean language sql immutable set search_path = pg_catalog, pg_temp
   -- Whether a Celery call's message names callbacks or later steps of a chain.
   return coalesce(json_typeof(p_embed->'callbacks') = 'array' and json_array_length(p_embed->'callbacks') > 0, false)
     or coalesce(json_typeof(p_embed->'chain') = 'array' and json_array_length(p_embed->'chain') > 0, false);
 
 create or replace function bridge.fate_of_run(p_seq bigint, p_run uuid, p_token uuid default null) returns text language plpgsql
-  security definer set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+  security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- What has become of a run that was completed in some transaction. Never waits.
   --
   -- Returns  completed; running: that transaction rolled back, and the run has its job still; open: its row is locked, so the transaction
@@ -145,12 +145,12 @@ begin
 end
 $$;
 
-create or replace function bridge.completing_session(p_seq bigint) returns text language sql set search_path = ''
+create or replace function bridge.completing_session(p_seq bigint) returns text language sql set search_path = pg_catalog, pg_temp
   -- The process id of the session whose transaction has the row of a job in flight, for people; "unknown" when that has just ended.
   return coalesce((select l.pid::text from bridge.inflight i
     join pg_catalog.pg_locks l on l.locktype = 'transactionid' and l.granted and l.transactionid = i.xmax where i.seq = p_seq), 'unknown');
 
-create or replace function bridge.wait_for_run(p_seq bigint) returns void language plpgsql set search_path = ''
+create or replace function bridge.wait_for_run(p_seq bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set lock_timeout = '2s' as $$
   -- Before somebody else than its run ends what runs: wait for a transaction that is completing it. That is over within moments; one that
   -- stays open is reported instead of waited for.
@@ -169,7 +169,7 @@ exception when lock_not_available then
 end
 $$;
 
-create or replace function bridge.is_in_other_hands(p_seq bigint) returns boolean language plpgsql set search_path = ''
+create or replace function bridge.is_in_other_hands(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off as $$
   -- For the sweep: whether a transaction has the row of a job in flight, so that it is to be passed over. Else the row is locked.
 begin
@@ -179,7 +179,7 @@ end
 $$;
 
 create or replace function bridge.was_completed(p_seq bigint, p_token uuid) returns boolean language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Asked when the process of a run is dead: had it completed its job? Waits a little for what the process has left on its way.
   --
   -- Errors   JB007 when that takes longer: a session notices the death of its client when its statement is over
@@ -190,7 +190,7 @@ end
 $$;
 
 create or replace function bridge.keep_untold(p_seq bigint, p_run uuid, p_context json) returns void language sql security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Remember, with the completion, that a part of a chord is still to be counted in the application's own result backend.
   begin atomic
     insert into bridge.untold (id, worker, queue, context)
@@ -198,13 +198,13 @@ create or replace function bridge.keep_untold(p_seq bigint, p_run uuid, p_contex
     on conflict (id) do update set worker = excluded.worker, queue = excluded.queue, context = excluded.context;
   end;
 
-create or replace function bridge.told(p_id uuid) returns void language sql security definer set search_path = ''
+create or replace function bridge.told(p_id uuid) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- The part is counted.
   begin atomic
     delete from bridge.untold where id = p_id;
   end;
 
-create or replace function bridge.pass_on_untold(p_limit integer) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.pass_on_untold(p_limit integer) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have parts counted that nobody is left to count, because their worker is dead: by a job for another worker of their queue.
   --
   -- Returns  how many jobs were made

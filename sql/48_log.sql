@@ -39,7 +39,7 @@ insert into bridge.setting (name, value, about) values
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 
 create or replace function bridge.add_lines(p_seq bigint, p_run uuid, p_started_at timestamptz, p_lines json) returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Add lines to the log of a run whose row in flight the caller has locked, and take out of its middle what is too much.
   --
   --   p_lines  [[seconds ago, level, message, lines left out before it, bytes of those], …]
@@ -79,7 +79,7 @@ end
 $$;
 
 create or replace function bridge.note(p_seq bigint, p_run uuid, p_progress json default null, p_lines json default null) returns boolean
-  language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- What a run has to tell, in one statement.
   --
   --   p_progress  how far it is; null: as before
@@ -107,7 +107,7 @@ end
 $$;
 
 create or replace function bridge.note_by_id(p_id uuid, p_progress json, p_lines json) returns void language plpgsql
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Note something for whatever run has a job now.
   --
   -- Errors  JB002 when there is no such job, JB006 when it does not run
@@ -127,7 +127,7 @@ end
 $$;
 
 create or replace function bridge.progress(id uuid, fraction double precision, message text default '') returns void language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Say how far a running job has come: for the SQL and the programs that a task calls. Inside a Python task it is bridge.progress(…).
   --
   --   fraction  0 to 1
@@ -144,7 +144,7 @@ end
 $$;
 
 create or replace function bridge.log(id uuid, message text, level text default 'info') returns void language plpgsql security definer
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Add a line to the log of a running job: for the SQL and the programs that a task calls. Inside a Python task it is bridge.log(…).
   --
   --   message  what is longer than 8192 characters is cut
@@ -163,7 +163,7 @@ $$;
 
 create or replace function bridge.logs(id uuid, attempt integer default null, since timestamptz default null)
   returns table (attempt_number integer, at timestamptz, level text, message text, number integer, left_out integer, run uuid)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The log of a job, oldest line first, while it runs and after.
   --
   --   attempt  of this attempt alone; null: of all
@@ -188,7 +188,7 @@ end
 $$;
 
 create or replace function bridge.save_checkpoint(id uuid, data json, run uuid default null) returns boolean language plpgsql
-  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Keep what a later attempt of a job can go on from. It survives every retry, also by bridge.retry; a success forgets it.
   --
   --   data  any JSON; null forgets it
@@ -230,7 +230,7 @@ end
 $$;
 
 create or replace function bridge.checkpoint(id uuid) returns json language plpgsql stable security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- What an attempt of a job has saved last; null when there is nothing.
 begin
   return (select c.data from bridge.checkpoint c where c.id = checkpoint.id and c.created_at = coalesce(

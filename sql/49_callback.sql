@@ -35,11 +35,11 @@ insert into bridge.setting (name, value, about) values
   ('callback_queue', '""', 'queue of the jobs that deliver webhooks and notifications, as "callbacks"; empty: that of the job they tell of')
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 
-create or replace function bridge.is_like(p_text text, p_pattern text) returns boolean language sql immutable parallel safe set search_path = ''
+create or replace function bridge.is_like(p_text text, p_pattern text) returns boolean language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- Whether a text matches a pattern in which * stands for anything; a null pattern matches all.
   return p_pattern is null or p_text like replace(replace(replace(replace(p_pattern, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%');
 
-create or replace function bridge.check_events(p_events text[]) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_events(p_events text[]) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse events that never happen, or none at all.
 begin
   if cardinality(p_events) > 0 and p_events <@ array['succeeded', 'failed', 'cancelled', 'expired', 'retrying'] then
@@ -49,7 +49,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_url(p_url text) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_url(p_url text) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what is no address for a webhook, or one that webhook_hosts does not allow. What its host resolves to, the worker looks at.
 declare
   v_host constant text := lower(substring(p_url from '^https?://(\[[0-9a-fA-F:.]+\]|[^:/?#@\s\[\]]+)(?::[0-9]{1,5})?(?:[/?#]|$)'));
@@ -69,7 +69,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_secret(p_secret text) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_secret(p_secret text) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what is no name of a secret, without repeating it: it may be the secret.
 begin
   if p_secret is null or p_secret !~ '^(env:|vault:)?[a-z][a-z0-9_]{0,39}$' then
@@ -79,12 +79,12 @@ begin
 end
 $$;
 
-create or replace function bridge.full_webhook(p_webhook jsonb) returns jsonb language sql immutable set search_path = ''
+create or replace function bridge.full_webhook(p_webhook jsonb) returns jsonb language sql immutable set search_path = pg_catalog, pg_temp
   -- The option `webhook` of a job in full: an address alone, or an object of url, events, secret and result; null stays null.
   return '{"events": ["succeeded", "failed", "cancelled", "expired"], "secret": "default", "result": false}'
     || case jsonb_typeof(p_webhook) when 'string' then jsonb_build_object('url', p_webhook) else p_webhook end;
 
-create or replace function bridge.check_webhook(p_webhook jsonb) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_webhook(p_webhook jsonb) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse an option `webhook` that could tell nobody.
 declare
   v_given jsonb;
@@ -108,7 +108,7 @@ begin
 end
 $$;
 
-create or replace function bridge.keep_callback(p_new bridge.callback) returns text language plpgsql set search_path = '' as $$
+create or replace function bridge.keep_callback(p_new bridge.callback) returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Make the callback of this name, or give it these values. Returns created, changed or unchanged.
 declare
   v_old bridge.callback;
@@ -142,7 +142,7 @@ $$;
 create or replace function bridge.set_webhook(name text, url text, task text default null, queue text default null,
     events text[] default '{succeeded,failed,cancelled,expired}', secret text default 'default', result boolean default false,
     delivery_queue text default null, headers jsonb default null)
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Post a signed message to an address whenever something of a task or a queue happens.
   --
   --   name            of the callback: the same name changes it
@@ -166,7 +166,7 @@ $$;
 
 create or replace function bridge.set_notifier(name text, target text, task text default null, queue text default null,
     events text[] default '{failed}', delivery_queue text default null)
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Send a notification (mail, Slack and what else Apprise knows) whenever something of a task or a queue happens.
   --
   --   target  name of a notifier: ops means the Apprise addresses in BRIDGE_NOTIFIER_OPS of the workers' environment, vault:ops those in the
@@ -187,7 +187,7 @@ $$;
 
 create or replace function bridge.set_channel(name text, channel text, task text default null, queue text default null,
     events text[] default '{succeeded,failed,cancelled,expired}')
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- NOTIFY a channel whenever something of a task or a queue happens. The payload is JSON: event, id, task_id, task, queue, attempts.
   --
   --   channel  what listeners LISTEN to: a plain name
@@ -207,7 +207,7 @@ begin
 end
 $$;
 
-create or replace function bridge.remove_callback(name text) returns void language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.remove_callback(name text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- End a callback. What it has made already is delivered.
   --
   -- Errors  JB002 when there is none of that name

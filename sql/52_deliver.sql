@@ -1,11 +1,11 @@
 -- What callbacks make of an event: a NOTIFY, or a job that delivers a message. Nothing here may make the end of a job fail.
 
-create or replace function bridge.delivery_backoff() returns jsonb language sql immutable set search_path = ''
+create or replace function bridge.delivery_backoff() returns jsonb language sql immutable set search_path = pg_catalog, pg_temp
   -- The pauses between the attempts to deliver one message: ten attempts take nine hours.
   return '{"base": 5, "factor": 3, "cap": 14400, "jitter": 0.2}'::jsonb;
 
 create or replace function bridge.deliver(p_task text, p_queue text, p_kwargs jsonb, p_parent text) returns uuid language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Make the job that delivers one message: ten attempts within nine hours.
   --
   --   p_parent  Celery id of the job that it tells of
@@ -19,7 +19,7 @@ end
 $$;
 
 create or replace function bridge.send_callback(p_callback bridge.callback, p_event text, p_job jsonb, p_result json) returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Tell one callback of one event.
   --
   --   p_job     what may be known of the job
@@ -52,7 +52,7 @@ begin
 end
 $$;
 
-create or replace function bridge.plain_error(p_error json) returns jsonb language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.plain_error(p_error json) returns jsonb language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Type and message of an error, without its traceback, in the length of a message. What no text can hold is left out: no end of a job
   -- fails for that.
 begin
@@ -62,7 +62,7 @@ exception when data_exception then
 end
 $$;
 
-create or replace function bridge.short_result(p_result json) returns jsonb language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.short_result(p_result json) returns jsonb language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- A result that fits into a message; null when it is too large or nothing that jsonb can hold.
 begin
   return case when octet_length(p_result::text) < 49152 then p_result::jsonb end;
@@ -72,7 +72,7 @@ end
 $$;
 
 create or replace function bridge.call_back(p_id uuid, p_event text) returns void language plpgsql
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Something has just happened to a job, in this transaction: tell the callbacks that want to know. What delivers for us has none.
   --
   --   p_event  its final status, or retrying
@@ -111,7 +111,7 @@ begin
 end
 $$;
 
-create or replace function bridge.try_callback(name text) returns void language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.try_callback(name text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Tell a callback of something that did not happen, to see whether it arrives: the first of its events, of a task bridge.try.
   --
   -- Errors  JB002 when there is none of that name

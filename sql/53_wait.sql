@@ -2,7 +2,7 @@
 
 create or replace function bridge.wait(ids uuid[], timeout interval default '1 minute')
   returns table (id uuid, status text, result json, error json, finished_at timestamptz)
-  language plpgsql security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Wait until all of these jobs have ended, or the time is over. It looks again and again, after pauses that grow to a fifth of a second,
   -- because a function cannot be notified; a program LISTENs instead (see bridge.wait_for), as bridge.wait does in Python.
   --

@@ -3,7 +3,7 @@
 
 create or replace function bridge.create_batch(name text default null, callback text default null, args jsonb default '[]', kwargs jsonb default '{}',
     queue text default 'celery', callback_on text default 'complete')
-  returns uuid language plpgsql security definer set search_path = '' as $$
+  returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Make a batch, to which jobs are added by bridge.enqueue(…, batch => id) until it is sealed and its last job has ended.
   --
   --   name               for people; need not be unique
@@ -33,14 +33,14 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_batch(p_id uuid) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.refuse_batch(p_id uuid) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- There is no such batch.
 begin
   perform bridge.refuse(format('batch %s does not exist', coalesce(p_id::text, 'null')), 'see: select id, name, status from bridge.batches', 'JB002');
 end
 $$;
 
-create or replace function bridge.join_batch(p_id uuid) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.join_batch(p_id uuid) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job is about to be added to a batch. It may be sealed: as long as one of its jobs lives, that one may add others.
   --
   -- Locks    shares the batch until the caller's transaction ends: it does not end meanwhile
@@ -58,7 +58,7 @@ begin
 end
 $$;
 
-create or replace function bridge.end_member(p_batch uuid, p_seq bigint) returns void language plpgsql set search_path = ''
+create or replace function bridge.end_member(p_batch uuid, p_seq bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set enable_bitmapscan = off as $$
   -- A job of a batch has ended: when no other of its jobs lives, the batch ends. Those beside it are asked first, as in bridge.unblock.
   --
@@ -72,7 +72,7 @@ begin
 end
 $$;
 
-create or replace function bridge.end_batch(p_id uuid) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.end_batch(p_id uuid) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- End a sealed batch whose jobs have all ended, and enqueue its callback: both or neither, once.
   --
   -- Returns  whether it has ended here. One that somebody is adding jobs to, or whose last jobs are ending elsewhere, is looked at again
@@ -106,7 +106,7 @@ begin
 end
 $$;
 
-create or replace function bridge.call_back(p_batch bridge.batch) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.call_back(p_batch bridge.batch) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Enqueue the callback of a batch, under an id that follows from the batch's.
 declare
   v_id constant uuid := md5('bridge.batch ' || p_batch.id)::uuid;
@@ -123,7 +123,7 @@ begin
 end
 $$;
 
-create or replace function bridge.reopen_batch(p_id uuid) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.reopen_batch(p_id uuid) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job of a batch is about to be redriven: the batch has not ended, unless its callback was called or it was cancelled.
   --
   -- Locks    the batch: waits for one that is ending
@@ -134,12 +134,12 @@ begin
 end
 $$;
 
-create or replace function bridge.batch_status(p_batch bridge.batch) returns text language sql stable set search_path = ''
+create or replace function bridge.batch_status(p_batch bridge.batch) returns text language sql stable set search_path = pg_catalog, pg_temp
   -- open (not sealed), running, succeeded, failed (all have ended, not all have succeeded) or cancelled.
   return case when p_batch.cancelled_at is not null then 'cancelled' when p_batch.ended_at is null then
     case when p_batch.sealed_at is null then 'open' else 'running' end when p_batch.succeeded then 'succeeded' else 'failed' end;
 
-create or replace function bridge.seal_batch(id uuid) returns text language plpgsql security definer set search_path = '' set enable_seqscan = off
+create or replace function bridge.seal_batch(id uuid) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set jit = off as $$
   -- Say that all jobs have been added but those that its own jobs may add: the batch ends with its last job, at once when there is none.
   --
@@ -159,7 +159,7 @@ begin
 end
 $$;
 
-create or replace function bridge.cancel_batch(id uuid) returns integer language plpgsql security definer set search_path = ''
+create or replace function bridge.cancel_batch(id uuid) returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Cancel a batch: its jobs that wait never run, those that run are asked to stop, no job is added any more, and its callback is not called.
   --

@@ -1,7 +1,7 @@
 -- What a Celery message carries of later tasks: the rest of its chain, the body of its chord. They have ids before they have rows.
 
 create or replace function bridge.later_steps(p_signature json, p_after text[]) returns table (id text, task text, kind text, after text[], signature json)
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The tasks that a signature of Celery's canvas leads to, in the order in which they come.
   --
   --   p_after  what the first of them comes after
@@ -37,12 +37,12 @@ begin
 end
 $$;
 
-create or replace function bridge.as_group(p_header json) returns json language sql immutable set search_path = ''
+create or replace function bridge.as_group(p_header json) returns json language sql immutable set search_path = pg_catalog, pg_temp
   -- The header of a chord as a group: Celery writes it as one, or as a list.
   return case json_typeof(p_header) when 'array' then json_build_object('task', 'celery.group', 'kwargs', json_build_object('tasks', p_header))
     else p_header end;
 
-create or replace function bridge.ends_of(p_signature json) returns text[] language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.ends_of(p_signature json) returns text[] language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The ids of the tasks whose results are that of a signature.
 declare
   v_tasks constant json := coalesce(p_signature#>'{kwargs,tasks}', '[]');
@@ -56,7 +56,7 @@ end
 $$;
 
 create or replace function bridge.steps_after(p_id text, p_embed json) returns table (id text, task text, kind text, after text[], signature json)
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The tasks that come after a job: the rest of its chain (which its message has in reverse order), else the body of the chord whose part
   -- it is. Later parts of a chain carry their chord themselves.
 declare
@@ -74,7 +74,7 @@ end
 $$;
 
 create or replace function bridge.end_steps(p_id uuid, p_status text, p_embed json, p_error json) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- A job has ended without success: the later steps of its chain will never run, and their rows say so. One of them may be a job that
   -- has replaced itself by this chain, which ends as failed, or a part of a chord, which waits for it no longer.
   --

@@ -15,7 +15,7 @@ select bridge.define_view('batches', $view$
     from bridge.jobs v where v.batch = b.id) c
 $view$);
 
-create or replace function bridge.connected(p_id uuid, p_limit integer) returns uuid[] language plpgsql stable set search_path = ''
+create or replace function bridge.connected(p_id uuid, p_limit integer) returns uuid[] language plpgsql stable set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- The ids of everything that links connect with an id, it among them, nearest first.
   --
@@ -35,7 +35,7 @@ $$;
 create or replace function bridge.workflow(id uuid, max_nodes integer default 10000) returns table (
     node uuid, kind text, name text, status text, parents uuid[], relations text[], queue text, attempts integer, error text,
     created_at timestamptz, started_at timestamptz, finished_at timestamptz)
-  language plpgsql stable security definer set search_path = '' set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Everything that is connected with a job, a batch or a group of Celery's, one row a node: by depends_on, batches, and Celery's chains,
   -- groups and chords.
   --
@@ -112,6 +112,6 @@ begin
 end
 $$;
 
-create or replace function bridge.step_id(p_task_id text) returns uuid language sql immutable set search_path = ''
+create or replace function bridge.step_id(p_task_id text) returns uuid language sql immutable set search_path = pg_catalog, pg_temp
   -- The id that a Celery id will have as a job's, where it is a uuid; null elsewhere.
   return case when p_task_id ~* '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' then p_task_id::uuid end;

@@ -1,7 +1,7 @@
 -- Making a whole graph of jobs in one call, and adding to one: jobs name each other, and circles are refused.
 
 create or replace function bridge.sort_flow(p_refs text[], p_parents integer[], p_children integer[]) returns integer[] language plpgsql immutable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Bring jobs into an order in which each comes after its parents.
   --
   --   p_refs      their names
@@ -51,7 +51,7 @@ end
 $$;
 
 create or replace function bridge.refuse_circle(p_refs text[], p_parents integer[], p_children integer[], p_needs integer[]) returns void
-  language plpgsql immutable set search_path = '' as $$
+  language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Name one of the circles among jobs of which each still needs another.
 declare
   v_above integer[] := array_fill(0, array[cardinality(p_refs)]);
@@ -74,7 +74,7 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_path(p_path text[]) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.refuse_path(p_path text[]) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a circle of jobs, each of which depends on the next; a long one is named by its beginning and its end.
 begin
   perform bridge.refuse(format('depends_on goes in a circle: %s', case when cardinality(p_path) > 12
@@ -84,7 +84,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_flow(p_jobs jsonb) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_flow(p_jobs jsonb) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what is no list of jobs that name each other.
 declare
   v_wrong text;
@@ -123,7 +123,7 @@ end
 $$;
 
 create or replace function bridge.enqueue_flow(jobs jsonb) returns table (ref text, id uuid) language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Enqueue a graph of jobs at once, all or none. They name each other: no id needs to be known before.
   --
   --   jobs  a JSON array of objects whose keys are the argument names of bridge.enqueue, and a ref: a text by which depends_on of others
@@ -173,7 +173,7 @@ exception when others then
 end
 $$;
 
-create or replace function bridge.refuse_circle_through(p_child bigint, p_parent bigint) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.refuse_circle_through(p_child bigint, p_parent bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Refuse to have a job wait for another that waits, directly or not, for the first.
 declare
   v_nodes bigint[];
@@ -198,7 +198,7 @@ end
 $$;
 
 create or replace function bridge.add_dependency(child uuid, parent uuid, on_parent_failure text default null) returns text language plpgsql
-  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Have a job that has not begun wait for another as well.
   --
   --   on_parent_failure  of the child, for all of its parents: cancel, run or wait; null leaves it as it is, cancel at first
@@ -238,7 +238,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_on_failure(p_mode text) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_on_failure(p_mode text) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a word for what a job does when a parent fails that is none.
 begin
   if p_mode not in ('cancel', 'run', 'wait') then

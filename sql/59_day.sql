@@ -5,7 +5,7 @@
 
 create or replace function bridge.delete_batch(p_table text, p_condition text, p_after tid, p_limit integer, p_archive regclass default null,
     p_early boolean default false, p_lock boolean default true, out deleted integer, out archived integer, out after tid)
-  language plpgsql set search_path = '' set enable_hashjoin = off set enable_mergejoin = off as $$
+  language plpgsql set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off as $$
   -- Delete the next rows of a table for which a condition holds: of its next 8 MB, at most so many.
   --
   --   p_condition  SQL on the row v
@@ -42,7 +42,7 @@ begin
 end
 $$;
 
-create or replace function bridge.note_kept_change() returns trigger language plpgsql set search_path = '' as $$
+create or replace function bridge.note_kept_change() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A row of a day that is being put aside was changed.
 begin
   insert into bridge.kept_change (parent, id) values (tg_argv[0], coalesce(new.id, old.id));
@@ -50,11 +50,11 @@ begin
 end
 $$;
 
-create or replace function bridge.is_indexed(p_todo jsonb) returns boolean language sql immutable set search_path = ''
+create or replace function bridge.is_indexed(p_todo jsonb) returns boolean language sql immutable set search_path = pg_catalog, pg_temp
   -- Whether what outlives a day is found by the index finished_dead, because only dead letters can.
   return p_todo->>'condition' like 'v.status = ''failed'' and v.discarded_at is null and %';
 
-create or replace function bridge.look_into(p_todo jsonb, out stays boolean, out after tid) language plpgsql set search_path = '' as $$
+create or replace function bridge.look_into(p_todo jsonb, out stays boolean, out after tid) language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Whether a day may just be dropped, or something in it outlives it: by the index, or by the next 8 MB.
   --
   -- Returns  stays: something does; after: where to look on, null when all is seen
@@ -89,7 +89,7 @@ begin
 end
 $$;
 
-create or replace function bridge.begin_aside(p_todo jsonb) returns jsonb language plpgsql set search_path = '' set lock_timeout = '500ms'
+create or replace function bridge.begin_aside(p_todo jsonb) returns jsonb language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
   set client_min_messages = warning as $$
   -- Make the table that takes what outlives a day, and have changes of that day noted from now on. It takes what was put aside before as
   -- well, as long as that is little, so that there are few such tables and none of them is copied again and again.
@@ -128,7 +128,7 @@ end
 $$;
 
 create or replace function bridge.copy_aside(p_todo jsonb, p_limit integer, out todo jsonb, out copied integer) language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Copy the next rows that outlive their day. Nothing is locked: what changes afterwards is noted and copied again.
   --
   -- Returns  the same, further on; copied: how many
@@ -158,7 +158,7 @@ begin
 end
 $$;
 
-create or replace function bridge.copy_changed(p_todo jsonb) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.copy_changed(p_todo jsonb) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Make right what was changed since it was copied; the parent is locked. Returns how many rows that have no time left were archived.
 declare
   v_source text;
@@ -185,7 +185,7 @@ begin
 end
 $$;
 
-create or replace function bridge.swap_day(p_todo jsonb) returns integer language plpgsql set search_path = '' set lock_timeout = '500ms' as $$
+create or replace function bridge.swap_day(p_todo jsonb) returns integer language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' as $$
   -- Drop a day; what outlives it, all copied by now, takes its place. Nothing here takes longer where there is more.
   --
   -- Returns  how many rows were archived

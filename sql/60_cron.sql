@@ -3,7 +3,7 @@
 -- pg_cron lives in one database of a cluster (cron.database_name). Where that is another one than ours, nothing here reaches it: what is to
 -- be run there is said, and `bridge install --cron-database` runs it where it may.
 
-create or replace function bridge.cron_name(p_kind text) returns text language sql stable parallel safe set search_path = ''
+create or replace function bridge.cron_name(p_kind text) returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp
   -- The name of one of our entries. It carries the database's, because the databases of a cluster share one pg_cron; before 1.5 that keeps
   -- 63 bytes of a name, so a longer one ends in a hash.
   --
@@ -11,12 +11,12 @@ create or replace function bridge.cron_name(p_kind text) returns text language s
   return (select case when octet_length(n.name) <= 63 then n.name else left(n.name, 13) || '-' || md5(current_database()) end
     from (select 'bridge-' || p_kind || '-' || current_database()) n (name));
 
-create or replace function bridge.cron_names() returns text[] language sql stable parallel safe set search_path = ''
+create or replace function bridge.cron_names() returns text[] language sql stable parallel safe set search_path = pg_catalog, pg_temp
   -- The names of all our entries.
   return (select array_agg(bridge.cron_name(k.kind)) from (values ('tick'), ('cleanup'), ('calls'), ('log')) k (kind));
 
 create or replace function bridge.cron_plan(p_version text, p_found jsonb, p_elsewhere boolean default false)
-  returns table (name text, schedule text, command text, action text, statement text) language sql stable set search_path = ''
+  returns table (name text, schedule text, command text, action text, statement text) language sql stable set search_path = pg_catalog, pg_temp
   -- What is to be done so that pg_cron drives the tick. An entry that an operator has changed stays as it is: it is replaced only where it
   -- is what a release of ours gave; whether it is active is never touched.
   --
@@ -57,7 +57,7 @@ create or replace function bridge.cron_plan(p_version text, p_found jsonb, p_els
     from planned p order by p.name desc;
   end;
 
-create or replace function bridge.cron_lacks() returns text language sql stable set search_path = ''
+create or replace function bridge.cron_lacks() returns text language sql stable set search_path = pg_catalog, pg_temp
   -- The grants without which this role cannot make entries in the pg_cron of this database; null when it has them.
   begin atomic
     select string_agg(format('grant %s to %I', g.lacking, current_user), '; ' order by g.place) from (
@@ -72,12 +72,12 @@ create or replace function bridge.cron_lacks() returns text language sql stable 
     ) g (place, lacking);
   end;
 
-create or replace function bridge.cron_elsewhere() returns text language sql stable set search_path = ''
+create or replace function bridge.cron_elsewhere() returns text language sql stable set search_path = pg_catalog, pg_temp
   -- The database that pg_cron lives in, when it is another one than this; null also where this role may not know.
   return (select s.setting from pg_catalog.pg_settings s where s.name = 'cron.database_name' and s.setting <> current_database()
     and not exists (select from pg_catalog.pg_extension e where e.extname = 'pg_cron'));
 
-create or replace function bridge.cron_absent() returns text language plpgsql stable set search_path = '' as $$
+create or replace function bridge.cron_absent() returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Why pg_cron does not tick here where it is not created in this database, and what to do about that. One sentence, perhaps with
   -- statements below it.
 declare
@@ -97,7 +97,7 @@ begin
 end
 $$;
 
-create or replace function bridge.register_cron() returns text language plpgsql set search_path = '' as $$
+create or replace function bridge.register_cron() returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have pg_cron drive the tick. An entry that an operator has changed (schedule, command, active) is left as it is.
   --
   -- Returns  one sentence that says what drives the tick now, and what to do where that could be better
@@ -132,7 +132,7 @@ begin
 end
 $$;
 
-create or replace function bridge.announce_cron() returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.announce_cron() returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have pg_cron read its table again, by repeating our entries as they are, in a transaction that does nothing else.
   --
   -- A commit with thousands of catalog changes, as an install is, overruns Postgres's queue of notices; sessions are then told to forget
@@ -150,7 +150,7 @@ begin
 end
 $$;
 
-create or replace function bridge.unregister_cron() returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.unregister_cron() returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Remove our entries from pg_cron. Returns how many there were. Where it lives in another database, a warning says what to run there.
 declare
   v_count integer := 0;
@@ -169,7 +169,7 @@ $$;
 create or replace function bridge.latest_cron_runs(p_limit integer default 1000)
   returns table (runid bigint, jobid bigint, entry text, schedule text, active boolean, command text, status text, message text,
     started_at timestamptz, ended_at timestamptz, duration interval)
-  language plpgsql stable security definer set search_path = '' as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- What pg_cron's log says of our entries, newest first. Only its runid has an index: so these are the runs among the latest of all
   -- entries, whoever made them, and the cost is that of reading so many.
   --

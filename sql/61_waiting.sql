@@ -1,7 +1,7 @@
 -- Changing jobs that have not started: their priority, their queue, the time they are due. Wherever a job waits, the row of its place is
 -- locked first, so it cannot start meanwhile; what is published is taken back, and its message starts nothing.
 
-create or replace function bridge.hold_waiting(p_seq bigint) returns text language plpgsql set search_path = '' as $$
+create or replace function bridge.hold_waiting(p_seq bigint) returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take hold of a job that has not started, until this transaction ends.
   --
   -- Returns  blocked or scheduled, where it stays; due: it has left its place and is to be placed again; null: it runs, has ended, is in
@@ -25,7 +25,7 @@ end
 $$;
 
 create or replace function bridge.properties_for(p_properties json, p_rank smallint, p_queue text) returns json language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The properties of a Celery call's message once its job has another rank or queue; null keeps either. The priority follows from the
   -- rank. A job made in SQL has no properties, and needs none.
 declare
@@ -36,7 +36,7 @@ end
 $$;
 
 create or replace function bridge.put_changed(p_seq bigint, p_place text, p_rank smallint, p_queue text, p_run_at timestamptz) returns text
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Write what has changed of a job that bridge.hold_waiting has taken hold of, and put it where it waits now. Returns its status.
 declare
   v_job bridge.job;
@@ -59,7 +59,7 @@ $$;
 
 create or replace function bridge.change_waiting(p_id uuid, p_rank smallint default null, p_queue text default null,
     p_run_at timestamptz default null)
-  returns text language plpgsql set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns text language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Change a job that has not started, wherever it waits; null keeps what is.
   --
   -- Returns  its status after that: blocked, scheduled or queued, or what it was when nothing had to change; null when it cannot be
@@ -85,7 +85,7 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_change(p_id uuid, p_run_at timestamptz default null) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.refuse_change(p_id uuid, p_run_at timestamptz default null) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Say why a job cannot be changed.
   --
   -- Errors  JB002 there is no such job, JB001 it would be due when its time is over, JB006 it has started or a worker may have it
@@ -106,7 +106,7 @@ begin
 end
 $$;
 
-create or replace function bridge.rank_of(p_priority integer) returns smallint language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.rank_of(p_priority integer) returns smallint language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- The rank of a priority; refuses what is none.
 begin
   if p_priority is null or p_priority not between 0 and 9 then
@@ -117,7 +117,7 @@ end
 $$;
 
 create or replace function bridge.due_moment(p_run_at timestamptz, p_delay interval) returns timestamptz language plpgsql volatile
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The moment that is meant: one of the two; refuses both, neither, and what is no moment or interval for a job.
 begin
   if num_nonnulls(p_run_at, p_delay) <> 1 then
@@ -130,7 +130,7 @@ $$;
 
 create or replace function bridge.change_noted(p_id uuid, p_action text, p_rank smallint default null, p_queue text default null,
     p_run_at timestamptz default null)
-  returns text language plpgsql set search_path = '' as $$
+  returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- bridge.change_waiting, with a note of what was before.
   --
   --   p_action  what the note says was done
@@ -151,7 +151,7 @@ $$;
 
 create or replace function bridge.change_jobs(p_filter jsonb, p_dry_run boolean, p_action text, p_rank smallint default null,
     p_queue text default null, p_run_at timestamptz default null)
-  returns jsonb language plpgsql set search_path = '' set jit = off as $$
+  returns jsonb language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Change the jobs that a filter chooses of those that have not started, at most max_jobs; see bridge.change_waiting.
   --
   -- Returns  {"matched", "changed", "skipped", "more"}, see bridge.bulk_report; skipped have started meanwhile, or would end before
@@ -172,7 +172,7 @@ begin
 end
 $$;
 
-create or replace function bridge.set_priority(id uuid, priority integer) returns text language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.set_priority(id uuid, priority integer) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Give a job that has not started another priority. One that is published is taken back, so that it holds.
   --
   --   priority  0 to 9, higher is sooner
@@ -190,7 +190,7 @@ begin
 end
 $$;
 
-create or replace function bridge.move(id uuid, queue text) returns text language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.move(id uuid, queue text) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Move a job that has not started to another queue. One that is published is taken back; a Celery call's message goes to that queue.
   --
   --   queue  the name of a Celery queue
@@ -209,7 +209,7 @@ end
 $$;
 
 create or replace function bridge.reschedule(id uuid, run_at timestamptz default null, delay interval default null) returns text
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Have a job that has not started run at another time: sooner, later, or at once. One that is published is taken back; one that is
   -- blocked waits for its parents all the same.
   --
@@ -229,7 +229,7 @@ end
 $$;
 
 create or replace function bridge.set_priority_jobs(filter jsonb, priority integer, dry_run boolean default false) returns jsonb
-  language plpgsql security definer set search_path = '' set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Give jobs that have not started another priority, at most max_jobs of those that a filter chooses.
   --
   --   filter   see bridge.select_jobs
@@ -243,7 +243,7 @@ end
 $$;
 
 create or replace function bridge.move_jobs(filter jsonb, queue text, dry_run boolean default false) returns jsonb
-  language plpgsql security definer set search_path = '' set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Move jobs that have not started to another queue, at most max_jobs of those that a filter chooses.
   --
   --   filter   see bridge.select_jobs
@@ -258,7 +258,7 @@ $$;
 
 create or replace function bridge.reschedule_jobs(filter jsonb, run_at timestamptz default null, delay interval default null,
     dry_run boolean default false)
-  returns jsonb language plpgsql security definer set search_path = '' set jit = off as $$
+  returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Have jobs that have not started run at another time, at most max_jobs of those that a filter chooses.
   --
   --   filter         see bridge.select_jobs

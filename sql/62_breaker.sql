@@ -42,7 +42,7 @@ $$;
 
 create or replace function bridge.recent_failures(p_kind text, p_name text, p_since timestamptz, p_started timestamptz, p_most integer,
     out failures bigint, out oldest timestamptz)
-  language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- How many attempts of a queue or task failed after a moment, the next attempts that runs asked for because of an error included.
   --
   --   p_started  only of runs that started then or later
@@ -72,7 +72,7 @@ end
 $$;
 
 create or replace function bridge.recent_successes(p_kind text, p_name text, p_since timestamptz, p_started timestamptz, p_most integer) returns bigint
-  language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- How many jobs of a queue or task have succeeded since a moment; as bridge.recent_failures, and no more than asked for are read.
   --
   -- Index  finished_task_status; finished_recent for queues, whose successes no index of their own pays for
@@ -85,7 +85,7 @@ end
 $$;
 
 create or replace function bridge.turn_breaker(p_kind text, p_name text, p_state text, p_reason text, p_by text default 'breaker') returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Change the state of a breaker, note it, and hold back or let go what it is about. One that opens also takes back what is published.
 declare
   v_breaker bridge.breaker;
@@ -111,7 +111,7 @@ begin
 end
 $$;
 
-create or replace function bridge.judge_closed(p_breaker bridge.breaker, p_now timestamptz) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.judge_closed(p_breaker bridge.breaker, p_now timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Open a breaker when too many attempts have failed. Successes are counted only where the failures could be enough, and only as many as
   -- would outweigh them.
 declare
@@ -136,7 +136,7 @@ begin
 end
 $$;
 
-create or replace function bridge.judge_probes(p_breaker bridge.breaker) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.judge_probes(p_breaker bridge.breaker) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Close a half-open breaker when its probes have succeeded, open it again when one has failed; else let out as many as are still wanted.
 declare
   v_failed constant bigint := (bridge.recent_failures(p_breaker.kind, p_breaker.name, p_breaker.changed_at, p_breaker.changed_at, 1)).failures;
@@ -159,7 +159,7 @@ end
 $$;
 
 create or replace function bridge.judge_breakers(p_now timestamptz, p_half_open boolean default false) returns boolean language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Look at every breaker: the tick does.
   --
   --   p_half_open  at half-open ones alone: each claim does while there is one, so that no more jobs are let out than wanted
@@ -189,7 +189,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_breaker(p_breaker bridge.breaker) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_breaker(p_breaker bridge.breaker) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a breaker that could never open, or never close.
 begin
   if p_breaker.ratio is null or p_breaker.ratio <= 0 or p_breaker.ratio > 1 then
@@ -208,7 +208,7 @@ $$;
 
 create or replace function bridge.set_breaker(queue text default null, task text default null, ratio numeric default 0.5,
     minimum integer default 20, within interval default '5 minutes', cooldown interval default '1 minute', probes integer default 1)
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Hold a queue or a task back by itself while too many of its attempts fail. Saying the same again changes nothing; the state stays.
   --
   --   queue, task  which; one of them
@@ -242,7 +242,7 @@ end
 $$;
 
 create or replace function bridge.reset_breaker(queue text default null, task text default null) returns text language plpgsql security definer
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Close a breaker by hand; what failed before counts no more.
   --
   -- Returns  the state that it was in
@@ -262,7 +262,7 @@ end
 $$;
 
 create or replace function bridge.remove_breaker(queue text default null, task text default null) returns boolean language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Remove a breaker; what it held goes on. Its changes stay readable.
   --
   -- Returns  false when there was none

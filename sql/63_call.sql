@@ -18,12 +18,12 @@ begin
 end
 $$;
 
-create or replace function bridge.asking_role() returns text language sql stable set search_path = ''
+create or replace function bridge.asking_role() returns text language sql stable set search_path = pg_catalog, pg_temp
   -- The role that a session acts as, also seen from within a function that runs with its owner's rights.
   return case when current_setting('role') = 'none' then session_user::text else current_setting('role') end;
 
 create or replace function bridge.call_parameters(p_function oid)
-  returns table (place integer, name text, type oid, is_required boolean) language sql stable set search_path = ''
+  returns table (place integer, name text, type oid, is_required boolean) language sql stable set search_path = pg_catalog, pg_temp
   -- What a function takes, in order.
   begin atomic
     select i.place::integer, i.name, i.type, i.place <= p.pronargs - p.pronargdefaults
@@ -36,14 +36,14 @@ create or replace function bridge.call_parameters(p_function oid)
     where p.oid = p_function;
   end;
 
-create or replace function bridge.is_pseudo(p_type oid) returns boolean language sql stable set search_path = ''
+create or replace function bridge.is_pseudo(p_type oid) returns boolean language sql stable set search_path = pg_catalog, pg_temp
   -- Whether no value can have this type.
   begin atomic
     select t.typtype = 'p' from pg_catalog.pg_type t where t.oid = p_type;
   end;
 
 create or replace function bridge.why_no_call(p_function oid, p_args jsonb, p_kwargs jsonb) returns text language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Why a function cannot be called with these arguments, in words; null when it can.
 declare
   v_proc pg_catalog.pg_proc;
@@ -78,7 +78,7 @@ begin
 end
 $$;
 
-create or replace function bridge.functions_named(p_function text) returns oid[] language plpgsql stable set search_path = '' as $$
+create or replace function bridge.functions_named(p_function text) returns oid[] language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The functions, and what else can be called, of a name with its schema, or the one of a signature: public.reset, public.reset(integer).
   --
   -- Errors  JB001 when it has no schema, or there is none of this name: with those that are like it
@@ -115,7 +115,7 @@ end
 $$;
 
 create or replace function bridge.chosen_function(p_function text, p_args jsonb, p_kwargs jsonb) returns oid language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The one function of a name that takes these arguments.
   --
   -- Errors  JB001 when none does, or several do
@@ -137,7 +137,7 @@ end
 $$;
 
 create or replace function bridge.plan_of_call(p_function text, p_args jsonb, p_kwargs jsonb, p_role text) returns bridge.call_plan language plpgsql
-  stable set search_path = '' as $$
+  stable set search_path = pg_catalog, pg_temp as $$
   -- How to call a function with these arguments and the rights of a role.
   --
   -- Errors  JB001 no such function, arguments that do not fit, or a role that may not execute it
@@ -174,11 +174,11 @@ begin
 end
 $$;
 
-create or replace function bridge.caller_name(p_role text) returns text language sql immutable set search_path = ''
+create or replace function bridge.caller_name(p_role text) returns text language sql immutable set search_path = pg_catalog, pg_temp
   -- The name, in schema bridge, of the function that calls with the rights of a role.
   return 'call_as_' || case when octet_length(p_role) <= 55 then p_role else md5(p_role) end;
 
-create or replace function bridge.make_caller(p_role text) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.make_caller(p_role text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Make the function that calls with the rights of a role, where it is not there. Its owner is that role; its text checks that it really
   -- runs as the role, because an owner may alter what is not the text. Only the owner of the schema may execute it.
   --
@@ -188,12 +188,13 @@ declare
   v_is_super constant boolean := (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user);
 begin
   if exists (select from pg_catalog.pg_proc p join pg_catalog.pg_roles r on r.oid = p.proowner
-      where p.oid = to_regprocedure(v_name || '(text, jsonb, text)') and r.rolname = p_role) then
+      where p.oid = to_regprocedure(v_name || '(text, jsonb, text)') and r.rolname = p_role
+        and 'search_path=pg_catalog, pg_temp' = any (p.proconfig)) then
     return;
   end if;
   execute format('drop function if exists %s(text, jsonb, text)', v_name);
   execute format('create function %s(p_statement text, p_arguments jsonb, p_path text) returns json language plpgsql security definer '
-    'set search_path = %L as %L', v_name, '', format($caller$
+    'set search_path = pg_catalog, pg_temp as %L', v_name, format($caller$
   -- Run one statement with the rights of the role that owns this function.
 declare
   v_value json;
@@ -223,7 +224,7 @@ exception when insufficient_privilege then
 end
 $$;
 
-create or replace function bridge.drop_callers() returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.drop_callers() returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Drop the functions that call with the rights of roles for which no schedule does so now: a role that owns one cannot be dropped.
 declare
   v_caller regprocedure;
@@ -239,7 +240,7 @@ end
 $$;
 
 create or replace function bridge.call_as(p_role text, p_statement text, p_arguments jsonb, p_path text) returns json language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Run a statement with the rights of a role. Returns its value.
 declare
   v_value json;
@@ -251,7 +252,7 @@ end
 $$;
 
 create or replace function bridge.check_call(p_function text, p_args jsonb, p_kwargs jsonb, p_role text) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Refuse a call that could never work: no such function, arguments that do not fit or are not of its types, rights that are missing.
 declare
   v_plan constant bridge.call_plan := bridge.plan_of_call(p_function, p_args, p_kwargs, p_role);
@@ -274,7 +275,7 @@ end
 $$;
 
 create or replace function bridge.plan_call(p_new bridge.schedule, p_old bridge.schedule) returns bridge.schedule language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Before a schedule is written that calls a function: check the call, and settle with whose rights it is made. Whoever says what is
   -- called is whose rights it has: nobody can change what others' rights are used for.
   --
@@ -292,7 +293,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_posted(p_webhook jsonb) returns jsonb language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_posted(p_webhook jsonb) returns jsonb language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a webhook of a schedule that could reach nobody, as callbacks do. Returns it in full: {"url", "secret"}, with "headers" where it has any.
 declare
   v_full constant jsonb := '{"secret": "default"}'::jsonb
@@ -313,7 +314,7 @@ $$;
 
 create or replace function bridge.start_call(p_schedule bridge.schedule, p_run_at timestamptz, p_expires_at timestamptz, p_headers jsonb,
     p_now timestamptz)
-  returns uuid language plpgsql set search_path = '' as $$
+  returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Make the job of a call. What it calls, and with whose rights, is where no enqueue can write. Returns its id.
 declare
   v_id constant uuid := bridge.new_id();
@@ -334,7 +335,7 @@ end
 $$;
 
 create or replace function bridge.posted_run(p_schedule bridge.schedule, p_run bridge.schedule_run) returns jsonb language sql immutable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- What the task that delivers webhooks is called with for a run of a schedule.
   return jsonb_build_object('callback', 'schedule ' || p_schedule.name, 'url', p_schedule.webhook->'url', 'secret', p_schedule.webhook->'secret',
     'payload', jsonb_build_object('type', 'schedule.due', 'timestamp', p_run.created_at, 'data', jsonb_build_object('schedule', p_schedule.name,

@@ -1,11 +1,11 @@
 -- Performing calls: claim one, start it, call its function, end its run. pg_cron does it by an entry of its own, and where it does not, a
 -- drainer; any number may do so at once.
 
-create or replace function bridge.calls_claimant() returns uuid language sql immutable set search_path = ''
+create or replace function bridge.calls_claimant() returns uuid language sql immutable set search_path = pg_catalog, pg_temp
   -- Who claims calls, in the place of a drainer.
   return md5('bridge.calls')::uuid;
 
-create or replace function bridge.call_holder(p_run uuid) returns integer language sql stable set search_path = ''
+create or replace function bridge.call_holder(p_run uuid) returns integer language sql stable set search_path = pg_catalog, pg_temp
   -- The process id of the session that performs a run at this moment; null when none does. Each holds a lock of its run, from before the
   -- call to the end of the transaction: no row has to be refreshed while a function works, and no right is needed to see it.
   begin atomic
@@ -15,11 +15,11 @@ create or replace function bridge.call_holder(p_run uuid) returns integer langua
     limit 1;
   end;
 
-create or replace function bridge.call_limit(p_job bridge.job) returns interval language sql stable set search_path = ''
+create or replace function bridge.call_limit(p_job bridge.job) returns interval language sql stable set search_path = pg_catalog, pg_temp
   -- How long one attempt of a call may take: its own timeout, else that of its policy; null for no limit.
   return (bridge.delivered_headers(p_job)->'timelimit'->>0)::double precision * interval '1 second';
 
-create or replace function bridge.begin_call(out seq bigint, out run uuid) returns record language plpgsql security definer set search_path = ''
+create or replace function bridge.begin_call(out seq bigint, out run uuid) returns record language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Claim the most urgent call that is due and start it, for bridge.perform_call in the caller's next transaction. Null when none is due.
   --
@@ -33,7 +33,7 @@ begin
 end
 $$;
 
-create or replace function bridge.value_of_call(p_job bridge.job) returns json language plpgsql set search_path = '' as $$
+create or replace function bridge.value_of_call(p_job bridge.job) returns json language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Call the function of a job. Returns its value; the number of its rows when it returns a set.
   --
   -- Errors  JB001 when the call cannot be made any more, JB004 when the value is too large; what the function raises
@@ -56,7 +56,7 @@ begin
 end
 $$;
 
-create or replace function bridge.why_stopped(p_job bridge.job, p_run uuid) returns json language plpgsql stable set search_path = '' as $$
+create or replace function bridge.why_stopped(p_job bridge.job, p_run uuid) returns json language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The error of a call whose statement was cancelled because its run is over; null when it is not, and somebody else cancelled it.
 declare
   v_limit constant interval := bridge.call_limit(p_job);
@@ -70,7 +70,7 @@ begin
 end
 $$;
 
-create or replace function bridge.perform_call(p_seq bigint, p_run uuid) returns text language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.perform_call(p_seq bigint, p_run uuid) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Perform a call that has begun, and end its run, in one transaction: what the function did stands if and only if its run counts.
   --
   -- Returns  the job's new status; null when the run had been superseded: then nothing of what it did stands
@@ -116,7 +116,7 @@ declare
   v_is_over boolean;
 begin
   loop
-    perform pg_catalog.set_config('search_path', 'pg_catalog', true);
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     select b.seq, b.run into v_call from bridge.begin_call() b;
     v_is_over := pg_catalog.clock_timestamp() >= v_until;
     commit;
@@ -131,7 +131,7 @@ begin
 end
 $$;
 
-create or replace function bridge.calls_wait() returns boolean language sql stable security definer set search_path = '' set enable_seqscan = off
+create or replace function bridge.calls_wait() returns boolean language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
   -- Whether a drainer should perform calls: one is due, and where pg_cron ticks it has not taken it within 5 s.
   begin atomic
     select not bridge.is_paused('bridge.calls') and (
@@ -141,7 +141,7 @@ create or replace function bridge.calls_wait() returns boolean language sql stab
   end;
 
 create or replace function bridge.calls_to_stop(p_now timestamptz default clock_timestamp()) returns setof integer language plpgsql
-  security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The process ids of sessions whose call is over: cancelled, or running for longer than its timeout or deadline allows. To be cancelled
   -- in this transaction: while it holds a run's row, that run cannot end, so that its session is in that call and in no other.
   --
@@ -159,7 +159,7 @@ begin
 end
 $$;
 
-create or replace function bridge.stop_calls(p_now timestamptz default clock_timestamp()) returns integer language plpgsql set search_path = '' as $$
+create or replace function bridge.stop_calls(p_now timestamptz default clock_timestamp()) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Cancel the statements of calls that are over. The tick does so with the rights of the schema's owner, a drainer with its own: a role may
   -- cancel what roles run that it is a member of.
   --
@@ -179,7 +179,7 @@ begin
 end
 $$;
 
-create or replace function bridge.lose_calls(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = ''
+create or replace function bridge.lose_calls(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- Take their runs from sessions that are gone. A run that has just begun may not hold its lock yet. Returns how many.
 declare
@@ -201,7 +201,7 @@ begin
 end
 $$;
 
-create or replace function bridge.register_calls() returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.register_calls() returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have pg_cron perform calls, by an entry of its own, where it is and this role may: when the first schedule is made that calls a
   -- function. An install does the same (bridge.register_cron). Where it cannot, drainers perform them.
 declare

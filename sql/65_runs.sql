@@ -2,7 +2,7 @@
 
 create or replace function bridge.schedule_history(name text, status text default null, trigger_type text default null, n integer default 20,
     before bigint default null)
-  returns setof bridge.schedule_runs language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns setof bridge.schedule_runs language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The last runs of a schedule, newest first; of one that was removed those that the log still holds.
   --
   --   status        only these: a status of a job, waiting, skipped or unknown. A run counts as ended when the tick has noted it
@@ -36,7 +36,7 @@ end
 $$;
 
 create or replace function bridge.old_runs(p_schedule text, p_before timestamptz, p_limit integer) returns bigint[] language plpgsql stable
-  set search_path = '' set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- The ended runs of a schedule from before a moment, the oldest first, without its last 20: what is due once a month or a year keeps its
   -- last runs. Nothing but its age keeps a run of a schedule that was removed.
   --
@@ -61,7 +61,7 @@ begin
 end
 $$;
 
-create or replace function bridge.logged_schedules() returns setof text language sql stable set search_path = ''
+create or replace function bridge.logged_schedules() returns setof text language sql stable set search_path = pg_catalog, pg_temp
   -- The schedules that have runs in the log, found by hops. Index  schedule_run_latest
   begin atomic
     with recursive found (name) as (
@@ -73,7 +73,7 @@ create or replace function bridge.logged_schedules() returns setof text language
   end;
 
 create or replace function bridge.forget_runs(p_before timestamptz, p_dry_run boolean, p_limit integer default 100000) returns integer
-  language plpgsql set search_path = '' set enable_seqscan = off as $$
+  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   -- Forget ended runs from before a moment, but the last 20 of each schedule that there is. What goes is added up first: statistics stay
   -- what they are.
   --
@@ -143,7 +143,7 @@ select bridge.define_view('slow_schedules', $view$
   where r.duration > u.limit_duration
 $view$);
 
-create or replace function bridge.slot_gap(p_schedule bridge.schedule) returns interval language plpgsql stable set search_path = '' as $$
+create or replace function bridge.slot_gap(p_schedule bridge.schedule) returns interval language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The shortest time between two of its next five slots; null where it has none to come.
 declare
   v_plan constant bridge.cron_plan := bridge.parse_cron(p_schedule.cron);
@@ -160,12 +160,12 @@ begin
 end
 $$;
 
-create or replace function bridge.same_work(p_schedule bridge.schedule) returns jsonb language sql stable set search_path = ''
+create or replace function bridge.same_work(p_schedule bridge.schedule) returns jsonb language sql stable set search_path = pg_catalog, pg_temp
   -- What a schedule runs, without when and how: two with the same value do the same work.
   return to_jsonb(p_schedule) - array['name', 'cron', 'timezone', 'priority', 'max_attempts', 'backoff', 'timeout', 'expires', 'headers', 'jitter',
     'starts_at', 'ends_at', 'overlap', 'missed', 'missed_within', 'enabled', 'next_at', 'created_at', 'updated_at', 'expected_duration'];
 
-create or replace function bridge.cron_commands() returns table (name text, command text) language plpgsql stable set search_path = '' as $$
+create or replace function bridge.cron_commands() returns table (name text, command text) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The active entries of pg_cron for this database that are not ours; none without pg_cron or the right to look.
 begin
   if has_schema_privilege(to_regnamespace('cron'), 'usage') and has_table_privilege(to_regclass('cron.job'), 'select') then
@@ -176,7 +176,7 @@ end
 $$;
 
 create or replace function bridge.overlapping_slots(p_now timestamptz) returns table (schedule text, slots bigint, met bigint, since timestamptz)
-  language sql stable set search_path = ''
+  language sql stable set search_path = pg_catalog, pg_temp
   -- Of each schedule its slots of the last day, 100 at most, and how many of them came before the run before had ended. Slots that were made
   -- up for do not count: they come together.
   begin atomic
@@ -193,7 +193,7 @@ create or replace function bridge.overlapping_slots(p_now timestamptz) returns t
   end;
 
 create or replace function bridge.runs_elsewhere(p_now timestamptz) returns table (schedule text, slots bigint, by_hand bigint, others bigint,
-    since timestamptz) language sql stable set search_path = ''
+    since timestamptz) language sql stable set search_path = pg_catalog, pg_temp
   -- Of each schedule its last five slots within 30 days, and what ran its task with its arguments since the first of them without being one of
   -- its slots: by hand, or from elsewhere. At most 200 of either are looked at.
   begin atomic
@@ -221,7 +221,7 @@ create or replace function bridge.runs_elsewhere(p_now timestamptz) returns tabl
 
 create or replace function bridge.too_often(p_now timestamptz default clock_timestamp())
   returns table (schedule text, kind text, found text, remedy text, other text, since timestamptz)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Schedules whose work is done more often than it should be.
   --
   -- Returns  a row for each reason, kind being one of

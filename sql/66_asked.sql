@@ -2,7 +2,7 @@
 --
 -- Nothing here reads more than is in flight, a page of what ended lately, and what has an index: history may be as long as it likes.
 
-create or replace function bridge.words(p_age interval) returns text language sql immutable parallel safe set search_path = ''
+create or replace function bridge.words(p_age interval) returns text language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- A duration as people say it, in its two greatest units: 40 s, 3 min 20 s, 2 h 5 min, 4 d 3 h; null for null. Not strict: Postgres would
   -- answer for null without asking who may call it.
   return case
@@ -13,7 +13,7 @@ create or replace function bridge.words(p_age interval) returns text language sq
     else format('%s d %s h', extract(epoch from p_age)::bigint / 86400, extract(epoch from p_age)::bigint % 86400 / 3600) end;
 
 create or replace function bridge.ready_heads() returns table (queue text, rank smallint, since timestamptz) language sql stable security definer
-  set search_path = '' set enable_seqscan = off set jit = off
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   -- The job of each queue and priority that is published next, and since when it has been due, by one index probe each.
   --
   -- Index  ready_pkey
@@ -28,7 +28,7 @@ create or replace function bridge.ready_heads() returns table (queue text, rank 
     select h.queue, h.rank, h.since from head h;
   end;
 
-create or replace function bridge.flying_queues() returns setof text language sql stable set search_path = '' set enable_seqscan = off set jit = off
+create or replace function bridge.flying_queues() returns setof text language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   -- The queues that have something in flight, or jobs that a limit holds back, by one index probe a queue.
   --
   -- Index  inflight_live, lane_same
@@ -48,7 +48,7 @@ create or replace function bridge.flying_queues() returns setof text language sq
   end;
 
 create or replace function bridge.living_workers(p_now timestamptz) returns table (queue text, workers bigint, slots bigint) language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- How many workers consume each queue and report, and how many jobs they run at once.
   begin atomic
     select q.name, count(*), sum(w.concurrency) from bridge.worker w cross join lateral unnest(w.queues) q (name)
@@ -58,7 +58,7 @@ create or replace function bridge.living_workers(p_now timestamptz) returns tabl
 create or replace function bridge.queues_seen(p_now timestamptz default clock_timestamp())
   returns table (queue text, queued_since timestamptz, published bigint, published_since timestamptz, running bigint, paused boolean,
     workers bigint, slots bigint, silent text[])
-  language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Every queue that has jobs which are due, workers, or settings of its own.
   --
   -- Returns  queued_since: the oldest of the jobs that are published next, null when none waits in Postgres; published and running of the first
@@ -87,7 +87,7 @@ $$;
 create or replace function bridge.stuck_in_flight(p_since timestamptz, p_queue text default null, p_task text default null,
     p_most integer default 1000)
   returns table (state text, jobs bigint, since timestamptz, example text)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Jobs that have been published or running since before a moment, by state: how many (p_most are counted in all), the oldest, and its id.
   --
   -- Index  inflight_live
@@ -103,7 +103,7 @@ end
 $$;
 
 create or replace function bridge.missing_days(p_ahead integer, p_now timestamptz default clock_timestamp()) returns table (name text, day date)
-  language sql stable security definer set search_path = ''
+  language sql stable security definer set search_path = pg_catalog, pg_temp
   -- Days (UTC) from today on that have no partition, of every table that has one a day.
   begin atomic
     select c.relname::text, d.day from pg_catalog.pg_class c, generate_series(0, p_ahead) g,
@@ -116,7 +116,7 @@ create or replace function bridge.missing_days(p_ahead integer, p_now timestampt
 
 create or replace function bridge.undelivered(p_now timestamptz default clock_timestamp(), out rules bigint, out failed bigint, out target text,
     out error text)
-  language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- How many callbacks there are, and the messages that nobody took in all their attempts within a day: how many (1000 are counted), and of
   -- which callback the last was, with its error.
   --
@@ -134,7 +134,7 @@ $$;
 
 create or replace function bridge.dead_since(p_since timestamptz, p_queue text default null, p_task text default null, p_most integer default 10000)
   returns table (jobs bigint, last_at timestamptz, example text)
-  language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Dead letters since a moment: how many among the last p_most of all queues and tasks, and the newest.
   --
   -- Index  finished_dead
@@ -149,7 +149,7 @@ $$;
 
 create or replace function bridge.ended_lately(p_since timestamptz, p_most integer default 20000)
   returns table (queue text, succeeded bigint, failed bigint, last_at timestamptz)
-  language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- How jobs ended since a moment, by queue, from at most so many of them: what is read does not grow with the rate.
   --
   -- Index  finished_recent
@@ -162,7 +162,7 @@ $$;
 
 create or replace function bridge.schedule_troubles(p_now timestamptz default clock_timestamp(), out total integer, out paused integer,
     out late text[], out failed text[], out slow text[], out often text[])
-  language plpgsql stable security definer set search_path = '' as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- How many schedules there are, and which a person should look at, each with why: due for longer than slot_grace; their last run failed;
   -- it is slow; they run too often, or do what another does.
 begin
@@ -178,7 +178,7 @@ end
 $$;
 
 create or replace function bridge.oldest_snapshot(p_now timestamptz default clock_timestamp(), out what text, out age interval, out pid integer)
-  language sql stable set search_path = ''
+  language sql stable set search_path = pg_catalog, pg_temp
   -- The transaction of this database that has kept dead rows from being vacuumed for longest, as far as the owner of this schema sees sessions.
   begin atomic
     select format('pid %s (%s, %s) holds a snapshot or writes', a.pid, coalesce(nullif(a.application_name, ''), a.backend_type), coalesce(a.state, 'no state')),

@@ -22,12 +22,12 @@ $$;
 create or replace function bridge.condition(component text, status text, found text, subject text default null, remedy text default null,
     last_run timestamptz default null, next_run timestamptz default null, error_count bigint default null,
     success_rate double precision default null, value double precision default null)
-  returns bridge.component language sql immutable parallel safe set search_path = ''
+  returns bridge.component language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- One row of bridge.health, by the names of its columns.
   return row(component, subject, status, found, remedy, last_run, next_run, error_count, success_rate, value)::bridge.component;
 
 create or replace function bridge.health_of_tick(p_now timestamptz, p_late interval) returns bridge.component language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Who ticks, and how late he is: delayed jobs, retries, expiry and the recovery of what died all wait for it.
 declare
   v_state bridge.tick_state;
@@ -49,7 +49,7 @@ begin
 end
 $$;
 
-create or replace function bridge.health_of_drainers(p_now timestamptz) returns setof bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_drainers(p_now timestamptz) returns setof bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- One row a drainer that reports, or went silent within the last hour; one row that says so where none reports.
 declare
   v_row record;
@@ -77,7 +77,7 @@ begin
 end
 $$;
 
-create or replace function bridge.health_of_broker(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_broker(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Whether jobs get into the broker, as the living drainers report it: one that cannot publish says since when, and why.
 declare
   v_row record;
@@ -104,7 +104,7 @@ end
 $$;
 
 create or replace function bridge.health_of_queues(p_now timestamptz, p_late interval) returns setof bridge.component language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Two rows a queue: who consumes it, and how long its oldest due job has waited in Postgres.
 declare
   v_queue record;
@@ -147,7 +147,7 @@ begin
 end
 $$;
 
-create or replace function bridge.health_of_jobs(p_now timestamptz) returns setof bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_jobs(p_now timestamptz) returns setof bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Jobs that do not move, dead letters, messages that nobody took, and partitions of the coming days.
 declare
   v_stuck record;
@@ -182,7 +182,7 @@ begin
 end
 $$;
 
-create or replace function bridge.health_of_schedules(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_schedules(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Whether due schedules run, and how their last 1000 runs of a day ended.
 declare
   v_state record;
@@ -208,7 +208,7 @@ begin
 end
 $$;
 
-create or replace function bridge.health_of_breakers() returns bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_breakers() returns bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Circuit breakers that hold something back.
 declare
   v_row record;
@@ -224,7 +224,7 @@ end
 $$;
 
 create or replace function bridge.next_cron_run(p_schedule text, p_last timestamptz, p_now timestamptz) returns timestamptz language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- When pg_cron will start an entry next; null where only pg_cron knows.
 begin
   if p_schedule ~ '^\d+ seconds?$' then
@@ -236,7 +236,7 @@ exception when others then
 end
 $$;
 
-create or replace function bridge.health_of_cron(p_now timestamptz) returns setof bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_cron(p_now timestamptz) returns setof bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- One row an entry of ours in pg_cron, with its ended runs among the last 500 of all entries; one row where there is no pg_cron.
 declare
   v_row record;
@@ -274,7 +274,7 @@ end
 $$;
 
 create or replace function bridge.health_of_upkeep(p_now timestamptz, p_snapshot interval) returns setof bridge.component language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Whether cleanups come and go well, who keeps dead rows from being vacuumed, and what else the database needs.
 declare
   v_row record;
@@ -306,7 +306,7 @@ $$;
 
 create or replace function bridge.health(tick_late interval default '15 seconds', queued_late interval default '1 minute',
     snapshot_age interval default '5 minutes', p_now timestamptz default clock_timestamp())
-  returns setof bridge.component language plpgsql stable security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns setof bridge.component language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The state of everything that jobs need, one row a component. Changes nothing, and costs the same however long history is.
   --
   --   tick_late     from where on the last tick counts as late

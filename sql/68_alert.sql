@@ -6,7 +6,7 @@
 create or replace function bridge.alert_kinds()
   returns table (kind text, threshold numeric, within interval, minimum integer, lasting interval, severity text, by_queue boolean, by_task boolean,
     below boolean, about text)
-  language sql immutable set search_path = ''
+  language sql immutable set search_path = pg_catalog, pg_temp
   -- What a rule may watch, with its defaults; by_queue and by_task: it may be about one; below: it fires below the threshold, not above.
   begin atomic
     values
@@ -111,7 +111,7 @@ on conflict (name) do update set about = excluded.about where bridge.setting.abo
 
 select bridge.clean_table('alert', 'resolved_at', 'alert_retention', 'v.state = ''resolved''');
 
-create or replace function bridge.check_alert_rule(p_rule bridge.alert_rule) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_alert_rule(p_rule bridge.alert_rule) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a rule that could never fire, or fires about nothing that its kind knows.
 declare
   v_kind record;
@@ -154,7 +154,7 @@ create or replace function bridge.set_alert(name text, kind text default null, t
     task text default null, within interval default null, lasting interval default null, severity text default null, quiet interval default null,
     minimum integer default null, webhook text default null, notifier text default null, secret text default null,
     delivery_queue text default null, enabled boolean default null)
-  returns text language plpgsql security definer set search_path = '' as $$
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Make an alert rule, or change what is said of the one that has this name; what is not said stays, or has the default of its kind.
   --
   --   name            of the rule; the rules that are installed have the name of their kind
@@ -210,7 +210,7 @@ begin
 end
 $$;
 
-create or replace function bridge.remove_alert(name text) returns void language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.remove_alert(name text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Remove an alert rule. What is open of it is resolved; its history stays.
   --
   -- Errors  JB002 when there is none of that name

@@ -1,6 +1,6 @@
 -- What becomes of alerts: opened, told, acknowledged, resolved. The readings are in 70_reading.sql.
 
-create or replace function bridge.alert_queue(p_rule bridge.alert_rule) returns text language plpgsql stable set search_path = '' as $$
+create or replace function bridge.alert_queue(p_rule bridge.alert_rule) returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The queue of the jobs that deliver: the rule's, else the setting callback_queue, else one that a living worker consumes: an alert may be
   -- about a queue that has none. Of those the rule's own, else the one with most workers.
 declare
@@ -17,19 +17,19 @@ begin
 end
 $$;
 
-create or replace function bridge.alert_payload(p_alert bridge.alert, p_event text) returns jsonb language sql stable set search_path = ''
+create or replace function bridge.alert_payload(p_alert bridge.alert, p_event text) returns jsonb language sql stable set search_path = pg_catalog, pg_temp
   -- What is told of an alert, in the length of a NOTIFY. The event is opened, reminder, resolved or test.
   return jsonb_build_object('type', 'alert.' || p_event, 'timestamp', clock_timestamp(), 'data', jsonb_build_object('id', p_alert.id, 'rule', p_alert.rule,
     'kind', p_alert.kind, 'severity', p_alert.severity, 'state', p_alert.state, 'subject', nullif(p_alert.subject, ''), 'value', p_alert.value,
     'threshold', p_alert.threshold, 'message', left(p_alert.message, 1000), 'opened_at', p_alert.opened_at, 'acknowledged_by', left(p_alert.acknowledged_by, 100),
     'resolved_at', p_alert.resolved_at));
 
-create or replace function bridge.alert_address(p_own text, p_setting text) returns text language sql stable set search_path = ''
+create or replace function bridge.alert_address(p_own text, p_setting text) returns text language sql stable set search_path = pg_catalog, pg_temp
   -- A rule's own address, else that of a setting; null when there is neither.
   return coalesce(p_own, (select nullif(s.value #>> '{}', '') from bridge.setting s where s.name = p_setting and jsonb_typeof(s.value) = 'string'));
 
 create or replace function bridge.tell_alert(p_rule bridge.alert_rule, p_alert bridge.alert, p_event text) returns void language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Tell of an alert: whoever listens to bridge_alert, and the addresses of its rule, by jobs.
 declare
   v_payload constant jsonb := bridge.alert_payload(p_alert, p_event);
@@ -49,7 +49,7 @@ end
 $$;
 
 create or replace function bridge.open_alert(p_rule bridge.alert_rule, p_reading bridge.alert_reading, p_now timestamptz) returns bridge.alert
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- The alert of a condition that holds: the one that is not resolved, or a new one when it has lasted; null when it has not.
   --
   -- Locks  the alert; null, too, where somebody has it in hand (skip locked): the tick waits for nobody
@@ -79,13 +79,13 @@ end
 $$;
 
 create or replace function bridge.is_quiet(p_rule bridge.alert_rule, p_alert bridge.alert, p_now timestamptz) returns boolean language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Whether it is too early to tell of an alert: its rule and subject were told of, or it was acknowledged, within the quiet time.
   return coalesce(greatest(p_alert.acknowledged_at, (select max(a.told_at) from bridge.alert a where a.rule = p_alert.rule and a.subject = p_alert.subject))
     > p_now - p_rule.quiet, false);
 
 create or replace function bridge.judge_alert_rule(p_rule bridge.alert_rule, p_now timestamptz, p_ticked_at timestamptz) returns integer
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Look at what one rule watches. Of one rule at most 100 subjects are alerts at a time.
   --
   -- Returns  how many alerts were opened
@@ -128,7 +128,7 @@ end
 $$;
 
 create or replace function bridge.check_alerts(p_now timestamptz default clock_timestamp(), p_ticked_at timestamptz default null) returns jsonb
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Look at all alert rules: the tick does every alert_interval, and by hand it does no harm.
   --
   --   p_now        see bridge.check_now
@@ -154,7 +154,7 @@ end
 $$;
 
 create or replace function bridge.check_alerts_if_due(p_now timestamptz, p_ticked_at timestamptz, p_times integer default 1) returns boolean
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Look at the alert rules when that is due: the last look is older than so many times alert_interval. A step of the tick, which must not fail.
   --
   -- Returns  whether it was due
@@ -171,7 +171,7 @@ end
 $$;
 
 create or replace function bridge.watch_alerts() returns table (id bigint, event text, rule text, severity text, subject text, message text)
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- What a drainer asks every few seconds: alerts that were told of, or resolved, within the last minute, for its log. It looks at the rules
   -- itself where nobody has for twice the interval: nobody ticks.
 begin
@@ -185,7 +185,7 @@ end
 $$;
 
 create or replace function bridge.acknowledge_alert(id bigint, who text default session_user, note text default null) returns boolean
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Say that somebody is at it: nothing more is told of the alert for its rule's quiet time from now; then it is told again if it still holds.
   --
   --   who, note  shown in bridge.alerts
@@ -203,7 +203,7 @@ end
 $$;
 
 create or replace function bridge.resolve_alert(id bigint, who text default session_user, note text default null) returns void
-  language plpgsql security definer set search_path = '' as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- End an alert by hand. Where its condition still holds, the next look opens another.
   --
   -- Errors  JB002 there is no such alert, JB006 it is resolved already
@@ -215,7 +215,7 @@ begin
 end
 $$;
 
-create or replace function bridge.lock_alert(p_id bigint) returns text language plpgsql set search_path = '' as $$
+create or replace function bridge.lock_alert(p_id bigint) returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take an alert in hand; the state that it is in.
 declare
   v_state text;
@@ -230,7 +230,7 @@ begin
 end
 $$;
 
-create or replace function bridge.test_alert(name text) returns void language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.test_alert(name text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Tell of something that did not happen, as a rule would, to see whether it arrives. No alert is opened.
   --
   -- Errors  JB002 when there is none of that name
@@ -246,7 +246,7 @@ begin
 end
 $$;
 
-create or replace function bridge.health_of_alerts(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_alerts(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Whether rules are looked at, and what is open.
 declare
   v_checked constant timestamptz := (select nullif(s.checked_at, '-infinity') from bridge.alert_state s);

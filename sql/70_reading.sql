@@ -2,7 +2,7 @@
 -- they ask.
 
 create or replace function bridge.read_queued_jobs(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language plpgsql stable
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Jobs that have waited for too long; of each queue and priority the first that are claimed are looked at, as many as can tell.
   --
   -- Index  ready_pkey, inflight_live, held_pkey
@@ -31,7 +31,7 @@ end
 $$;
 
 create or replace function bridge.read_queues(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Of each queue: how long its oldest due job has waited (queue_age), or how many workers it has (no_worker).
 declare
   v_queue record;
@@ -54,7 +54,7 @@ end
 $$;
 
 create or replace function bridge.read_stuck_jobs(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Jobs that have been published or running for too long.
   begin atomic
     select row('', sum(s.jobs), string_agg(format('%s jobs have been %s for longer than %s, the oldest (%s) for %s', s.jobs, s.state,
@@ -64,7 +64,7 @@ create or replace function bridge.read_stuck_jobs(p_rule bridge.alert_rule, p_no
   end;
 
 create or replace function bridge.read_dead_letters(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Jobs that failed for good lately.
   begin atomic
     select row('', d.jobs, format('%s jobs have failed for good within %s, the last is %s', d.jobs, bridge.words(p_rule.within), d.example))::bridge.alert_reading
@@ -72,7 +72,7 @@ create or replace function bridge.read_dead_letters(p_rule bridge.alert_rule, p_
   end;
 
 create or replace function bridge.read_failure_rate(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language plpgsql stable
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Attempts that failed, of a task, or of each queue by itself; judged as circuit breakers are: successes are counted only where the failures
   -- could be enough, and only as many as would outweigh them.
 declare
@@ -108,7 +108,7 @@ end
 $$;
 
 create or replace function bridge.read_processes(p_rule bridge.alert_rule, p_now timestamptz, p_ticked_at timestamptz)
-  returns setof bridge.alert_reading language plpgsql stable set search_path = '' set enable_seqscan = off set jit = off as $$
+  returns setof bridge.alert_reading language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- What drives jobs: the tick, drainers, their broker, and transactions that keep dead rows.
 declare
   v_row record;
@@ -136,7 +136,7 @@ end
 $$;
 
 create or replace function bridge.read_schedules(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Schedules whose slot is overdue, whose last runs failed, or whose last run is slow.
 begin
   if p_rule.kind = 'late_schedule' then
@@ -157,7 +157,7 @@ end
 $$;
 
 create or replace function bridge.read_holds(p_rule bridge.alert_rule, p_now timestamptz) returns setof bridge.alert_reading language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- What is held back as a whole: circuit breakers that are not closed, and pauses that operators made.
   begin atomic
     select row(h.kind || ' ' || h.name, floor(extract(epoch from p_now - h.since)), h.message)::bridge.alert_reading from (
@@ -174,7 +174,7 @@ create or replace function bridge.read_holds(p_rule bridge.alert_rule, p_now tim
   end;
 
 create or replace function bridge.alert_readings(p_rule bridge.alert_rule, p_now timestamptz, p_ticked_at timestamptz)
-  returns setof bridge.alert_reading language plpgsql stable set search_path = '' as $$
+  returns setof bridge.alert_reading language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- What a rule sees now: a row for each subject whose value is beyond the threshold.
 begin
   case p_rule.kind

@@ -30,7 +30,7 @@ insert into bridge.setting (name, value, about) values
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 
 create or replace function bridge.collect_metrics(p_now timestamptz default clock_timestamp()) returns integer language plpgsql security definer
-  set search_path = '' set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Keep what bridge.metrics() says now, and forget a page of what is older than metric_retention. The tick does this every metric_interval.
   --
   -- Returns  how many values were kept; null when somebody else is at it
@@ -54,7 +54,7 @@ begin
 end
 $$;
 
-create or replace function bridge.collect_metrics_if_due(p_now timestamptz) returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.collect_metrics_if_due(p_now timestamptz) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Keep a snapshot when the last is older than metric_interval. A step of the tick, which must not fail.
 begin
   if not exists (select from bridge.metric_state s where s.collected_at <= p_now - bridge.seconds('metric_interval') or s.collected_at > p_now) then
@@ -69,7 +69,7 @@ end
 $$;
 
 create or replace function bridge.metric_growth(p_name text, p_labels jsonb, p_since timestamptz)
-  returns table (at timestamptz, labels jsonb, grown double precision) language sql stable security definer set search_path = '' set enable_seqscan = off
+  returns table (at timestamptz, labels jsonb, grown double precision) language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
   -- By how much each series of a counter has grown since the snapshot before; one that was not there yet, from nothing.
   --
   -- Index  metric_snapshot_name
@@ -81,7 +81,7 @@ create or replace function bridge.metric_growth(p_name text, p_labels jsonb, p_s
 
 create or replace function bridge.metric_rate(name text, labels jsonb default '{}', past interval default '1 day',
     p_now timestamptz default clock_timestamp())
-  returns table (at timestamptz, per_minute double precision) language sql stable security definer set search_path = '' set enable_seqscan = off
+  returns table (at timestamptz, per_minute double precision) language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
   -- The rate of a counter over a while, a row a snapshot: by how much its series with these labels have grown a minute since the one before.
   --
   --   name    of the counter, as bridge.metrics() has it
@@ -94,7 +94,7 @@ create or replace function bridge.metric_rate(name text, labels jsonb default '{
     from bridge.metric_growth(metric_rate.name, metric_rate.labels, p_now - metric_rate.past) g group by g.at order by g.at;
   end;
 
-create or replace function bridge.health_of_metrics(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = '' as $$
+create or replace function bridge.health_of_metrics(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Whether snapshots are kept as often as they should.
 declare
   v_at constant timestamptz := (select nullif(s.collected_at, '-infinity') from bridge.metric_state s);

@@ -49,7 +49,7 @@ insert into bridge.setting (name, value, about) values
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 
 create or replace function bridge.count_ended(p_since timestamptz, p_until timestamptz) returns setof bridge.tally language plpgsql stable
-  set search_path = '' set enable_seqscan = off set jit = off set plan_cache_mode = force_custom_plan as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_custom_plan as $$
   -- Count the jobs that ended in a slice of time, and the attempts that another followed. Rows carry p_since.
   --
   -- Index  finished_task_status, by hops from task to task in the days of the slice; attempt_ended
@@ -81,7 +81,7 @@ begin
 end
 $$;
 
-create or replace function bridge.name_counts(p_counts bridge.tally[]) returns setof bridge.tally language plpgsql set search_path = '' as $$
+create or replace function bridge.name_counts(p_counts bridge.tally[]) returns setof bridge.tally language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- The same counts under the names that metrics show. New names are taken up, the most frequent first, while there is room; a name that
   -- is shown stays.
 declare
@@ -106,7 +106,7 @@ begin
 end
 $$;
 
-create or replace function bridge.add_counts(p_since timestamptz, p_counts bridge.tally[]) returns void language sql set search_path = ''
+create or replace function bridge.add_counts(p_since timestamptz, p_counts bridge.tally[]) returns void language sql set search_path = pg_catalog, pg_temp
   -- Add counts to those of a slice.
   begin atomic
     insert into bridge.tally as t (since, kind, queue, task, outcome, number, run_seconds, wait_seconds)
@@ -115,7 +115,7 @@ create or replace function bridge.add_counts(p_since timestamptz, p_counts bridg
       run_seconds = t.run_seconds + excluded.run_seconds, wait_seconds = t.wait_seconds + excluded.wait_seconds;
   end;
 
-create or replace function bridge.settle_slice(p_slice bridge.tally_slice) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.settle_slice(p_slice bridge.tally_slice) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Nothing more can come into a slice: count it again, for what was committed late, and add it to what is settled. Jobs that have been
   -- run again since are in history no more, and were counted: the larger number is right.
 declare
@@ -133,7 +133,7 @@ end
 $$;
 
 create or replace function bridge.tally_ends(p_now timestamptz default clock_timestamp(), p_after interval default interval '10 seconds')
-  returns integer language plpgsql set search_path = '' as $$
+  returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Bring the counters of what has ended up to date; the tick calls it.
   --
   --   p_after  do nothing when less time than this is new
@@ -182,12 +182,12 @@ begin
 end
 $$;
 
-create or replace function bridge.sample_of(p_table regclass, p_pages integer) returns real language sql stable set search_path = ''
+create or replace function bridge.sample_of(p_table regclass, p_pages integer) returns real language sql stable set search_path = pg_catalog, pg_temp
   -- The percentage of a table's pages that makes so many of them, as TABLESAMPLE takes it.
   return least(100, 100.0 * p_pages / greatest(pg_relation_size(p_table) / current_setting('block_size')::integer, 1));
 
 create or replace function bridge.ready_by_queue(p_most integer default 5000, p_pages integer default 256)
-  returns table (queue text, jobs bigint, oldest timestamptz) language sql stable set search_path = '' set enable_seqscan = off
+  returns table (queue text, jobs bigint, oldest timestamptz) language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set enable_bitmapscan = off set jit = off
   -- How many jobs of each queue are ready, and since when the first of them. Above p_most, a sample of p_pages tells how many.
   --
@@ -213,7 +213,7 @@ create or replace function bridge.ready_by_queue(p_most integer default 5000, p_
   end;
 
 create or replace function bridge.delayed_by_queue(p_most integer default 5000, p_pages integer default 32)
-  returns table (queue text, status text, jobs bigint) language plpgsql stable set search_path = '' set enable_seqscan = off
+  returns table (queue text, status text, jobs bigint) language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
   -- How many jobs of each queue are scheduled or blocked. Above p_most, a sample of p_pages tells of the scheduled ones: their rows do not
   -- name the queue.
@@ -236,7 +236,7 @@ end
 $$;
 
 create or replace function bridge.live_samples(p_now timestamptz) returns table (name text, labels jsonb, value double precision)
-  language plpgsql stable set search_path = '' set jit = off as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Live jobs by queue and status, and how long the oldest of a status is in it. Queues beyond the setting metric_names are one, "(other)".
 declare
   v_most constant integer := bridge.setting('metric_names');
@@ -271,7 +271,7 @@ end
 $$;
 
 create or replace function bridge.ended_samples() returns table (name text, labels jsonb, value double precision) language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Counters of what has ended.
   begin atomic
     with total as (
@@ -292,7 +292,7 @@ create or replace function bridge.ended_samples() returns table (name text, labe
     select 'bridge_tally_age_seconds', '{}'::jsonb, extract(epoch from clock_timestamp() - max(s.until))::double precision from bridge.tally_slice s;
   end;
 
-create or replace function bridge.dead_count(p_most integer default 100000) returns bigint language sql stable set search_path = ''
+create or replace function bridge.dead_count(p_most integer default 100000) returns bigint language sql stable set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off
   -- How many dead letters there are; of more than p_most, p_most.
   --
@@ -302,7 +302,7 @@ create or replace function bridge.dead_count(p_most integer default 100000) retu
   end;
 
 create or replace function bridge.process_samples(p_now timestamptz) returns table (name text, labels jsonb, value double precision)
-  language sql stable set search_path = ''
+  language sql stable set search_path = pg_catalog, pg_temp
   -- Who works, who ticks, what is held back. A process that is lost or has stopped is counted for an hour.
   begin atomic
     select 'bridge_info', jsonb_build_object('version', bridge.version()), 1::double precision
@@ -338,7 +338,7 @@ create or replace function bridge.process_samples(p_now timestamptz) returns tab
   end;
 
 create or replace function bridge.table_samples() returns table (name text, labels jsonb, value double precision) language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Sizes and dead rows of the tables that grow or move; of partitioned ones, of all partitions together.
   begin atomic
     with part as (
@@ -355,7 +355,7 @@ create or replace function bridge.table_samples() returns table (name text, labe
     from figure f cross join lateral (values ('bridge_table_bytes', f.bytes::double precision), ('bridge_table_dead_rows', f.dead::double precision)) s (name, value);
   end;
 
-create or replace function bridge.metric_catalog() returns table (name text, type text, help text) language sql immutable set search_path = ''
+create or replace function bridge.metric_catalog() returns table (name text, type text, help text) language sql immutable set search_path = pg_catalog, pg_temp
   -- Every metric that bridge.metrics() has series of, now or at other times.
   begin atomic
     select v.* from (values
@@ -383,7 +383,7 @@ create or replace function bridge.metric_catalog() returns table (name text, typ
   end;
 
 create or replace function bridge.metrics(p_now timestamptz default clock_timestamp())
-  returns table (name text, type text, help text, labels jsonb, value double precision) language sql stable security definer set search_path = ''
+  returns table (name text, type text, help text, labels jsonb, value double precision) language sql stable security definer set search_path = pg_catalog, pg_temp
   -- All series that there are now, under Prometheus' conventions: what /metrics shows, snapshots keep and bridge top draws.
   --
   -- Returns  one row a series, in the catalog's order of names; counters never fall

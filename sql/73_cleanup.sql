@@ -24,7 +24,7 @@ select bridge.clean_table('breaker_change', 'at', 'log_retention');
 select bridge.clean_table('cleanup_log', 'touched_at', 'log_retention', 'v.ended_at is not null');
 
 create or replace function bridge.plan_jobs(p_now timestamptz, p_since timestamptz) returns table (table_name text, todo jsonb) language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- The partitions of ended jobs out of which rows are to be deleted: days in which a rule's time has come for rows since the last cleanup;
   -- what was put aside; and, for the archive, days that are over.
   --
@@ -47,7 +47,7 @@ create or replace function bridge.plan_jobs(p_now timestamptz, p_since timestamp
     from bridge.days_of('attempt') d where d.kept;
   end;
 
-create or replace function bridge.plan_tables(p_now timestamptz) returns table (table_name text, todo jsonb) language sql stable set search_path = ''
+create or replace function bridge.plan_tables(p_now timestamptz) returns table (table_name text, todo jsonb) language sql stable set search_path = pg_catalog, pg_temp
   -- The tables of which old rows go, see bridge.clean_table.
   begin atomic
     select t.name, case when t.by_function is not null then jsonb_build_object('function', t.by_function, 'before', k.before) else
@@ -59,7 +59,7 @@ create or replace function bridge.plan_tables(p_now timestamptz) returns table (
     order by t.name;
   end;
 
-create or replace function bridge.plan_days(p_now timestamptz) returns table (table_name text, todo jsonb) language sql stable set search_path = ''
+create or replace function bridge.plan_days(p_now timestamptz) returns table (table_name text, todo jsonb) language sql stable set search_path = pg_catalog, pg_temp
   -- The days that are over, and tables of rows that were put aside, which may be empty by now.
   begin atomic
     select d.name, jsonb_build_object('parent', h.name, 'timed', h.timed, 'name', d.name, 'lower', d.lower, 'upper', d.upper,
@@ -73,7 +73,7 @@ create or replace function bridge.plan_days(p_now timestamptz) returns table (ta
   end;
 
 create or replace function bridge.plan_cron(p_now timestamptz) returns table (table_name text, todo jsonb, detail text) language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- pg_cron's log, which it never cleans itself: of our entries, or of all. Without the right to, what to grant.
   begin atomic
     select 'cron.job_run_details', jsonb_build_object('foreign', true, 'condition', format('coalesce(v.end_time, v.start_time) < to_timestamp(%s)',
@@ -86,7 +86,7 @@ create or replace function bridge.plan_cron(p_now timestamptz) returns table (ta
   end;
 
 create or replace function bridge.plan_cleanup(p_now timestamptz, p_since timestamptz) returns table (operation text, table_name text, todo jsonb, detail text)
-  language sql stable set search_path = ''
+  language sql stable set search_path = pg_catalog, pg_temp
   -- All that a cleanup has to do, in its order. Days come last: who calls it in one transaction holds everybody off from then on.
   begin atomic
     select * from (
@@ -96,12 +96,12 @@ create or replace function bridge.plan_cleanup(p_now timestamptz, p_since timest
       union all select 'drop', d.table_name, d.todo, null from bridge.plan_days(p_now) d) p;
   end;
 
-create or replace function bridge.rules_mark() returns text language sql stable set search_path = ''
+create or replace function bridge.rules_mark() returns text language sql stable set search_path = pg_catalog, pg_temp
   -- What changes when another rule or setting of retention does.
   return (select md5(string_agg(r::text, ' ' order by r.queue, r.status)) from (select r.queue, r.status, r.keep from bridge.retentions r) r);
 
 create or replace function bridge.begin_cleanup(p_by text, p_now timestamptz default clock_timestamp()) returns bigint language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Write down what is to do. Where a cleanup is under way, that one is meant; one that has stood still for ten minutes is over.
   --
   --   p_by  who cleans up, for the log
@@ -139,7 +139,7 @@ begin
 end
 $$;
 
-create or replace function bridge.work_off(p_row bridge.cleanup_log, p_limit integer) returns bridge.cleanup_log language plpgsql set search_path = '' as $$
+create or replace function bridge.work_off(p_row bridge.cleanup_log, p_limit integer) returns bridge.cleanup_log language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- The next batch of one table. Returns the row as it is then; its todo is null when the table is done.
 declare
   v_row bridge.cleanup_log := p_row;
@@ -183,7 +183,7 @@ begin
 end
 $$;
 
-create or replace function bridge.end_cleanup(p_id bigint) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.end_cleanup(p_id bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Add up a cleanup that has nothing left to do. Tables in which nothing was found are not told of.
 begin
   delete from bridge.cleanup_log l where l.cleanup = p_id and l.status = 'done' and l.found = 0 and l.detail is null;
@@ -197,7 +197,7 @@ end
 $$;
 
 create or replace function bridge.cleanup_step(p_limit integer default 2000) returns boolean language plpgsql security definer
-  set search_path = '' set jit = off as $$
+  set search_path = pg_catalog, pg_temp set jit = off as $$
   -- The next batch of the cleanup that is under way: short, safe to repeat, and to break off anywhere.
   --
   --   p_limit  most rows
@@ -246,7 +246,7 @@ $$;
 
 create or replace function bridge.preview_cleanup(p_now timestamptz)
   returns table (operation text, table_name text, status text, found bigint, deleted bigint, kept bigint, archived bigint, detail text)
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What a cleanup would find, a row for each table with something; nothing is changed. It reads the tables whole.
 declare
   v_plan record;
@@ -276,7 +276,7 @@ $$;
 
 create or replace function bridge.cleanup(dry_run boolean default false, p_now timestamptz default clock_timestamp(), by text default null)
   returns table (operation text, table_name text, status text, found bigint, deleted bigint, kept bigint, archived bigint, detail text)
-  language plpgsql security definer set search_path = '' set jit = off as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Take away all whose time is over, in the caller's transaction: at most 1000 batches, the next call or tick does the rest. Where there is
   -- much, "call bridge.cleanup_loop()" is better, which commits after each batch.
   --
@@ -316,7 +316,7 @@ end
 $$;
 
 create or replace function bridge.cleanup_if_late(p_by text, p_now timestamptz default clock_timestamp()) returns boolean language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- What a tick does: a batch of the cleanup that is under way; begin one where there has been none for the setting cleanup_every.
   --
   -- Returns  whether there is more to do

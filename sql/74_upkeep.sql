@@ -2,7 +2,7 @@
 -- ours and why ours are so. Everything here reads, and says a command; none of them is run by itself.
 
 create or replace function bridge.storage_options() returns table (table_name text, options text[], reason text) language sql immutable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- The storage settings of our tables, and why; docs/upkeep.md says the same, and a test compares both with the catalog. The kinds:
   --
   --   hot     rows live seconds: vacuum by a fixed number of dead rows, at full speed, and no statistics, because those of an empty table
@@ -38,7 +38,7 @@ create or replace function bridge.storage_options() returns table (table_name te
   end;
 
 create or replace function bridge.advise_horizon(p_age interval, p_lag bigint)
-  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = ''
+  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = pg_catalog, pg_temp
   -- What keeps dead rows from being vacuumed: sessions, prepared transactions, replication slots, standbys.
   --
   --   p_age  a transaction may be so old
@@ -72,7 +72,7 @@ create or replace function bridge.advise_horizon(p_age interval, p_lag bigint)
   end;
 
 create or replace function bridge.advise_wraparound()
-  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = ''
+  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = pg_catalog, pg_temp
   -- Transaction ids that run out: autovacuum begins at autovacuum_freeze_max_age, Postgres stops taking writes near two thousand million.
   begin atomic
     select 'wraparound', x.name, case when x.age > 1200000000 then 'error' else 'warning' end, format('the oldest transaction id of %s is %s transactions old', x.name, x.age),
@@ -87,7 +87,7 @@ create or replace function bridge.advise_wraparound()
   end;
 
 create or replace function bridge.advise_indexes(p_bytes bigint)
-  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = ''
+  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = pg_catalog, pg_temp
   -- Indexes that are not valid, and those of our tables that have grown far beyond what their rows need.
   --
   -- A page of a B-tree is given back only when it is quite empty, so a table through which millions of rows have passed may keep an index
@@ -114,7 +114,7 @@ create or replace function bridge.advise_indexes(p_bytes bigint)
   end;
 
 create or replace function bridge.advise_vacuum()
-  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = ''
+  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = pg_catalog, pg_temp
   -- Tables that vacuum does not keep up with, and storage settings that are not ours.
   begin atomic
     select 'vacuum', 'autovacuum', 'error', 'autovacuum is off for the whole server: dead rows stay in the way of every claim',
@@ -133,7 +133,7 @@ create or replace function bridge.advise_vacuum()
   end;
 
 create or replace function bridge.advise_cleanup()
-  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = ''
+  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable set search_path = pg_catalog, pg_temp
   -- Cleanups that do not come, or fail; days that were left half detached.
   begin atomic
     select 'cleanup', 'late', 'warning', format('the last cleanup began %s ago', date_trunc('second', clock_timestamp() - l.began_at)),
@@ -151,7 +151,7 @@ create or replace function bridge.advise_cleanup()
   end;
 
 create or replace function bridge.upkeep(snapshot_age interval default '5 minutes', slot_lag bigint default 1000000, index_size bigint default 33554432)
-  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable security definer set search_path = ''
+  returns table (kind text, name text, severity text, found text, remedy text, value numeric) language sql stable security definer set search_path = pg_catalog, pg_temp
   -- What the database needs of whoever looks after it, worst first; no row when there is nothing to do. Each with a command.
   --
   --   snapshot_age  a transaction may keep dead rows so long

@@ -5,7 +5,7 @@ insert into bridge.setting (name, value, about) values
   ('secret_function', '""', 'function (name text) returns text that reads a secret, as "app.read_secret"; empty: vault.decrypted_secrets of Supabase')
 on conflict (name) do update set about = excluded.about where bridge.setting.about <> excluded.about;
 
-create or replace function bridge.guard_setting() returns trigger language plpgsql set search_path = '' as $$
+create or replace function bridge.guard_setting() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- The function that reads secrets runs with the rights of the schema's owner, so nobody else may say which it is.
   -- Runs with the rights of whoever changes the setting, and calls nothing that he may not.
 declare
@@ -33,22 +33,22 @@ begin
 end
 $$;
 
-create or replace function bridge.is_secret_name(p_name text) returns boolean language sql immutable parallel safe set search_path = ''
+create or replace function bridge.is_secret_name(p_name text) returns boolean language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- Whether what has this name is a secret, as authorization, x-api-key, refresh_token.
   return p_name ~* '(authorization|cookie|password|passwd|passphrase|secret|token|signature|credentials?|(private|api|access|auth).?key)$';
 
-create or replace function bridge.is_secret_text(p_text text) returns boolean language sql immutable parallel safe set search_path = ''
+create or replace function bridge.is_secret_text(p_text text) returns boolean language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- Whether a text looks like a secret whatever its name: how keys of the well-known services begin, a JSON Web Token, an authorization.
   return p_text ~ '^(whsec_|sk_live_|rk_live_|sk-[A-Za-z0-9]|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA[A-Z0-9]{12}|eyJ[A-Za-z0-9_-]{10,}\.eyJ|-----BEGIN )'
     or p_text ~* '^(bearer|basic|token|digest) +\S';
 
-create or replace function bridge.is_secret_reference(p_value jsonb) returns boolean language sql immutable parallel safe set search_path = ''
+create or replace function bridge.is_secret_reference(p_value jsonb) returns boolean language sql immutable parallel safe set search_path = pg_catalog, pg_temp
   -- Whether a value says where a secret is: {"secret": "env:shop"} or {"secret": "vault:shop", "before": "Bearer "}.
   return jsonb_typeof(p_value) = 'object' and coalesce(p_value->>'secret' ~ '^(env|vault):[a-z][a-z0-9_]{0,39}$', false)
     and p_value - 'secret' - 'before' = '{}' and jsonb_typeof(coalesce(p_value->'before', '""')) = 'string'
     and coalesce(p_value->>'before' ~ '^[A-Za-z=]{0,15} ?$', true);
 
-create or replace function bridge.check_http_headers(p_headers jsonb) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.check_http_headers(p_headers jsonb) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse headers of a request that are none, that the bridge makes itself, or that hold a secret in clear.
   --
   --   p_headers  an object: a value is a text, or a reference as bridge.is_secret_reference has it; null for none
@@ -77,7 +77,7 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse_clear_secrets(p_what text, p_value jsonb) returns void language plpgsql immutable set search_path = '' as $$
+create or replace function bridge.refuse_clear_secrets(p_what text, p_value jsonb) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a secret in clear among what a schedule would keep for years: a text under a name of secrets, at any depth, or one that looks like one.
   --
   --   p_what  which argument it is
@@ -101,7 +101,7 @@ begin
 end
 $$;
 
-create or replace function bridge.is_named_secret(p_name text) returns boolean language sql stable set search_path = ''
+create or replace function bridge.is_named_secret(p_name text) returns boolean language sql stable set search_path = pg_catalog, pg_temp
   -- Whether a callback or a schedule, which operators write, says that a secret of this name is in the vault.
   begin atomic
     select exists (select from bridge.callback c where 'vault:' || p_name in (c.secret, c.target)
@@ -110,7 +110,7 @@ create or replace function bridge.is_named_secret(p_name text) returns boolean l
         jsonb_build_object('name', 'vault:' || p_name)));
   end;
 
-create or replace function bridge.secret(name text) returns text language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.secret(name text) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- The value of a secret in the vault, for the worker that uses it now.
   --
   --   name  without vault:; only names that a callback or a schedule has

@@ -21,7 +21,7 @@ begin
 end
 $$;
 
-create or replace function bridge.tenant() returns text language plpgsql stable security definer set search_path = '' as $$
+create or replace function bridge.tenant() returns text language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- The tenant that this session's claim names; null when it names none, or tenants are off.
   --
   -- Errors  JB008 what it names can be no tenant
@@ -49,14 +49,14 @@ exception when data_exception then
 end
 $$;
 
-create or replace function bridge.is_tenant() returns boolean language plpgsql stable set search_path = '' as $$
+create or replace function bridge.is_tenant() returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Whether the caller may see the jobs of its tenant only: it, or the login behind it, has been granted bridge_tenant.
 begin
   return bridge.tenants_are_on() and coalesce((select bridge.may_act_as(r.oid) from pg_catalog.pg_roles r where r.rolname = 'bridge_tenant'), false);
 end
 $$;
 
-create or replace function bridge.own_tenant() returns text language plpgsql stable set search_path = '' as $$
+create or replace function bridge.own_tenant() returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The tenant of a caller that must have one. Errors  JB008 it has none
 declare
   v_tenant constant text := bridge.tenant();
@@ -69,7 +69,7 @@ begin
 end
 $$;
 
-create or replace function bridge.require_own(p_ids uuid[]) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.require_own(p_ids uuid[]) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Say of ids that are not the caller's tenant's what is said of ids that never were. Whoever is no tenant may name all.
   --
   -- Index   job_id, finished_id
@@ -91,7 +91,7 @@ begin
 end
 $$;
 
-create or replace function bridge.tenant_key(p_key text) returns text language plpgsql stable set search_path = '' as $$
+create or replace function bridge.tenant_key(p_key text) returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- A unique or serial key as it is kept: each tenant has keys of its own.
 declare
   v_tenant text;
@@ -104,7 +104,7 @@ begin
 end
 $$;
 
-create or replace function bridge.check_tenant(p_asked bridge.job_request) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_tenant(p_asked bridge.job_request) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse what a tenant asks of a job that would reach beyond its own: parents and batches of others do not exist for it, and a webhook
   -- would be signed with a secret that others trust.
   --
@@ -131,7 +131,7 @@ begin
 end
 $$;
 
-create or replace function bridge.inherit_tenant(p_id uuid, p_links jsonb) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.inherit_tenant(p_id uuid, p_links jsonb) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What a task calls while it runs belongs to the tenant of its job.
   --
   -- Index  job_id, finished_id
@@ -179,7 +179,7 @@ begin
 end
 $$;
 
-create or replace function bridge.guard_rows(p_on boolean) returns void language plpgsql set search_path = ''
+create or replace function bridge.guard_rows(p_on boolean) returns void language plpgsql set search_path = pg_catalog, pg_temp
   set client_min_messages = warning as $$
   -- Row level security for what roles may be granted beside our list, as platforms do by default: staff reads all, a tenant its own
   -- jobs, anybody else nothing. The owner, whose rights our functions and views have, is not bound by it.
@@ -204,7 +204,7 @@ end
 $$;
 
 create or replace function bridge.enable_tenants(claim text default 'request.jwt.claims', key text default 'tenant_id') returns void
-  language plpgsql set search_path = '' as $$
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Let jobs belong to tenants from now on. For the owner of the schema; jobs that are there belong to nobody. Saying it again changes the claim.
   --
   --   claim  the setting that says whose request a session serves: request.jwt.claims of PostgREST and Supabase, or one of your own. Trust:
@@ -237,7 +237,7 @@ begin
 end
 $$;
 
-create or replace function bridge.disable_tenants() returns boolean language plpgsql set search_path = '' as $$
+create or replace function bridge.disable_tenants() returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Let jobs belong to nobody again; bridge_tenant may nothing then. What jobs say of their tenant stays.
   --
   -- Returns  false when tenants were off

@@ -18,12 +18,12 @@ begin
 end
 $$;
 
-create or replace function bridge.caller() returns text language sql stable parallel safe set search_path = ''
+create or replace function bridge.caller() returns text language sql stable parallel safe set search_path = pg_catalog, pg_temp
   -- Whose call this is, also inside a function that runs with its owner's rights: the role that was SET, as PostgREST and others do it for
   -- each request, else the one that logged in.
   return case current_setting('role') when 'none' then session_user::text else current_setting('role') end;
 
-create or replace function bridge.may_act_as(p_role oid) returns boolean language sql stable parallel safe set search_path = ''
+create or replace function bridge.may_act_as(p_role oid) returns boolean language sql stable parallel safe set search_path = pg_catalog, pg_temp
   -- Whether the caller, or the login behind it, has the rights of a role: being granted it, not being a superuser. The login counts too, so
   -- that SET ROLE to one of one's roles sheds nothing.
   begin atomic
@@ -31,7 +31,7 @@ create or replace function bridge.may_act_as(p_role oid) returns boolean languag
     from pg_catalog.pg_roles r where r.rolname in (bridge.caller()::name, session_user) and not r.rolsuper;
   end;
 
-create or replace function bridge.is_trusted() returns boolean language sql stable parallel safe set search_path = ''
+create or replace function bridge.is_trusted() returns boolean language sql stable parallel safe set search_path = pg_catalog, pg_temp
   -- Whether the caller may make jobs of the bridge's own tasks: workers, who do by themselves what those would have them do, and whom nothing binds.
   begin atomic
     select coalesce(bool_or(r.rolsuper or pg_catalog.pg_has_role(r.oid, o.oid, 'usage')), false)
@@ -40,14 +40,14 @@ create or replace function bridge.is_trusted() returns boolean language sql stab
       and (o.rolname = 'bridge_worker' or o.oid = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'bridge'));
   end;
 
-create or replace function bridge.patterns_of_caller() returns text[] language sql stable set search_path = ''
+create or replace function bridge.patterns_of_caller() returns text[] language sql stable set search_path = pg_catalog, pg_temp
   -- The patterns of tasks that the caller may enqueue; null when no rule is about it.
   begin atomic
     select array_agg(distinct t.pattern order by t.pattern) from bridge.task_rule t
     where exists (select from pg_catalog.pg_roles r where r.oid = t.role) and bridge.may_act_as(t.role::oid);
   end;
 
-create or replace function bridge.check_task(p_task text) returns void language plpgsql stable set search_path = '' as $$
+create or replace function bridge.check_task(p_task text) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a task that the caller may not enqueue. Asked by whatever takes the name of a task from a caller, while there are rules, and
   -- always of the bridge's own tasks: a job that delivers a webhook is signed with a secret that its maker need not know.
   --
@@ -66,7 +66,7 @@ end
 $$;
 
 create or replace function bridge.check_tasks_within(p_task text, p_body json, p_readable boolean) returns void language plpgsql stable
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- The same of a Celery message and of all that follows from it: callbacks, errbacks, the rest of a chain, the body of a chord.
   --
   --   p_task      null: what is within, alone
@@ -88,7 +88,7 @@ begin
 end
 $$;
 
-create or replace function bridge.keep_switch(p_name text, p_on boolean) returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.keep_switch(p_name text, p_on boolean) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Make a constant, bridge.tasks_are_ruled or bridge.tenants_are_on, say what is so. Sessions hear of it with the commit, as of any changed
   -- function.
 declare
@@ -101,7 +101,7 @@ begin
 end
 $$;
 
-create or replace function bridge.rule_for(p_role text, p_pattern text) returns regrole language plpgsql stable set search_path = '' as $$
+create or replace function bridge.rule_for(p_role text, p_pattern text) returns regrole language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The role of a rule that is to be made or removed.
   --
   -- Errors  JB001 the pattern, JB002 no such role, JB008 the caller has rules itself: who is bound does not loosen the bonds
@@ -121,7 +121,7 @@ begin
 end
 $$;
 
-create or replace function bridge.allow_task(role text, pattern text) returns text language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.allow_task(role text, pattern text) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Allow a role to enqueue these tasks. The first rule of a role forbids it, and whoever is granted it, all others.
   --
   --   role     of the database: a login, or a role that logins are granted; superusers are bound by nothing
@@ -141,7 +141,7 @@ begin
 end
 $$;
 
-create or replace function bridge.disallow_task(role text, pattern text) returns boolean language plpgsql security definer set search_path = '' as $$
+create or replace function bridge.disallow_task(role text, pattern text) returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Take back what bridge.allow_task said. A role whose last rule goes may enqueue all tasks again.
   --
   -- Returns  false when there was no such rule

@@ -20,7 +20,7 @@ begin
 end
 $$;
 
-create or replace function bridge.granted() returns text language sql immutable set search_path = ''
+create or replace function bridge.granted() returns text language sql immutable set search_path = pg_catalog, pg_temp
   -- Which role may what: a line an object, in the order of the alphabet. What has no line is the owner's alone.
   --
   --   function  execute all functions of this name; producer, worker … are the roles bridge_producer, bridge_worker …; a tenant has its
@@ -272,7 +272,7 @@ update  setting(value)            operator
 $list$;
 
 create or replace function bridge.listed_rights() returns table (role text, privilege text, object text, place bigint) language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- What bridge.granted says, in the words of bridge.rights. Roles and objects that do not exist are left out, and tenants while they are off.
   begin atomic
     with line as (
@@ -292,7 +292,7 @@ create or replace function bridge.listed_rights() returns table (role text, priv
   end;
 
 create or replace function bridge.rights() returns table (role text, privilege text, object text, place bigint) language sql stable
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Who may what: what our roles, and the public, have in the schema, as Postgres keeps it.
   --
   -- Returns  role: public, or one of ours; privilege and object in the words of GRANT: UPDATE (value), table bridge.setting; place: its
@@ -321,7 +321,7 @@ create or replace function bridge.rights() returns table (role text, privilege t
     where e.grantee = 0 or g.rolname in ('bridge_producer', 'bridge_worker', 'bridge_operator', 'bridge_viewer', 'bridge_tenant');
   end;
 
-create or replace function bridge.grant_all() returns void language plpgsql set search_path = '' as $$
+create or replace function bridge.grant_all() returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Make the rights in the schema those of bridge.granted: each of our roles has what it says and no more, the public nothing. What other
   -- roles were given stays.
   --
@@ -351,3 +351,6 @@ end
 $$;
 
 select bridge.grant_all();
+
+-- Who installs in a longer transaction goes on with the search_path that it had.
+select set_config('search_path', substring(w.path from 5), true) from (select current_setting('bridge.search_path', true)) w (path) where w.path like 'was %';

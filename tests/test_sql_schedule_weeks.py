@@ -138,7 +138,7 @@ class World:
 @pytest.fixture
 def world(db: Session, request: pytest.FixtureRequest) -> World:
     db.do("create table public.pretended as select %s::timestamptz as at", START)
-    clock = "returns timestamptz language sql volatile set search_path = '' return (select p.at from public.pretended p)"
+    clock = "returns timestamptz language sql volatile set search_path = pg_catalog, pg_temp return (select p.at from public.pretended p)"
     db.do(f"create or replace function bridge.schedule_clock() {clock}")
     db.do("""
         create function public.is_refused(name text) returns boolean language plpgsql as $$

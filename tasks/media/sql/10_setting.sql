@@ -27,12 +27,12 @@ insert into media.settings (name, value, about) values
   ('secret_env',    'CRON_SECRET', 'environment variable of the workers with the webhook''s bearer token; the secret itself is never stored')
 on conflict (name) do update set about = excluded.about where media.settings.about <> excluded.about;
 
-create or replace function media.get(p_name text, p_job_type text default null) returns text language sql stable set search_path = ''
+create or replace function media.get(p_name text, p_job_type text default null) returns text language sql stable set search_path = pg_catalog, pg_temp
   -- The value of a setting; that of one job type where it has its own. Null when there is no such setting.
   return coalesce((select s.value from media.settings s where s.name = p_name || '.' || p_job_type),
     (select s.value from media.settings s where s.name = p_name));
 
-create or replace function media.schedule_seconds(p_schedule text) returns integer language plpgsql immutable set search_path = '' as $$
+create or replace function media.schedule_seconds(p_schedule text) returns integer language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- How many seconds lie between two ticks of a schedule.
   --
   --   p_schedule  * * * * *, */n * * * *, m * * * * (hourly), or "n seconds"
@@ -53,7 +53,7 @@ begin
 end
 $$;
 
-create or replace function media.check_setting(p_name text, p_value text) returns void language plpgsql stable set search_path = '' as $$
+create or replace function media.check_setting(p_name text, p_value text) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse an unknown name and a value that nothing could run with.
   --
   -- Errors  JB001 the value, JB002 the name
@@ -78,7 +78,7 @@ end
 $$;
 
 create or replace function media.pace(p_job_type text default 'process') returns table (iterations integer, delay interval, tick interval, lane text)
-  language sql stable set search_path = ''
+  language sql stable set search_path = pg_catalog, pg_temp
   -- The pace that holds for a job type. Types without a setting of their own share one lane; any other has its own.
   begin atomic
     select media.get('iterations', p_job_type)::integer, make_interval(secs => media.get('delay', p_job_type)::integer / 1000.0),
@@ -86,7 +86,7 @@ create or replace function media.pace(p_job_type text default 'process') returns
       case when exists (select from media.settings s where s.name in ('iterations.' || p_job_type, 'delay.' || p_job_type)) then p_job_type else '' end;
   end;
 
-create or replace function media.capacity(p_job_type text default 'process') returns numeric language sql stable set search_path = ''
+create or replace function media.capacity(p_job_type text default 'process') returns numeric language sql stable set search_path = pg_catalog, pg_temp
   -- Jobs an hour that the settings allow: 300 by default (5 a minute, a second apart). Null when they set no bound.
   begin atomic
     select round(least(nullif(p.iterations, 0) * 3600 / extract(epoch from p.tick), 3600 / nullif(extract(epoch from p.delay), 0)))

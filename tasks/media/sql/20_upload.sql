@@ -32,7 +32,7 @@ end
 $$;
 
 create or replace function media.next_slot(p_job_type text default 'process', p_now timestamptz default clock_timestamp())
-  returns timestamptz language plpgsql stable set search_path = '' as $$
+  returns timestamptz language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- When the next job may start: a delay after the one before it, and never more than `iterations` within one tick.
   --
   --   p_job_type  what the job does; its lane is counted
@@ -58,7 +58,7 @@ end
 $$;
 
 create or replace function media.process_upload(upload_id uuid, job_type text default null) returns uuid language plpgsql security definer
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Make a job of an upload, at the lane's next slot; the trigger does this, and anybody may to process an upload again.
   --
   --   upload_id  a row of media.uploads
@@ -90,7 +90,7 @@ begin
 end
 $$;
 
-create or replace function media.enqueue_upload() returns trigger language plpgsql security definer set search_path = '' as $$
+create or replace function media.enqueue_upload() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- The trigger on media.uploads: the job exists when the upload's transaction commits, and never when it rolls back.
 begin
   perform media.process_upload(new.id);
@@ -108,7 +108,7 @@ end
 $$;
 
 create or replace function media.add_upload(path text, version text default '', job_type text default 'process') returns uuid language sql
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   -- Insert an upload, and with it its job, unless this version of the file is there already.
   --
   --   path     as the workers read it
@@ -121,7 +121,7 @@ create or replace function media.add_upload(path text, version text default '', 
     returning id;
   end;
 
-create or replace function media.release() returns integer language plpgsql security definer set search_path = '' as $$
+create or replace function media.release() returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Start waiting jobs early where the settings, as they are now, leave room for it: at most `iterations` a lane and tick.
   --
   -- Needed only after the pace was raised: jobs keep the slot that they got, and this lets them move up.
@@ -152,7 +152,7 @@ end
 $$;
 
 create or replace function media.start_now(p_job uuid, p_now timestamptz default clock_timestamp()) returns integer language plpgsql
-  security definer set search_path = '' as $$
+  security definer set search_path = pg_catalog, pg_temp as $$
   -- Make one waiting job due at once. Returns 1, or 0 when it was no longer waiting; its slot is given back either way.
 begin
   update media.upload_jobs u set run_at = p_now where u.job_id = p_job and u.run_at > p_now;

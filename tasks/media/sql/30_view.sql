@@ -55,7 +55,7 @@ select bridge.define_view('worker_log', $view$
   from media.jobs j cross join lateral bridge.logs(j.id) l
 $view$, 'media');
 
-create or replace function media.check_alerts() returns text language plpgsql security definer set search_path = '' as $$
+create or replace function media.check_alerts() returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Look for jobs that are queued for too long, and post one message to the webhook when there are too many.
   --
   -- The message goes out as a job (media.webhook, most urgent), so that it is retried and leaves a trace; with no worker alive at all it

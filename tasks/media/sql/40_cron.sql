@@ -1,18 +1,18 @@
 -- pg_cron, where it is. Jobs need it for nothing: the trigger makes them and whoever ticks bridge moves them. It brings the runbooks' entries:
 -- a minute tick that lets waiting jobs move up, the hourly alert, and the monthly cleaning of its own log.
 
-create or replace function media.cron_tick() returns text language plpgsql security definer set search_path = '' as $$
+create or replace function media.cron_tick() returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- What the entry process-flashcard-jobs calls. Returns one sentence for cron.job_run_details.
 begin
   return format('%s jobs moved up', media.release());
 end
 $$;
 
-create or replace function media.cron_name(p_name text) returns text language sql stable set search_path = ''
+create or replace function media.cron_name(p_name text) returns text language sql stable set search_path = pg_catalog, pg_temp
   -- The name of a cron entry in this environment: process-flashcard-jobs, process-flashcard-jobs-staging.
   return p_name || coalesce('-' || nullif(media.get('environment'), ''), '');
 
-create or replace function media.cron_entries() returns table (name text, schedule text, command text) language sql stable set search_path = ''
+create or replace function media.cron_entries() returns table (name text, schedule text, command text) language sql stable set search_path = pg_catalog, pg_temp
   -- The entries that belong to this pipeline.
   begin atomic
     values (media.cron_name('process-flashcard-jobs'), media.get('schedule'), 'select media.cron_tick()'),
@@ -20,11 +20,11 @@ create or replace function media.cron_entries() returns table (name text, schedu
       (media.cron_name('clean-cron-log'), '0 3 1 * *', 'select media.clean_cron_log()');
   end;
 
-create or replace function media.has_cron() returns boolean language sql stable set search_path = ''
+create or replace function media.has_cron() returns boolean language sql stable set search_path = pg_catalog, pg_temp
   -- Whether pg_cron is in this database and this role may use it.
   return case when exists (select from pg_catalog.pg_extension e where e.extname = 'pg_cron') then has_schema_privilege('cron', 'usage') else false end;
 
-create or replace function media.add_cron_entries() returns text language plpgsql security definer set search_path = '' as $$
+create or replace function media.add_cron_entries() returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Make the cron entries that are missing; one that an operator has changed or paused is left as it is.
   --
   -- Returns  one sentence that says what pg_cron does for this pipeline now
@@ -50,7 +50,7 @@ begin
 end
 $$;
 
-create or replace function media.remove_cron_entries() returns integer language plpgsql security definer set search_path = '' as $$
+create or replace function media.remove_cron_entries() returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Remove this environment's cron entries. Returns how many there were.
 declare
   v_count integer := 0;
@@ -63,7 +63,7 @@ end
 $$;
 
 create or replace function media.cron_status() returns table (jobid bigint, jobname text, schedule text, command text, active boolean)
-  language plpgsql stable security definer set search_path = '' as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- The cron entries of this pipeline, of every environment in this database; no rows without pg_cron.
 begin
   if media.has_cron() then
@@ -75,7 +75,7 @@ $$;
 
 create or replace function media.cron_runs(p_limit integer default 10)
   returns table (runid bigint, jobname text, status text, return_message text, start_time timestamptz, end_time timestamptz)
-  language plpgsql stable security definer set search_path = '' as $$
+  language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
   -- The last runs of these entries, newest first; no rows without pg_cron. By runid: it is the only indexed column of a log that grows.
 begin
   if media.has_cron() then
@@ -97,7 +97,7 @@ select bridge.define_view('cron_failures', $view$
   where r.status = 'failed'
 $view$, 'media');
 
-create or replace function media.clean_cron_log(p_older interval default interval '30 days') returns integer language plpgsql set search_path = '' as $$
+create or replace function media.clean_cron_log(p_older interval default interval '30 days') returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Delete old runs of these entries from pg_cron's log, which it never cleans itself. Returns how many.
 declare
   v_count integer := 0;
@@ -111,7 +111,7 @@ end
 $$;
 
 create or replace function media.alter_cron(p_name text, p_schedule text default null, p_active boolean default null) returns text language plpgsql
-  set search_path = '' as $$
+  set search_path = pg_catalog, pg_temp as $$
   -- Change one entry in place; a plain update of cron.job is refused to all but its owner.
   --
   -- Returns  one sentence that says what was done, or why not
@@ -132,7 +132,7 @@ exception when insufficient_privilege then
 end
 $$;
 
-create or replace function media.set(name text, value text) returns text language plpgsql security definer set search_path = '' as $$
+create or replace function media.set(name text, value text) returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Change a setting; it counts from the next upload on, and waiting jobs move up where it leaves room. No reinstall, no restart.
   --
   --   name   a name from media.settings, or iterations.thumbnail and the like for a pace of one job type
@@ -166,11 +166,11 @@ begin
 end
 $$;
 
-create or replace function media.set_schedule(schedule text) returns text language sql set search_path = ''
+create or replace function media.set_schedule(schedule text) returns text language sql set search_path = pg_catalog, pg_temp
   -- Change how often the tick comes, as */2 * * * * or 0 * * * *; the short form of media.set('schedule', …).
   return media.set('schedule', schedule);
 
-create or replace function media.pause() returns text language plpgsql security definer set search_path = '' as $$
+create or replace function media.pause() returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Start no more media jobs until media.resume(); uploads are still taken, and wait. What runs goes on.
   --
   -- Returns  one sentence; it says when the queue is shared, because a pause holds a whole queue
@@ -184,7 +184,7 @@ begin
 end
 $$;
 
-create or replace function media.resume() returns text language plpgsql security definer set search_path = '' as $$
+create or replace function media.resume() returns text language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- End a pause.
 begin
   perform bridge.resume(media.get('queue'));
@@ -192,7 +192,7 @@ begin
 end
 $$;
 
-create or replace function media.diagnose() returns table (check_name text, ok boolean, found text, remedy text) language plpgsql stable security definer set search_path = ''
+create or replace function media.diagnose() returns table (check_name text, ok boolean, found text, remedy text) language plpgsql stable security definer set search_path = pg_catalog, pg_temp
   as $$
   -- Answer "it does not run": is the entry there, is it active, did it run, is the queue paused, are workers alive, are jobs stuck.
 begin

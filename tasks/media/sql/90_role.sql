@@ -1,6 +1,6 @@
 -- Who may do what, by bridge's roles. Those that do not exist are left out; `bridge install` says why they might not.
 
-create or replace function media.grant_all() returns void language plpgsql set search_path = '' as $$
+create or replace function media.grant_all() returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Give each role what it needs and nobody else anything.
 declare
   v_views constant text := 'media.jobs, media.job_stats_hourly, media.job_rate_per_minute, media.job_failures, media.worker_pull, media.worker_log';
