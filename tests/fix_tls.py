@@ -23,19 +23,25 @@ class Certificates:
     key: Path
 
 
-@pytest.fixture(scope="session")
-def certificates(server_folder: Path) -> Certificates:
-    folder = server_folder / "tls"
+STEPS = """
+  openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj "/CN=test authority" \
+    -addext "keyUsage=critical,keyCertSign"
+  openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj "/CN=127.0.0.1"
+  echo "subjectAltName=IP:127.0.0.1,DNS:localhost" > san
+  openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.crt
+"""
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """Make all of it in a new folder; openssl must be there."""
     folder.mkdir()
-    steps = """
-      openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj "/CN=test authority" \
-        -addext "keyUsage=critical,keyCertSign"
-      openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj "/CN=127.0.0.1"
-      echo "subjectAltName=IP:127.0.0.1,DNS:localhost" > san
-      openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.crt
-    """
-    if shutil.which("openssl") is None:
-        missing("openssl", "apt-get install openssl")
-    done = subprocess.run(["bash", "-euc", steps], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", "-euc", STEPS], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+
+
+@pytest.fixture(scope="session")
+def certificates(server_folder: Path) -> Certificates:
+    if shutil.which("openssl") is None:
+        missing("openssl", "apt-get install openssl")
+    return make_certificates(server_folder / "tls")

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fix_servers import missing
 from fix_sql import Session
-from laboratory import checker, facts
+from laboratory import checker, facts, plots
 from laboratory.errors import LabError
 from laboratory.faults import FAULTS
+from laboratory.judgement import MIB, judge
 from laboratory.ledger import Ledger, Wish
-from laboratory.runner import Plan, beats_of, kinds_of, run
+from laboratory.runner import Plan, Report, beats_of, kinds_of, run
+from laboratory.samples import Process, Sample
 from laboratory.tasks import EFFECTS
 
 from bridge.local.broker import HOW_TO_GET_IT, find_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import psycopg
 
@@ -297,6 +300,36 @@ def test_a_fault_that_is_unknown_or_does_not_fit_the_broker_is_refused() -> None
     with pytest.raises(LabError, match="no fault is called drainer-kil"):
         kinds_of(Plan(faults=("drainer-kil",)))
     assert FAULTS["drainer-kill"] in kinds_of(Plan(broker="rabbitmq"))
+
+
+def long_run(**grows: float) -> list[Sample]:
+    """Ten minutes of a drainer, a pool child and connections; what is named grows by so much until the end."""
+
+    def process(kind: str, at: float, **more: float) -> Process:
+        private, handles = (base + more.get(name, 0.0) * at / 600 for name, base in (("private", 50 * MIB), ("handles", 20)))
+        return Process(kind, 7, 1.0, int(private), int(private), int(handles), 3)
+
+    memory, handles = {"private": grows.get("memory", 0.0)}, {"handles": grows.get("handles", 0.0)}
+    return [
+        Sample(
+            float(at), asked=at, finished=at, connections={"bridge drain": 2 + int(grows.get("connections", 0) * at / 600)},
+            processes=[process("drainer", at, **memory), process("pool child", at, **handles)],
+        )
+        for at in range(0, 600, 5)
+    ]  # fmt: skip
+
+
+def test_a_long_run_is_judged_by_memory_handles_and_connections(tmp_path: Path) -> None:
+    assert judge(long_run(memory=5 * MIB, handles=2, connections=2)) == []
+    for name, rule in (("memory", "memory_grew"), ("handles", "handles_left_open"), ("connections", "connections_left_open")):
+        (sin,) = judge(long_run(**{name: 40 * MIB if name == "memory" else 40}))
+        assert sin.rule == rule
+    plan = Plan(seconds=600, seed=7)
+    report = Report(plan, beats_of(plan), counts={"asked": 600})
+    pictures = plots.draw(report, long_run(), tmp_path / "long-run")
+    page = plots.page(report, long_run(), pictures, "long-run")
+    assert "**0 sins.** asked 600." in page
+    assert all((tmp_path / "long-run" / name).read_text().startswith("<?xml") and name in page for name, _ in pictures)
 
 
 @pytest.mark.timeout(400)

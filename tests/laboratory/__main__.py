@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
+from laboratory import plots
 from laboratory.errors import LabError
 from laboratory.faults import FAULTS
 from laboratory.runner import Plan, Report, run
+from laboratory.samples import Sampler
 
+ELDERS = ("drainer2", "worker2")  # spared by faults of processes in a long run, so that they grow old
 SHOWN = 20  # sins that are printed with their histories
 
 
 @click.command()
 @click.option("--seconds", default=60.0, help="How long faults strike.", show_default=True)
+@click.option("--minutes", type=float, help="The same as a long run: memory, connections and handles are sampled and judged too.")
 @click.option("--seed", type=int, help="Repeats a run, as far as processes allow.  [default: drawn and printed]")
 @click.option("--broker", type=click.Choice(["redis", "rabbitmq"]), default="redis", show_default=True)
 @click.option("--faults", default="", help="Only these, separated by commas.  [default: all that fit]")
-@click.option("--every", default=5.0, help="Seconds between two strikes.", show_default=True)
-@click.option("--rate", default=20.0, help="Calls of the load a second; a call makes two jobs on average.", show_default=True)
+@click.option("--every", type=float, help="Seconds between two strikes.  [default: 5; of a long run 20]")
+@click.option("--rate", type=float, help="Calls of the load a second; a call makes two jobs on average.  [default: 20; of a long run 10]")
+@click.option(
+    "--page", type=click.Path(path_type=Path), help="Of a long run: write a page there (FILE.md), and pictures beside it (FILE/)."
+)
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="Write report.json and report.txt there.")
 @click.option("--keep", is_flag=True, help="Keep the folder of the servers, with all logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")
@@ -35,31 +45,47 @@ def main(**given: Any) -> None:
         for name, kind in sorted(FAULTS.items()):
             click.echo(f"{name:28} {(kind.__doc__ or '').splitlines()[0]}")
         return
-    seed = random.randrange(10**6) if given["seed"] is None else given["seed"]  # noqa: S311
-    names = tuple(filter(None, given["faults"].split(",")))
-    plan = Plan(given["seconds"], seed, given["broker"], names, given["every"], given["rate"])
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # so that all of it is cleared away
+    plan = plan_of(given)
     say = _nothing if given["as_json"] else click.echo
-    say(f"seed {seed}; repeat it with --seed {seed}")
-    try:
-        report = run(plan, say, keep=given["keep"])
-    except LabError as error:
-        click.echo(f"the laboratory itself failed: {error}", err=True)
-        sys.exit(2)
-    if given["folder"] is not None:
-        write(report, given["folder"])
+    say(f"seed {plan.seed}; repeat it with --seed {plan.seed}")
+    with TemporaryDirectory() as folder:
+        sampler = Sampler(Path(folder) / "samples.jsonl") if given["minutes"] else None
+        try:
+            report = run(plan, say, keep=given["keep"], sampler=sampler)
+        except LabError as error:
+            click.echo(f"the laboratory itself failed: {error}", err=True)
+            sys.exit(2)
+        write(report, sampler, given["folder"], given["page"])
     click.echo(document(report) if given["as_json"] else "\n".join(sins(report, SHOWN)))
     sys.exit(1 if report.sins else 0)
+
+
+def plan_of(given: dict[str, Any]) -> Plan:
+    """The plan that a command line asks for."""
+    seed = random.randrange(10**6) if given["seed"] is None else given["seed"]  # noqa: S311
+    names = tuple(filter(None, given["faults"].split(",")))
+    if given["minutes"] is None:
+        return Plan(given["seconds"], seed, given["broker"], names, given["every"] or 5.0, given["rate"] or 20.0)
+    seconds = 60 * given["minutes"]
+    return Plan(seconds, seed, given["broker"], names, given["every"] or 20.0, given["rate"] or 10.0, spared=ELDERS)
 
 
 def _nothing(_line: str) -> None:
     return
 
 
-def write(report: Report, folder: Path) -> None:
-    """Keep it as files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(document(report))
-    (folder / "report.txt").write_text("\n".join([*report.lines, *sins(report, len(report.sins))]) + "\n")
+def write(report: Report, sampler: Sampler | None, folder: Path | None, page: Path | None) -> None:
+    """Keep it as files, as far as asked."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(document(report))
+        (folder / "report.txt").write_text("\n".join([*report.lines, *sins(report, len(report.sins))]) + "\n")
+        if sampler is not None:
+            shutil.copy(sampler.file, folder)
+    if page is not None and sampler is not None:
+        pictures = plots.draw(report, sampler.samples, page.with_suffix(""))
+        page.write_text(plots.page(report, sampler.samples, pictures, page.stem))
 
 
 def document(report: Report) -> str:

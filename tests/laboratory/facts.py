@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 # Of live and ended jobs, by the number that each carries.
 _JOBS = """
-select (t.kwargs->>'lab')::bigint as lab, j.id::text, t.seq, j.task, j.status, j.attempts, j.losses, j.created_at, j.finished_at,
-  t.unique_key, t.serial_key
-from (select id, seq, kwargs, unique_key, serial_key from bridge.job
-  union all select id, seq, kwargs, unique_key, serial_key from bridge.finished) t
-join bridge.jobs j on j.id = t.id and j.seq = t.seq where t.kwargs->>'lab' is not null order by t.seq"""
+select (f.kwargs->>'lab')::bigint as lab, f.id::text, f.seq, f.task, f.status, f.attempts, f.losses, f.created_at, f.finished_at,
+  f.unique_key, f.serial_key
+from bridge.finished f where f.kwargs->>'lab' is not null
+union all
+select (j.kwargs->>'lab')::bigint, j.id::text, j.seq, j.task, v.status, j.attempts, j.losses, j.created_at, null, j.unique_key, j.serial_key
+from bridge.job j join bridge.jobs v on v.id = j.id where j.kwargs->>'lab' is not null order by seq"""
 _ATTEMPTS = "select id::text, attempt, outcome, run::text, worker, started_at, ended_at from bridge.attempts order by started_at"
 _RUNS = """
 select lab, task_id, run::text, min(slot) as slot, min(at) filter (where event = 'start') as started,

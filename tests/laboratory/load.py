@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from laboratory.ledger import Ledger, Wish
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+BACKLOG = 600  # live jobs at which the load waits
+LOOK = 2.0  # seconds between two looks at it
 log = logging.getLogger("laboratory.load")
 
 KINDS: dict[str, tuple[int, Callable[[Load], None]]] = {}  # by name: weight and what makes it
@@ -300,14 +303,33 @@ def bridge_connection() -> psycopg.Connection[Any]:
     return psycopg.connect(settings.load().require_database(), autocommit=True, connect_timeout=5)
 
 
+class Backlog:
+    """How much waits, looked at every now and then: a machine that cannot keep up is not to be asked for more and more."""
+
+    def __init__(self) -> None:
+        self._due, self._long = 0.0, False
+
+    def is_long(self) -> bool:
+        """Whether to wait; as before while nobody can tell."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + LOOK
+            with suppress(*UNKNOWN), bridge_connection() as connection:
+                row = connection.execute("select count(*) from bridge.job").fetchone()
+                self._long = bool(row and row[0] > BACKLOG)
+        return self._long
+
+
 def main(seed: int, rate: float) -> None:
     """Make calls at this rate until SIGTERM."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     ledger = Ledger.here()
     load = Load(random.Random(seed), ledger, ledger.one("select coalesce(max(lab), 0) from asked"))  # noqa: S311
-    due = time.monotonic()
+    due, looks = time.monotonic(), Backlog()
     while not ended.is_set():
+        if looks.is_long():
+            ended.wait(0.5)
+            continue
         load.step()
         # Calls that an outage held up are not made up for.
         due = max(due + 1 / rate, time.monotonic() - 1.0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from laboratory import checker, facts
 from laboratory.errors import LabError, wait_until
 from laboratory.faults import FAULTS, Cost, Fault
+from laboratory.judgement import judge
 from laboratory.world import BROKEN, Needs, World, drop_folder, new_folder
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from laboratory.checker import Sin
+    from laboratory.samples import Sampler
 
 PEACE = 180.0  # seconds that everything may take to end when all is mended
 BROKER_PEACE = 40.0  # and the broker to be empty
@@ -38,6 +40,7 @@ class Plan:
         faults: names; empty: all that the world can have.
         every: seconds between two strikes, about.
         rate: calls of the load a second.
+        spared: slots whose processes faults of processes leave alone.
     """
 
     seconds: float = 60.0
@@ -46,6 +49,7 @@ class Plan:
     faults: tuple[str, ...] = ()
     every: float = 5.0
     rate: float = 20.0
+    spared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, order=True)
@@ -115,8 +119,8 @@ def beats_of(plan: Plan) -> list[Beat]:
 class Run:
     """One run of a plan."""
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], folder: Path) -> None:
-        self.plan, self._say, self.folder = plan, say, folder
+    def __init__(self, plan: Plan, say: Callable[[str], None], folder: Path, sampler: Sampler | None = None) -> None:
+        self.plan, self._say, self.folder, self._sampler = plan, say, folder, sampler
         self.report = Report(plan, beats_of(plan))
         self._struck: list[tuple[float, int, Fault]] = []  # by when they are to be mended
         self._began = 0.0
@@ -128,24 +132,22 @@ class Run:
         self.report.lines.append(line)
         self._say(line)
 
-    def run(self, during: Callable[[World], None] = lambda _world: None) -> Report:
+    def run(self) -> Report:
         """All of it.
-
-        Args:
-            during: called a few times a second while faults strike.
 
         Raises:
             LabError: the laboratory failed, not the product.
         """
         with World(self.folder, needs_of(self.plan), seed=self.plan.seed, rate=self.plan.rate, say=self.say) as world:
+            world.spared = frozenset(self.plan.spared)
             self._began = time.monotonic()
             world.start_load()
-            self._strike_all(world, during)
+            self._strike_all(world)
             self._make_peace(world)
             self._judge(world)
         return self.report
 
-    def _strike_all(self, world: World, during: Callable[[World], None]) -> None:
+    def _strike_all(self, world: World) -> None:
         beats = sorted(self.report.beats)
         told = 0.0
         while (now := time.monotonic() - self._began) < self.plan.seconds:
@@ -155,7 +157,8 @@ class Run:
             if now >= told:
                 told = now + 5.0
                 self._progress(world)
-            during(world)
+            if self._sampler is not None:
+                self._sampler(world)
             time.sleep(0.1)
 
     def _strike(self, world: World, beat: Beat) -> None:
@@ -213,7 +216,7 @@ class Run:
         known = facts.read(world.dsn, world.ledger, slack=world.slack)
         known.messages = _messages(world) or 0
         known.ends = [end for slot in world.slots.values() if slot.role != "client" for end in slot.ends]
-        self.report.sins = checker.check(known)
+        self.report.sins = checker.check(known) + (judge(self._sampler.samples) if self._sampler is not None else [])
         statuses: dict[str, int] = {}
         for jobs in known.jobs.values():
             for job in jobs:
@@ -246,11 +249,11 @@ def _messages(world: World) -> int | None:
     return None
 
 
-def run(plan: Plan, say: Callable[[str], None] = lambda _line: None, *, keep: bool = False) -> Report:
-    """Run a plan in a new folder, which is gone afterwards unless it is kept."""
+def run(plan: Plan, say: Callable[[str], None] = lambda _line: None, *, keep: bool = False, sampler: Sampler | None = None) -> Report:
+    """Run a plan in a new folder, which is gone afterwards unless it is kept; with a sampler, what it takes is judged as well."""
     folder = new_folder()
     try:
-        return Run(plan, say, folder).run()
+        return Run(plan, say, folder, sampler).run()
     finally:
         if keep:
             say(f"kept {folder}")

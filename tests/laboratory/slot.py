@@ -15,7 +15,7 @@ from bridge.local.process import Process
 from laboratory.boundary import VARIABLE, order_file, write_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 RESTART = 0.5  # seconds from an end to the next start
@@ -122,8 +122,8 @@ class Slot:
 class Supervisor:
     """Looks after slots in a thread of its own, which is also the one that starts them again: children end with that thread."""
 
-    def __init__(self, slots: Iterable[Slot]) -> None:
-        self._slots = list(slots)
+    def __init__(self, slots: Mapping[str, Slot]) -> None:
+        self._slots = slots  # more may come
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
@@ -136,6 +136,6 @@ class Supervisor:
 
     def _run(self) -> None:
         while not self._done.wait(LOOK):
-            for slot in self._slots:
+            for slot in list(self._slots.values()):
                 slot.restart_if_due(time.monotonic())
         threading.Event().wait()

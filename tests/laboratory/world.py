@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import psycopg
 import redis
 from fix_rabbitmq import HOW_TO_GET_IT, RabbitServer, find_programs
-from fix_tls import Certificates
+from fix_tls import make_certificates
 
 from bridge import schema
 from bridge.local.binaries import find_postgres
@@ -89,6 +89,7 @@ class World:
         self.settings = dict(SETTINGS)
         self.slack = SETTINGS["worker_lost"] + SLACK
         self.slots: dict[str, Slot] = {}
+        self.spared: frozenset[str] = frozenset()
         self.extras: dict[str, Any] = {}
         self._links: dict[tuple[str, str], Proxy] = {}
         self._closing: list[Callable[[], object]] = []
@@ -147,7 +148,7 @@ class World:
         programs = find_programs()
         if programs is None:
             raise LabError(f"no rabbitmq-server here: {HOW_TO_GET_IT}")
-        return RabbitServer(self.folder / "rabbitmq", programs, Certificates(*[self.folder / "none"] * 3))
+        return RabbitServer(self.folder / "rabbitmq", programs, make_certificates(self.folder / "tls"))
 
     def _install(self) -> None:
         self.dsn = self.postgres.dsn
@@ -206,7 +207,7 @@ class World:
         for number in (1, 2):
             self._add("drainer", number, [sys.executable, "-m", "laboratory.boundary"])
             self._add("worker", number, [*celery, "-Q", ",".join(QUEUES), "-n", f"worker{number}@lab"])
-        supervisor = Supervisor(self.slots.values())
+        supervisor = Supervisor(self.slots)
         self._closing.append(supervisor.stop)
         for slot in self.slots.values():
             slot.start()
@@ -265,6 +266,10 @@ class World:
     def of(self, role: str) -> list[Slot]:
         """The slots of a role."""
         return [slot for slot in self.slots.values() if slot.role == role]
+
+    def targets(self, role: str) -> list[Slot]:
+        """Those of them whose processes may be hit: a long run spares some, so that somebody grows old."""
+        return [slot for slot in self.of(role) if slot.name not in self.spared]
 
     # Looks
 

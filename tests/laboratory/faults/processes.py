@@ -22,7 +22,7 @@ class OneProcess(Fault):
 
     def victim(self, world: World) -> Slot:
         """Draw it."""
-        self.slot = self.chance.choice(world.of(self.role))
+        self.slot = self.chance.choice(world.targets(self.role))
         return self.slot
 
 
@@ -205,6 +205,6 @@ class ClientKilled(OneProcess):
     name, role = "client-kill", "client"
 
     def strike(self, world: World) -> Cost:
-        if world.of("client"):
+        if world.targets("client"):
             self.victim(world).signal(signal.SIGKILL)
         return Cost()
