@@ -61,6 +61,15 @@ begin
 end
 $$;
 
+do $$
+begin
+  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = 'bridge.tick_state'::regclass and a.attname = 'server_started_at') then
+    -- of the server that ticked last: another one than before is a restart, or a standby that was promoted
+    alter table bridge.tick_state add column server_started_at timestamptz;
+  end if;
+end
+$$;
+
 create or replace function bridge.report_worker(p_id uuid, p_name text, p_pid integer, p_pool text, p_concurrency integer, p_queues text[],
     p_software text, p_holding uuid[], p_clock timestamptz)
   returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$

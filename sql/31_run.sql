@@ -133,21 +133,23 @@ begin
 end
 $$;
 
-create or replace function bridge.keep_late(p_seq bigint, p_run uuid, p_result json, p_error json) returns void language plpgsql
-  set search_path = pg_catalog, pg_temp as $$
+create or replace function bridge.keep_late(p_seq bigint, p_run uuid, p_result json, p_error json, p_id uuid default null) returns void
+  language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A run ended after something had superseded it: its outcome is kept in the history of attempts, never on the row.
+  --
+  --   p_id  the job that ran: a standby that was promoted may have given its number to another. Null where only the number is known
 begin
   insert into bridge.attempt (id, seq, attempt, run, ended_at, outcome, error, result, reason)
   select coalesce(j.id, f.id), p_seq, coalesce(j.attempts, f.attempts), p_run, clock_timestamp(), 'superseded', p_error, p_result,
     bridge.why_superseded(coalesce(j.id, f.id), p_run, f.status)
   from (select p_seq as seq) s left join bridge.job j on j.seq = s.seq left join bridge.finished f on f.seq = s.seq
-  where coalesce(j.id, f.id) is not null and f.run is distinct from p_run
+  where coalesce(j.id, f.id) is not null and coalesce(j.id, f.id) = coalesce(p_id, j.id, f.id) and f.run is distinct from p_run
   limit 1;
 end
 $$;
 
 create or replace function bridge.finish(p_seq bigint, p_run uuid, p_status text, p_result json default null, p_error json default null,
-    p_outcome jsonb default null, p_token uuid default null)
+    p_outcome jsonb default null, p_token uuid default null, p_id uuid default null)
   returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   set plan_cache_mode = force_generic_plan as $$
   -- End a job by the run that has it.
@@ -157,6 +159,7 @@ create or replace function bridge.finish(p_seq bigint, p_run uuid, p_status text
   --   p_error    {"type", "message", "traceback"}
   --   p_outcome  what Celery's result needs beyond that
   --   p_token    the run's delivery, for the case that a crash forgot the start
+  --   p_id       see bridge.keep_late
   --
   -- Returns  false when the run has been superseded; its outcome is then kept aside
   -- Errors   23514 when no partition holds today: call bridge.make_days and repeat
@@ -187,7 +190,7 @@ begin
   select g.id, g.unique_key, g.chord, case when g.chord is not null then (g.headers->>'group_index')::integer end, coalesce(g.options ? 'webhook', false), g.batch
   into v_id, v_key, v_chord, v_index, v_webhook, v_batch from gone g;
   if not found then
-    perform bridge.keep_late(p_seq, p_run, p_result, p_error);
+    perform bridge.keep_late(p_seq, p_run, p_result, p_error, p_id);
     return false;
   end if;
   perform bridge.let_go(p_seq, v_id, v_key, p_status, v_chord, v_index, v_webhook, v_batch);
@@ -230,21 +233,21 @@ end
 $$;
 
 create or replace function bridge.fail(p_seq bigint, p_run uuid, p_error json, p_final boolean default false, p_outcome jsonb default null,
-    p_token uuid default null)
+    p_token uuid default null, p_id uuid default null)
   returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A run failed: try again as its job's policy says, or end it as failed.
   --
   --   p_error    {"type", "message", "traceback"}; with "retry_after", seconds, the next attempt is due then and not after the backoff
   --   p_final    no further attempt, whatever the policy
   --   p_outcome  what Celery's result needs beyond the error
-  --   p_token    as in bridge.finish
+  --   p_token, p_id  as in bridge.finish
   --
   -- Returns  the job's new status (failed, cancelled, scheduled or queued); null when the run has been superseded
 declare
   v_row constant bridge.inflight := bridge.leave(p_seq, p_run, p_token);
 begin
   if v_row.seq is null then
-    perform bridge.keep_late(p_seq, p_run, null, p_error);
+    perform bridge.keep_late(p_seq, p_run, null, p_error, p_id);
     return null;
   end if;
   return bridge.settle_failure(v_row, p_error, p_final, p_outcome);

@@ -76,7 +76,7 @@ create or replace function bridge.reap_workers(p_now timestamptz, p_steady_since
   set search_path = pg_catalog, pg_temp as $$
   -- Take their deliveries from workers that are dead, and from living ones that no longer know of them.
   --
-  --   p_steady_since  since when ticks have come without a gap: after an outage nobody is dead until there was time to report
+  --   p_steady_since  since when ticks have come without a gap, from one server: after an outage nobody is dead until there was time to report
   --
   -- Returns  how many deliveries were freed
 declare
@@ -166,8 +166,11 @@ begin
     return null;
   end if;
   select t.* into v_state from bridge.tick_state t;
-  update bridge.tick_state t set source = p_source, ticked_at = p_now,
-    steady_since = case when v_state.ticked_at < p_now - greatest(interval '10 seconds', 3 * bridge.seconds('tick_interval')) then p_now else v_state.steady_since end,
+  if bridge.clock_went_back(v_state.ticked_at, p_now) then
+    perform bridge.bring_back(clock_timestamp());
+  end if;
+  update bridge.tick_state t set source = p_source, ticked_at = p_now, server_started_at = pg_postmaster_start_time(),
+    steady_since = case when bridge.is_steady(v_state, p_now) then v_state.steady_since else p_now end,
     upkeep_at = case when v_state.upkeep_at < p_now - interval '1 hour' then p_now else v_state.upkeep_at end;
   v_counts := jsonb_build_object('slots', bridge.run_schedules(p_limit, p_now), 'due', bridge.move_due(p_limit, p_now),
       'expired', bridge.expire_due(p_limit, p_now), 'overdue', bridge.end_overdue(p_limit, p_now),
@@ -199,7 +202,8 @@ declare
   v_source text;
 begin
   select t.ticked_at, t.source into v_last, v_source from bridge.tick_state t;
-  if v_last > clock_timestamp() - (case when v_source = p_source then bridge.seconds('tick_interval')
+  -- A last tick that is still to come was ticked by a clock that has gone back since.
+  if v_last <= clock_timestamp() and v_last > clock_timestamp() - (case when v_source = p_source then bridge.seconds('tick_interval')
       else 2 * greatest(bridge.seconds('tick_interval'), interval '2 seconds') end) then
     return null;
   end if;

@@ -15,6 +15,7 @@ pytest_plugins = [
     "fix_install",
     "fix_moving",
     "fix_pairs",
+    "fix_standby",
     "fix_receiver",
     "fix_releases",
     "fix_transactions",

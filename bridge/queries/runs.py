@@ -43,7 +43,7 @@ __all__ = [
 # These two go around psycopg's cursor: a tenth of a small job's time is spent there otherwise.
 _PREPARED = {
     b"bridge_start": b"select bridge.start($1::bigint, $2::uuid, $3::uuid, $4::integer)",
-    b"bridge_finish": b"select bridge.finish($1::bigint, $2::uuid, $3, $4::json, $5::json, $6::jsonb, $7::uuid)",
+    b"bridge_finish": b"select bridge.finish($1::bigint, $2::uuid, $3, $4::json, $5::json, $6::jsonb, $7::uuid, $8::uuid)",
 }
 _UNPREPARED = b"26000"  # invalid_sql_statement_name: first use on this connection
 
@@ -55,6 +55,7 @@ class Finish:
     seq: int
     run: UUID
     token: str
+    job: UUID
     status: str
     result: str | None = None
     error: str | None = None
@@ -62,7 +63,7 @@ class Finish:
 
     def values(self) -> list[bytes | None]:
         """The parameters of ``bridge.finish``."""
-        texts = (self.status, self.result, self.error, self.outcome, self.token)
+        texts = (self.status, self.result, self.error, self.outcome, self.token, self.job.hex)
         return [b"%d" % self.seq, self.run.hex.encode(), *(None if text is None else text.encode() for text in texts)]
 
 
@@ -165,9 +166,11 @@ def _read(connection: Connection) -> bytes | None:
     return result.get_value(0, 0)
 
 
-def fail(connection: Connection, seq: int, run: UUID, token: str, error: str, *, final: bool, outcome: str | None) -> str | None:
+def fail(
+    connection: Connection, seq: int, run: UUID, token: str, job: UUID, error: str, *, final: bool, outcome: str | None
+) -> str | None:  # fmt: skip
     """A run failed; the job's new status, or None when the run has been superseded."""
-    return _status(connection, "select bridge.fail(%s, %s, %s, %s, %s, %s)", (seq, run, error, final, outcome, token))
+    return _status(connection, "select bridge.fail(%s, %s, %s, %s, %s, %s, %s)", (seq, run, error, final, outcome, token, job))
 
 
 def end_delivery(

@@ -26,6 +26,7 @@ from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from bridge.errors import BridgeError, ServerError
+from bridge.job import job_id
 from bridge.message import HEADER, Delivery
 from bridge.queries.results import Value
 from bridge.results.failure import noted_error
@@ -67,6 +68,7 @@ class Run:
 
     delivery: Delivery
     id: UUID
+    job: UUID
     settled: bool = False
     noted: tuple[str, Any] | None = None  # the last state that was stored, with its result: what counts of a task that raises Ignore
     next: Content | None = None  # the attempt that the run has asked for
@@ -96,7 +98,7 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
         delivery = Delivery.parse((request or {}).get(HEADER))
         if delivery is None:
             return trace(task_id, args, kwargs, request)
-        run = _start(joined, delivery)
+        run = _start(joined, delivery, task_id)
         if run is None:
             log.info("refused a copy that must not run task_id=%s delivery=%s", task_id, delivery)
             return trace_ok_t(None, None, 0.0, Refusal("refused: another copy of this delivery ran, or the job was cancelled"))
@@ -191,13 +193,13 @@ def _report(task: Any, request: Any, exc: BaseException) -> None:
     task.backend.mark_as_failure(context.id, exc, text, request=context, store_result=stored)
 
 
-def _start(joined: Membership, delivery: Delivery) -> Run | None:
+def _start(joined: Membership, delivery: Delivery, task_id: str) -> Run | None:
     """Ask for admission; Postgres may be away for a moment, but not for long: the message is then left unstarted."""
     try:
         identity = _ask(joined, delivery)
     except _OUTAGE:
         identity = _ask_again(joined, delivery)
-    return None if identity is None else Run(delivery, identity)
+    return None if identity is None else Run(delivery, identity, job_id(task_id))
 
 
 def _ask(joined: Membership, delivery: Delivery) -> UUID | None:

@@ -98,7 +98,7 @@ def succeeded(joined: Membership, run: Run, value: Value) -> None:
     """The run returned; its job ends when Postgres has taken the result, which is on its way when this returns."""
     tell_the_rest(joined, run)
     run.settled = True
-    finish = runs.Finish(run.delivery.seq, run.id, run.delivery.token, "succeeded", value.result, outcome=value.outcome)
+    finish = runs.Finish(run.delivery.seq, run.id, run.delivery.token, run.job, "succeeded", value.result, outcome=value.outcome)
     joined.channels.get().finish(finish)
 
 
@@ -135,7 +135,9 @@ def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, 
     text = json_text(error)
     return _status(
         patiently(
-            lambda: runs.fail(joined.connections.get(), run.delivery.seq, run.id, run.delivery.token, text, final=final, outcome=beyond)
+            lambda: runs.fail(
+                joined.connections.get(), run.delivery.seq, run.id, run.delivery.token, run.job, text, final=final, outcome=beyond
+            )
         )
     )
 

@@ -30,7 +30,9 @@ bridge.install(app)
 
 @cache
 def _connection(_pid: int, _tries: int) -> psycopg.Connection[Any]:
-    return psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], autocommit=True, connect_timeout=5)
+    # A test that loses the bridge's database keeps the ledger elsewhere.
+    dsn = os.environ.get("LEDGER_DATABASE_URL") or os.environ["BRIDGE_DATABASE_URL"]
+    return psycopg.connect(dsn, autocommit=True, connect_timeout=5)
 
 
 def _note(request: Any, event: str) -> None:
@@ -75,6 +77,15 @@ def divide(self: Any, number: int) -> float:
     """Divide 12 by a number: by 0 this fails until the arguments are others."""
     with noted(self.request):
         return 12 / number
+
+
+@app.task(name="ledger.hold", bind=True)
+def hold(self: Any, until: str) -> int:
+    """Go on until there is a file at this path."""
+    with noted(self.request):
+        while not Path(until).exists():
+            time.sleep(0.05)
+        return 1
 
 
 @app.task(name="ledger.call", bind=True)
