@@ -137,16 +137,50 @@ def succeeded_without_a_run(facts: Facts) -> Iterator[tuple[int, str]]:
 @rule
 def ran_again(facts: Facts) -> Iterator[tuple[int, str]]:
     """Only what was running in something that was hit may run again, or what failed, or what an operator sent."""
+    for one, following in repeated(facts):
+        if not excuse(facts, one, following.started):
+            outcomes = ", ".join(sorted(facts.outcomes.get(one.run, set()))) or "unknown to rows"
+            yield one.lab, f"run {one.run} in {one.slot} ({outcomes}) was followed by {following.run}"
+
+
+@rule
+def more_ran_again(facts: Facts) -> Iterator[tuple[int, str]]:
+    """And no more than can have been running there: each run that was lost is charged to one strike, each strike as often as it may."""
+    charged: dict[int, list[tuple[Run, Run]]] = {}
+    for pair in repeated(facts):
+        culprits = culprits_of(facts, pair[0], pair[1].started)
+        if culprits and not _charge(facts, pair, charged, set()):
+            yield pair[0].lab, f"run {pair[0].run} in {pair[0].slot} ran again, more than strikes {[one.id for one in culprits]} may cost"
+
+
+def _charge(facts: Facts, pair: tuple[Run, Run], charged: dict[int, list[tuple[Run, Run]]], seen: set[int]) -> bool:
+    """Charge a strike with a run; where all that may be are full, move another to one that is not (bipartite matching)."""
+    for strike in culprits_of(facts, pair[0], pair[1].started):
+        if strike.id in seen:
+            continue
+        seen.add(strike.id)
+        held = charged.setdefault(strike.id, [])
+        if strike.most is None or len(held) < strike.most:
+            held.append(pair)
+            return True
+        for other in held:
+            if _charge(facts, other, charged, seen):
+                held.remove(other)
+                held.append(pair)
+                return True
+    return False
+
+
+def repeated(facts: Facts) -> Iterator[tuple[Run, Run]]:
+    """Runs that another followed, though they had not failed, asked for no other, and no operator had sent the next."""
     for lab, runs in facts.runs.items():
         sent = facts.was_retried(lab)
         for one, following in pairwise(runs):
             outcomes = facts.outcomes.get(one.run, set())
-            if outcomes & FOLLOWED or excuse(facts, one, following.started):
-                continue
-            if outcomes & set(FINAL) and sent > 0:
+            if outcomes & set(FINAL) and not outcomes & FOLLOWED and sent > 0:
                 sent -= 1
-                continue
-            yield lab, f"run {one.run} in {one.slot} ({', '.join(sorted(outcomes)) or 'unknown to rows'}) was followed by {following.run}"
+            elif not outcomes & FOLLOWED:
+                yield one, following
 
 
 @rule
@@ -228,12 +262,18 @@ def ended_by_itself(facts: Facts) -> Iterator[tuple[None, str]]:
 
 
 def excuse(facts: Facts, run: Run, until: Any) -> bool:
-    """Whether a strike may have cost this run: it was under way in a worker that was hit, before another took its place at `until`."""
+    """Whether a strike may have cost this run."""
+    return bool(culprits_of(facts, run, until))
+
+
+def culprits_of(facts: Facts, run: Run, until: Any) -> list[Strike]:
+    """Strikes that may have cost this run: it was under way in a worker that was hit, before another took its place at `until`."""
     slack = timedelta(seconds=facts.slack)
-    return any(
-        run.slot in strike.again and strike.at <= until and (strike.mended_at is None or run.started <= strike.mended_at + slack)
+    return [
+        strike
         for strike in facts.strikes
-    )
+        if run.slot in strike.again and strike.at <= until and (strike.mended_at is None or run.started <= strike.mended_at + slack)
+    ]
 
 
 def _in_a_tail(facts: Facts, lab: int) -> bool:

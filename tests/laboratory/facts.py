@@ -53,11 +53,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Strike:
-    """What struck, and which workers' runs it may cost."""
+    """What struck, which workers' runs it may cost, and how many at most."""
 
     id: int
     fault: str
     again: frozenset[str]
+    most: int | None
     tail: bool
     at: datetime
     mended_at: datetime | None
@@ -123,7 +124,7 @@ def read(dsn: str, ledger: Ledger, *, slack: float) -> Facts:
 def facts_of(ours: psycopg.Connection[Any], witness: psycopg.Connection[Any], *, slack: float) -> Facts:
     """What two connections see."""
     strikes = [
-        Strike(row.id, row.fault, frozenset(row.again), row.tail, row.at, row.mended_at)
+        Strike(row.id, row.fault, frozenset(row.again), row.most, row.tail, row.at, row.mended_at)
         for row in _rows(witness, "select * from strike order by id")
     ]
     runs = [Run(row.lab, row.run, row.slot, row.started, row.starts, row.ended, row.raised) for row in _rows(witness, _RUNS) if row.started]

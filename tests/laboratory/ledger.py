@@ -56,6 +56,7 @@ create table strike (
   id       integer primary key,
   fault    text not null,
   again    text[] not null,             -- workers whose runs may be lost by it
+  most     integer,                     -- so many of them; null: no bound
   tail     boolean not null,            -- what was committed just before may be missing
   at       timestamptz not null default clock_timestamp(),
   mended_at timestamptz
@@ -156,9 +157,9 @@ class Ledger:
         """A fault is about to strike."""
         self.do("insert into strike (id, fault, again, tail) values (%s, %s, '{}', false)", (number, fault))
 
-    def cost(self, number: int, again: Iterable[str], *, tail: bool) -> None:
+    def cost(self, number: int, again: Iterable[str], most: int | None = None, *, tail: bool = False) -> None:
         """What it may cost."""
-        self.do("update strike set again = %s, tail = %s where id = %s", (sorted(again), tail, number))
+        self.do("update strike set again = %s, most = %s, tail = %s where id = %s", (sorted(again), most, tail, number))
 
     def mended(self, number: int) -> None:
         """Its cause is gone."""

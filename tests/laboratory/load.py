@@ -64,7 +64,7 @@ class Load:
 
     def short(self) -> float:
         """Seconds that a usual task takes."""
-        return round(self.chance.choice((0.0, 0.0, 0.01, 0.05, 0.2)), 3)
+        return float(self.chance.choice((0.0, 0.0, 0.02, 0.1, 0.4)))
 
     def queue(self) -> str:
         return self.chance.choice(tasks.QUEUES)
@@ -126,7 +126,7 @@ def delay(load: Load) -> None:
     load.call([wish], lambda: tasks.work.delay(lab=wish.lab, seconds=load.short()))
 
 
-@kind(2)
+@kind(4)
 def slow(load: Load) -> None:
     """A job that runs for seconds."""
     wish = Wish(load.lab(), "slow", "enqueue")

@@ -7,7 +7,6 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from laboratory import checker, facts
@@ -171,7 +170,7 @@ class Run:
             cost = fault.strike(world)
         except BROKEN as error:
             self.say(f"{beat.fault} could not strike: {error}")
-        world.ledger.cost(self._number, cost.again, tail=cost.loses_tail)
+        world.ledger.cost(self._number, cost.again, cost.most, tail=cost.loses_tail)
         heapq.heappush(self._struck, (until, self._number, fault))
         self.say(f"strike {self._number} {beat.fault}" + (f" may cost runs of {', '.join(sorted(cost.again))}" if cost.again else ""))
 
@@ -222,11 +221,10 @@ class Run:
             for job in jobs:
                 statuses[job.status] = statuses.get(job.status, 0) + 1
         runs = sum(len(runs) for runs in known.runs.values())
-        pairs = [pair for found in known.runs.values() for pair in pairwise(found)]
-        again = sum(1 for one, following in pairs if checker.excuse(known, one, following.started))
+        again = sum(1 for _ in checker.repeated(known))
         self.report.counts = {
             "asked": len(known.asked), "unknown": sum(1 for one in known.asked.values() if one.outcome is None),
-            **statuses, "runs": runs, "run again for a strike": again, "strikes": len(known.strikes), "sins": len(self.report.sins),
+            **statuses, "runs": runs, "run again": again, "strikes": len(known.strikes), "sins": len(self.report.sins),
         }  # fmt: skip
         self.say(", ".join(f"{name} {count}" for name, count in self.report.counts.items()))
 

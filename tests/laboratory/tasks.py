@@ -12,7 +12,8 @@ import psycopg
 from celery import Celery
 
 import bridge
-from laboratory.ledger import Ledger
+from laboratory import children
+from laboratory.ledger import SLOT, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,8 @@ QUEUES = ("celery", "second")
 app = Celery("laboratory", broker=os.environ.get("BRIDGE_BROKER_URL"), backend="bridge://")
 app.conf.update(worker_prefetch_multiplier=4, broker_connection_retry_on_startup=True, task_default_queue="celery")
 bridge.install(app)
+if os.environ.get(SLOT, "").startswith("worker"):
+    children.wrap()
 
 
 @cache

@@ -205,7 +205,7 @@ class World:
     def _open_processes(self) -> None:
         celery = [sys.executable, "-m", "celery", "-A", "laboratory.tasks", "worker", "--concurrency=2", "--loglevel=INFO"]
         for number in (1, 2):
-            self._add("drainer", number, [sys.executable, "-m", "laboratory.boundary"])
+            self._add("drainer", number, [sys.executable, "-m", "laboratory.drainer"])
             self._add("worker", number, [*celery, "-Q", ",".join(QUEUES), "-n", f"worker{number}@lab"])
         supervisor = Supervisor(self.slots)
         self._closing.append(supervisor.stop)

@@ -11,6 +11,7 @@ from laboratory.world import Needs
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Collection
 
     from laboratory.world import World
 
@@ -24,14 +25,12 @@ class Cost:
     Attributes:
         again: workers whose runs under way may be lost and run again.
         loses_tail: what was committed in the seconds before may be missing (asynchronous failover).
+        most: so many runs may be lost, at most: what can have been running there at one moment; None: no bound.
     """
 
-    again: frozenset[str] = frozenset()
+    again: Collection[str] = frozenset()
     loses_tail: bool = False
-
-    def __init__(self, again: set[str] | frozenset[str] | tuple[str, ...] = (), loses_tail: bool = False) -> None:  # noqa: FBT001, FBT002
-        object.__setattr__(self, "again", frozenset(again))
-        object.__setattr__(self, "loses_tail", loses_tail)
+    most: int | None = None
 
 
 class Fault:

@@ -7,12 +7,15 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from laboratory.boundary import BOUNDARIES
+from laboratory.boundary import CHILD, DRAINER
 from laboratory.faults import Cost, Fault, fault
 
 if TYPE_CHECKING:
     from laboratory.slot import Slot
     from laboratory.world import World
+
+
+CHILDREN = 2  # of a worker: so many runs are under way there, at most
 
 
 class OneProcess(Fault):
@@ -58,43 +61,34 @@ class DrainerFrozen(Frozen):
 
 
 class AtBoundary(OneProcess):
-    """A drainer that stops itself when it next passes a boundary of its own code, see boundary.py."""
+    """A process that ends or freezes itself when it next passes a boundary of its own code, see boundary.py."""
 
-    role = "drainer"
     boundary: ClassVar[str]
+    action: ClassVar[str]
+
+    def strike(self, world: World) -> Cost:
+        self.victim(world).arm(self.boundary, self.action)
+        return Cost({self.slot.name}, most=1) if self.role == "worker" and self.action == "kill" else Cost()
 
     def mend(self, world: World) -> None:  # noqa: ARG002
-        """Take the order back where nothing was published meanwhile."""
+        """Take the order back where nobody came by, and let go on who was frozen."""
         if hasattr(self, "slot"):
             self.slot.disarm()
-            self.slot.signal(signal.SIGCONT)
+            self.slot.signal_all(signal.SIGCONT)
 
 
-def _at(boundary: str) -> None:
+def _at(role: str, who: str, boundary: str, meaning: str) -> None:
     """The two faults of a boundary."""
-
-    class Killed(AtBoundary):
-        __doc__ = f"SIGKILL of a drainer at the boundary {boundary!r}."
-        name, hold = f"drainer-kill-{boundary}", (1.0, 3.0)
-
-        def strike(self, world: World) -> Cost:
-            self.victim(world).arm(boundary, "kill")
-            return Cost()
-
-    class Stopped(AtBoundary):
-        __doc__ = f"SIGSTOP of a drainer at the boundary {boundary!r}, until its lease is over; then SIGCONT."
-        name, hold = f"drainer-freeze-{boundary}", (2.0, 12.0)
-
-        def strike(self, world: World) -> Cost:
-            self.victim(world).arm(boundary, "stop")
-            return Cost()
-
-    fault(Killed)
-    fault(Stopped)
+    for action, number, hold in (("kill", "SIGKILL", (1.0, 3.0)), ("stop", "SIGSTOP", (2.0, 12.0))):
+        name = f"{who}-{'kill' if action == 'kill' else 'freeze'}-{boundary}"
+        words = {"role": role, "boundary": boundary, "action": action, "name": name, "hold": hold}
+        fault(type(name, (AtBoundary,), {"__doc__": f"{number} of a {who} between two steps: {meaning}.", **words}))
 
 
-for _boundary in BOUNDARIES:
-    _at(_boundary)
+for _boundary, _meaning in DRAINER.items():
+    _at("drainer", "drainer", _boundary, _meaning)
+for _boundary, _meaning in CHILD.items():
+    _at("worker", "child", _boundary, _meaning)
 
 
 @fault
@@ -108,7 +102,7 @@ class ChildKilled(OneProcess):
         with suppress(ProcessLookupError):
             if children:
                 os.kill(self.chance.choice(children), signal.SIGKILL)
-        return Cost(again={self.slot.name})
+        return Cost({self.slot.name}, most=1)
 
 
 @fault
@@ -140,7 +134,7 @@ class WorkerKilled(OneProcess):
 
     def strike(self, world: World) -> Cost:
         self.victim(world).signal_all(signal.SIGKILL)
-        return Cost(again={self.slot.name})
+        return Cost({self.slot.name}, most=CHILDREN)
 
 
 @fault
@@ -151,7 +145,7 @@ class WorkerMainKilled(OneProcess):
 
     def strike(self, world: World) -> Cost:
         self.victim(world).signal(signal.SIGKILL)
-        return Cost(again={self.slot.name})
+        return Cost({self.slot.name}, most=CHILDREN)
 
 
 @fault
@@ -162,7 +156,7 @@ class WorkerFrozen(Frozen):
 
     def strike(self, world: World) -> Cost:
         self.victim(world).signal_all(signal.SIGSTOP)
-        return Cost(again={self.slot.name})
+        return Cost({self.slot.name}, most=CHILDREN)
 
 
 @fault
@@ -173,7 +167,7 @@ class WorkerMainFrozen(Frozen):
 
     def strike(self, world: World) -> Cost:
         self.victim(world).signal(signal.SIGSTOP)
-        return Cost(again={self.slot.name})
+        return Cost({self.slot.name}, most=CHILDREN)
 
 
 @fault
