@@ -139,6 +139,8 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     Raises:
         InvalidArgumentError: an argument can never work; nothing was written.
         ConflictError: the unique key is taken and on_conflict is "raise", or the job that has it has begun and cannot be changed.
+        ServerError: the database cannot be reached, or went away before it answered: then nobody knows whether the job is there. A call
+            with a unique key can be repeated without making a second one.
     """
     if headers or webhook:
         require_json(task, headers=dict(headers or {}), webhook=webhook)

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from laboratory.proxy import Proxy
+from psycopg import conninfo
+
+from bridge.local.postgres import SOCKET_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,4 +21,20 @@ def redis_proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     """A proxy before this test's Redis."""
     proxy = Proxy(redis_server.port)
     yield proxy
+    proxy.close()
+
+
+def proxy_before(dsn: str) -> tuple[Proxy, str]:
+    """A proxy before a Postgres of the tests, and the DSN that leads through it."""
+    given = conninfo.conninfo_to_dict(dsn)
+    host, port = str(given.get("host", "127.0.0.1")), int(given.get("port") or SOCKET_PORT)
+    proxy = Proxy(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else port)
+    return proxy, conninfo.make_conninfo(dsn, host="127.0.0.1", port=proxy.port)
+
+
+@pytest.fixture
+def postgres_proxy(dsn: str) -> Iterator[tuple[Proxy, str]]:
+    """A proxy before this test's database, and the DSN that leads through it."""
+    proxy, through = proxy_before(dsn)
+    yield proxy, through
     proxy.close()

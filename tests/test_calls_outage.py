@@ -43,16 +43,6 @@ def test_a_connection_that_broke_unnoticed_costs_no_call(caller: Any, dsn: str, 
     assert db.one("select count(*) from bridge.jobs") == 2
 
 
-def test_a_call_that_must_not_be_repeated_is_not(caller: Any, dsn: str, db: Session) -> None:
-    caller.send_task("calls.first")
-    with psycopg.connect(dsn) as other:
-        other.execute("select pg_terminate_backend(%s, 5000)", (caller.bridge.connections.get().info.backend_pid,))
-    with pytest.raises(OperationalError):
-        caller.send_task("calls.second", retry=False)
-    caller.send_task("calls.third")
-    assert [row[0] for row in db.rows("select task from bridge.jobs order by created_at")] == ["calls.first", "calls.third"]
-
-
 def test_eager_mode_never_touches_the_database(make_caller: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_caller(task_always_eager=True)
     monkeypatch.setenv("BRIDGE_DATABASE_URL", NOWHERE)

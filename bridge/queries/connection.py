@@ -12,6 +12,7 @@ from psycopg import conninfo
 from psycopg.rows import tuple_row
 
 from bridge.errors import BridgeError, InvalidArgumentError, ServerError, from_sqlstate
+from bridge.session import Session
 from bridge.settings import without_password
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "driver_connection",
     "dsn_of",
     "explained",
+    "has_ended",
     "is_broken",
     "is_connection",
     "is_pooled",
@@ -35,33 +37,30 @@ __all__ = [
 Connection = psycopg.Connection[tuple[Any, ...]]
 Answer = TypeVar("Answer")
 
+# A statement's limit is Postgres's to tell of; only where that does not arrive, silence is an end.
+_SILENCE = 1.5
+# What the way itself notices of a peer that is gone, in seconds; what the user's URL says of it stands.
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 # Not in the start packet: poolers refuse unknown start parameters. Behind one, a session's settings would be left to strangers, and the
-# process id that the server gives is not the one that the connection was opened with.
+# process id that the server gives is not the one that the connection was opened with. The last two end the server's half of a connection
+# whose other half is gone: by default it lives for hours, counts against max_connections and keeps what it has locked.
 _BEGIN = """select p.direct, case when p.direct then set_config('statement_timeout', %(timeout)s, false) end,
-  case when p.direct then set_config('synchronous_commit', %(commit)s, false) end
+  case when p.direct then set_config('synchronous_commit', %(commit)s, false) end,
+  case when p.direct then set_config('tcp_keepalives_idle', '60', false) end,
+  case when p.direct then set_config('tcp_user_timeout', '60s', false) end
   from (select pg_backend_pid() = %(pid)s as direct) p"""
 
 
-class Session(psycopg.Connection[tuple[Any, ...]]):
-    """A connection of our own.
-
-    Attributes:
-        pooled: a pooler stands between, so that two transactions may run in different sessions of the server: nothing is prepared,
-            LISTEN hears nothing, and no setting of the session is ours to change.
-    """
-
-    pooled = False
-
-
-def connect(dsn: str, *, name: str, timeout: float = 10.0, asynchronous_commit: bool = False) -> Connection:
+def connect(dsn: str, *, name: str, timeout: float = 10.0, patience: float | None = None, asynchronous_commit: bool = False) -> Connection:
     """Open a connection in autocommit mode whose every statement has a time limit, and that notices a dead peer or a pooler.
 
-    Behind a pooler the limit is the pooler's or the role's to set.
+    Behind a pooler the limit is the pooler's or the role's to set; there only a silence ends the wait.
 
     Args:
         dsn: the database, as libpq takes it.
         name: shows as application_name.
         timeout: seconds for connecting and for each statement.
+        patience: seconds without a byte until an answer is given up; half as many again as the timeout where nothing is said.
         asynchronous_commit: commits return before they are on disk; a crash can lose the last of them, never tear one.
 
     Raises:
@@ -69,10 +68,10 @@ def connect(dsn: str, *, name: str, timeout: float = 10.0, asynchronous_commit: 
     """
     milliseconds = round(timeout * 1000)
     try:
-        connection = Session.connect(
-            dsn, autocommit=True, connect_timeout=max(2, round(timeout)), application_name=name,
-            keepalives_idle=10, keepalives_interval=5, keepalives_count=3, tcp_user_timeout=milliseconds,
-        )  # fmt: skip
+        said = conninfo.conninfo_to_dict(dsn)
+        way: dict[str, Any] = {word: value for word, value in {**_KEEPALIVE, "tcp_user_timeout": milliseconds}.items() if word not in said}
+        connection = Session.connect(dsn, autocommit=True, connect_timeout=max(2, round(timeout)), application_name=name, **way)
+        connection.patience = patience or timeout * _SILENCE
         settings = {"timeout": str(milliseconds), "commit": "off" if asynchronous_commit else "on", "pid": connection.info.backend_pid}
         connection.pooled = connection.execute(_BEGIN, settings).fetchone()[:1] != (True,)  # type: ignore[index]
     except psycopg.Error as error:
@@ -87,6 +86,11 @@ def connect(dsn: str, *, name: str, timeout: float = 10.0, asynchronous_commit: 
 def is_pooled(connection: Connection) -> bool:
     """Whether a pooler stands between us and the server."""
     return isinstance(connection, Session) and connection.pooled
+
+
+def has_ended(connection: Connection) -> bool:
+    """Whether it is closed, or the other side has said that it is over."""
+    return connection.has_ended() if isinstance(connection, Session) else connection.closed
 
 
 @contextmanager
@@ -195,7 +199,7 @@ class Connections:
             ServerError: the database cannot be reached.
         """
         held: tuple[int, Connection] | None = getattr(self._local, "held", None)
-        if held is not None and held[0] == os.getpid() and not held[1].closed:
+        if held is not None and held[0] == os.getpid() and not has_ended(held[1]):
             return held[1]
         if held is not None and held[0] != os.getpid():
             self._abandoned = held  # the parent's: closing it here would end the parent's session

@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 
 from bridge.queries.connection import is_pooled, translated
+from bridge.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,9 +125,9 @@ def prepare(connection: Connection) -> None:
 
 
 def _prepare(connection: Connection, name: bytes, text: bytes) -> None:
-    prepared = connection.pgconn.prepare(name, text)
-    if prepared.status != psycopg.pq.ExecStatus.COMMAND_OK:
-        raise psycopg.errors.error_from_result(prepared) from None
+    connection.pgconn.send_prepare(name, text)
+    _flush(connection)
+    _result(connection, psycopg.pq.ExecStatus.COMMAND_OK)
 
 
 def _execute(connection: Connection, name: bytes, values: Sequence[Any]) -> bytes | None:
@@ -146,24 +147,45 @@ def _send(connection: Connection, name: bytes, values: Sequence[Any]) -> None:
         pgconn.send_query_params(_PREPARED[name], values)
     else:
         pgconn.send_query_prepared(name, values)
-    while pgconn.flush():
-        select.select([], [pgconn.socket], [])
+    _flush(connection)
+
+
+def _flush(connection: Connection) -> None:
+    while connection.pgconn.flush():
+        _wait(connection, to_write=True)
 
 
 def _read(connection: Connection) -> bytes | None:
     """The single value of the statement that was sent; other threads run meanwhile."""
-    pgconn = connection.pgconn
-    while pgconn.is_busy():
-        select.select([pgconn.socket], [], [])
-        pgconn.consume_input()
-    result = pgconn.get_result()
-    while pgconn.get_result() is not None:  # the end mark frees the connection for the next statement
-        pass
+    return _result(connection, psycopg.pq.ExecStatus.TUPLES_OK).get_value(0, 0)
+
+
+def _result(connection: Connection, wanted: psycopg.pq.ExecStatus) -> psycopg.pq.abc.PGresult:
+    result, end = _next_result(connection), True
+    while end:  # the end mark frees the connection for the next statement
+        end = _next_result(connection) is not None
     if result is None:
         raise psycopg.OperationalError("the connection gave no answer")
-    if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+    if result.status != wanted:
         raise psycopg.errors.error_from_result(result)
-    return result.get_value(0, 0)
+    return result
+
+
+def _next_result(connection: Connection) -> psycopg.pq.abc.PGresult | None:
+    pgconn = connection.pgconn
+    while pgconn.is_busy():
+        _wait(connection)
+        pgconn.consume_input()
+    return pgconn.get_result()
+
+
+def _wait(connection: Connection, *, to_write: bool = False) -> None:
+    """Wait for the socket. A caller's own connection has the patience that its kernel has."""
+    if isinstance(connection, Session):
+        connection.wait_for_socket(to_write=to_write)
+    else:
+        ends = [connection.pgconn.socket]
+        select.select([] if to_write else ends, ends if to_write else [], [])
 
 
 def fail(

@@ -54,24 +54,27 @@ class Heartbeat(threading.Thread):
         self._stops: dict[str, str] = {}  # what the last report has told to stop
         self._connection: Connection | None = None
         self._interval = _INTERVAL
+        self._failures = 0  # in a row
         self._wake_end, self._wake_start = os.pipe()
         os.set_blocking(self._wake_end, False)
 
     def run(self) -> None:
-        """Report until stopped; an outage of Postgres is logged once and waited out."""
-        well = True
+        """Report until stopped; an outage of Postgres is logged once and waited out.
+
+        The first try after a failure comes at once: where the connection alone was gone, the worker has reported before it is missed.
+        """
         while not self._stopped.is_set():
             try:
                 self._report()
+                self._failures = 0
                 self._give_back()
                 self._pause()
-                well = True
             except _OUTAGE as error:
-                if well:
+                if not self._failures:
                     log.warning("heartbeat fails error=%s", error)
-                well = False
-                self._connection = None
-                self._stopped.wait(self._interval)
+                self._let_go()
+                self._stopped.wait(self._interval if self._failures else 0.0)
+                self._failures += 1
 
     def leave(self, after: float = 0.0) -> None:
         """The worker stops, which may take long: what it holds and has not begun goes to others now. Safe in a signal handler.
@@ -94,11 +97,18 @@ class Heartbeat(threading.Thread):
             runs.stop_worker(self._connected(), self._joined.worker_id)
             self._connected().close()
 
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
     def _connected(self) -> Connection:
+        """The connection; with less patience than others at first, because a worker that does not report for long is taken for dead."""
         if self._connection is None or self._connection.closed:
             settings = self._joined.settings
+            patience = min(self._interval * (1 + self._failures), settings.timeout * 1.5)
             self._connection = connect(
-                settings.require_database(), name="bridge heartbeat", timeout=settings.timeout, asynchronous_commit=True
+                settings.require_database(), name="bridge heartbeat", timeout=settings.timeout, patience=patience, asynchronous_commit=True
             )
             runs.listen_for_stops(self._connection, self._joined.worker_id, self._wake)
         return self._connection
