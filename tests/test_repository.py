@@ -29,7 +29,7 @@ HOSTS = (("py", "pi."), ("python", "hosted."), ("registry", ".npm"), ("deb", ".d
 REGISTRIES = re.compile("|".join(re.escape(start + end) for start, end in HOSTS))
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:" + "work|root" + r")/\w|/(?:" + "home|Users" + r")/(?!me\b|you\b)\w")
 # psycopg, outside of the modules that speak SQL, is there for the names of its errors.
-SPEAKS_SQL = ("bridge/queries/", "bridge/schema/", "bridge/local/", "bridge/bench/", "bridge/testing/databases.py")
+SPEAKS_SQL = ("bridge/queries/", "bridge/schema/", "bridge/session.py", "bridge/local/", "bridge/bench/", "bridge/testing/databases.py")
 
 
 @cache

@@ -8,6 +8,7 @@ import psycopg
 
 import bridge
 from bridge.errors import SchemaError, ServerError
+from bridge.session import Session
 from bridge.settings import without_password
 
 __all__ = ["check", "connect", "installed_version", "numbers"]
@@ -54,6 +55,7 @@ def check(dsn: str, *, timeout: float = 10.0) -> str:
 
 def _installed(dsn: str, timeout: float) -> _Installed | None:
     with connect(dsn, timeout) as connection:
+        connection.patience = timeout
         try:
             row = connection.execute("select to_regprocedure('bridge.version()'), to_regprocedure('bridge.serves_from()')").fetchone()
             if row is None or row[0] is None:
@@ -65,6 +67,8 @@ def _installed(dsn: str, timeout: float) -> _Installed | None:
             raise SchemaError(
                 f"role {connection.info.user} may not use schema bridge", "grant it bridge_producer or bridge_worker"
             ) from error
+        except psycopg.OperationalError as error:
+            raise _unreachable(dsn, error) from error
         return _Installed(*found) if found else None
 
 
@@ -73,15 +77,17 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def connect(dsn: str, timeout: float) -> psycopg.Connection:
+def connect(dsn: str, timeout: float) -> Session:
     """Connect for looking at the schema or changing it.
 
     Raises:
         ServerError: the database cannot be reached.
     """
     try:
-        return psycopg.connect(dsn, autocommit=True, connect_timeout=max(1, round(timeout)), application_name="bridge install")
+        return Session.connect(dsn, autocommit=True, connect_timeout=max(1, round(timeout)), application_name="bridge install")
     except psycopg.OperationalError as error:
-        raise ServerError(
-            f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs"
-        ) from error
+        raise _unreachable(dsn, error) from error
+
+
+def _unreachable(dsn: str, error: Exception) -> ServerError:
+    return ServerError(f"cannot reach {without_password(dsn)}: {str(error).strip()}", "check BRIDGE_DATABASE_URL and that Postgres runs")
