@@ -135,7 +135,8 @@ $$;
 create or replace function bridge.check_headers(p_headers jsonb) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse headers that are no JSON object, or set what the bridge itself makes.
 declare
-  v_ours constant text[] := array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'bridge'];
+  v_ours constant text[] := array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'compression', 'bridge', 'bridge_attempt', 'bridge_run',
+    'bridge_signature'];
 begin
   if jsonb_typeof(p_headers) <> 'object' then
     perform bridge.refuse(format('headers is a JSON %s', jsonb_typeof(p_headers)), 'give a JSON object');
@@ -377,6 +378,10 @@ declare
   v_seq bigint;
 begin
   perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size);
+  if p_headers is not null and (p_headers->>'task') is distinct from p_task then
+    perform bridge.refuse(format('headers of task %s name task %s', p_task, coalesce(left(p_headers->>'task', 80), 'null')),
+      'a worker runs what the headers name: give both the same');
+  end if;
   if bridge.tasks_are_ruled() or p_task like 'bridge.%' then
     perform bridge.check_tasks_within(p_task, p_embed, p_payload is null);
   end if;

@@ -239,6 +239,16 @@ begin
 end
 $$;
 
+create or replace function bridge.is_trusted_owner(p_relation regclass) returns boolean language sql stable set search_path = pg_catalog, pg_temp
+  -- Whether a table or view, with its partitions, belongs to the owner of the schema or to somebody who has his rights. Whoever reads a view
+  -- or writes to a table runs its functions, triggers and rules: in a function that runs with its owner's rights, with these.
+  begin atomic
+    select coalesce(bool_and(o.rolsuper or pg_catalog.pg_has_role(c.relowner, n.nspowner, 'usage')), false)
+    from (select p_relation union select t.relid from pg_partition_tree(p_relation) t) r (id)
+    join pg_catalog.pg_class c on c.oid = r.id join pg_catalog.pg_roles o on o.oid = c.relowner
+    join pg_catalog.pg_namespace n on n.nspname = 'bridge';
+  end;
+
 create or replace function bridge.check_archive(p_archive regclass) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- Refuse a table that ended jobs cannot be copied to. The caller is a definer: whose rights count is who cleans up.
   --
@@ -251,6 +261,9 @@ begin
   elsif not (has_table_privilege(p_archive, 'insert') and has_schema_privilege((select c.relnamespace from pg_catalog.pg_class c where c.oid = p_archive), 'usage')) then
     perform bridge.refuse(format('archive %s may not be written to by %s, who cleans up', p_archive, current_user),
       format('grant usage on its schema and insert on %s to %I', p_archive, current_user));
+  elsif not bridge.is_trusted_owner(p_archive) then
+    perform bridge.refuse(format('archive %s, or a partition of it, belongs to a role whose triggers would run with the rights of %s', p_archive, current_user),
+      format('alter table %s owner to %I', p_archive, current_user));
   end if;
   select string_agg(format('%s %s', c.name, c.type), ', ') into v_wrong from bridge.archive_columns() c
   where not exists (select from pg_catalog.pg_attribute a
@@ -258,6 +271,20 @@ begin
   if v_wrong is not null then
     perform bridge.refuse(format('archive %s lacks %s', p_archive, v_wrong), format('select bridge.create_archive(%L)', p_archive::text));
   end if;
+end
+$$;
+
+create or replace function bridge.open_archive() returns regclass language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+  -- The archive, to be written to now; null when there is none. Whoever it belongs to may have changed since it was set.
+  --
+  -- Errors  as bridge.check_archive
+declare
+  v_archive constant regclass := (select a.relation from bridge.archive a);
+begin
+  if v_archive is not null and not bridge.is_trusted_owner(v_archive) then
+    perform bridge.check_archive(v_archive);
+  end if;
+  return v_archive;
 end
 $$;
 

@@ -163,7 +163,7 @@ create or replace function bridge.copy_changed(p_todo jsonb) returns integer lan
 declare
   v_source text;
   v_ids constant text := format('v.id in (select c.id from bridge.kept_change c where c.parent = %L)', p_todo->>'parent');
-  v_archive constant regclass := case p_todo->>'parent' when 'finished' then (select a.relation from bridge.archive a) end;
+  v_archive constant regclass := case p_todo->>'parent' when 'finished' then bridge.open_archive() end;
   v_columns constant text := (select string_agg(format('%I', c.name), ', ') from bridge.archive_columns() c);
   v_count integer;
   v_archived integer := 0;

@@ -168,7 +168,7 @@ create or replace function bridge.same_work(p_schedule bridge.schedule) returns 
 create or replace function bridge.cron_commands() returns table (name text, command text) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- The active entries of pg_cron for this database that are not ours; none without pg_cron or the right to look.
 begin
-  if has_schema_privilege(to_regnamespace('cron'), 'usage') and has_table_privilege(to_regclass('cron.job'), 'select') then
+  if exists (select from pg_catalog.pg_extension e where e.extname = 'pg_cron') and has_schema_privilege('cron', 'usage') and has_table_privilege(to_regclass('cron.job'), 'select') then
     return query execute 'select coalesce(c.jobname, c.jobid::text)::text, c.command from cron.job c
       where c.active and c.database = current_database() and coalesce(c.jobname, '''') !~ ''^bridge-''';
   end if;

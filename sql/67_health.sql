@@ -239,11 +239,12 @@ $$;
 create or replace function bridge.health_of_cron(p_now timestamptz) returns setof bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$
   -- One row an entry of ours in pg_cron, with its ended runs among the last 500 of all entries; one row where there is no pg_cron.
 declare
+  v_there constant boolean := exists (select from pg_catalog.pg_extension e where e.extname = 'pg_cron');  -- a schema cron may be anybody's
   v_row record;
   v_status text;
 begin
-  if to_regclass('cron.job') is null or not has_schema_privilege('cron', 'usage') or not has_table_privilege('cron.job_run_details', 'select') then
-    return next bridge.condition('pg_cron', 'inactive', case when to_regclass('cron.job') is null then 'not created in this database: a drainer ticks'
+  if not v_there or not has_schema_privilege('cron', 'usage') or not has_table_privilege('cron.job_run_details', 'select') then
+    return next bridge.condition('pg_cron', 'inactive', case when not v_there then 'not created in this database: a drainer ticks'
       else format('created, and closed to the role %s: a drainer ticks', current_user) end, remedy => 'see bridge doctor --check pg_cron');
     return;
   end if;

@@ -150,7 +150,7 @@ declare
 begin
   if v_row.operation = 'delete' then
     select b.* into v_batch from bridge.delete_batch(v_table, v_row.todo->>'condition', coalesce(v_row.todo->>'after', '(0,0)')::tid, p_limit,
-      case v_row.todo->>'parent' when 'finished' then (select a.relation from bridge.archive a) end, v_row.todo ? 'early', not v_row.todo ? 'foreign') b;
+      case v_row.todo->>'parent' when 'finished' then bridge.open_archive() end, v_row.todo ? 'early', not v_row.todo ? 'foreign') b;
     v_row.found := v_row.found + v_batch.deleted;
     v_row.deleted := v_row.deleted + v_batch.deleted;
     v_row.archived := v_row.archived + v_batch.archived;

@@ -128,7 +128,7 @@ begin
     execute format('select %s($1)', to_regprocedure(v_function || '(text)')::regproc) into v_secret using secret.name;
   elsif v_function is not null then
     perform bridge.refuse(format('the setting secret_function names %s(text), which does not exist', v_function), 'make it, or correct the setting', 'JB002');
-  elsif to_regclass('vault.decrypted_secrets') is not null then
+  elsif bridge.is_trusted_owner(to_regclass('vault.decrypted_secrets')) then  -- not what somebody else calls a vault
     execute format('select v.decrypted_secret from %s v where v.name = $1', to_regclass('vault.decrypted_secrets')) into v_secret using secret.name;
   else
     perform bridge.refuse('there is no vault in this database', 'install one, or name a function that reads secrets in the setting secret_function', 'JB002');
