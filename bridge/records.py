@@ -22,16 +22,32 @@ if TYPE_CHECKING:
 
     from bridge.settings import Settings
 
-__all__ = ["Fields", "JsonFormatter", "Secrets", "TextFormatter", "is_json", "set_up"]
+__all__ = ["Fields", "JsonFormatter", "Secrets", "TextFormatter", "escaped", "is_json", "set_up", "shown"]
 
 _TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 # A conversion of the template, with the key before it where there is one.
 _CONVERSION = re.compile(r"(?:(?P<gap>^|\s)(?P<key>\w+)=)?%(?P<flags>[-+ #0-9.]*)(?P<kind>[a-zA-Z%])")
 _STANDARD = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"])
-_SECRET_NAMES = re.compile(r"(BRIDGE_\w*(SECRET|TOKEN|PASSWORD|NOTIFIER)\w*|PGPASSWORD|REDIS_PASSWORD)$")
+_SECRET_NAMES = re.compile(r"(BRIDGE_\w*(SECRET|TOKEN|PASSWORD|NOTIFIER|SIGNING_KEY)\w*|PGPASSWORD|REDIS_PASSWORD)$")
 _LOGIN = re.compile(r"(://[^\s:/@]*:)[^\s@]+(?=@)")  # of a URL
 _PASSWORD = re.compile(r"(\bpassword\s*=\s*)('[^']*'|[^\s&;]+)", re.IGNORECASE)  # of a DSN, or in a URL's query
 _SHORTEST = 4  # characters: a shorter secret would blot out half of the text
+
+
+# What moves a cursor, colours a terminal or turns its direction, and what is shown instead: texts come from whoever makes jobs.
+_STEERING = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+_STEERING |= {code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_ESCAPED = {code: f"\\u{code:04x}" for code in _STEERING if code >= 0x7F}  # noqa: PLR2004 - JSON's own rules end below DEL
+
+
+def shown(text: str) -> str:
+    """A text that may be anybody's, fit for a terminal: what would steer it is spelt out."""
+    return text.translate(_STEERING)
+
+
+def escaped(document: str) -> str:
+    """The same of a JSON document, which stays one and says the same."""
+    return document.translate(_ESCAPED)
 
 
 class Fields(dict[str, Any]):
@@ -45,7 +61,7 @@ class Secrets:
     """What must not be seen: passwords and tokens of this process' environment, and whatever looks like the password of an address."""
 
     def __init__(self, environment: Mapping[str, str], *urls: str) -> None:
-        named = [value for name, value in environment.items() if _SECRET_NAMES.match(name)]
+        named = [word for name, value in environment.items() if _SECRET_NAMES.match(name) for word in {value, *value.split()}]
         logins = [word for url in urls for word in _words(url)]
         known = sorted({word for word in [*named, *logins] if len(word) >= _SHORTEST}, key=len, reverse=True)
         self._known = re.compile("|".join(re.escape(word) for word in known)) if known else None
@@ -74,6 +90,14 @@ class TextFormatter(logging.Formatter):
         """One record; what it raises has lines of its own."""
         return self._secrets.hide(super().format(record))
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Its words, on one line."""
+        return shown(super().formatMessage(record)).replace("\n", "\\n")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """What it raises, on lines of its own."""
+        return shown(super().formatException(ei))
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, the fields of the event, and the trace that it belongs to."""
@@ -95,7 +119,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         line |= {name: value for name, value in fields.items() if name not in line}
-        return json.dumps({name: self._plain(value) for name, value in line.items()}, ensure_ascii=False)
+        return escaped(json.dumps({name: self._plain(value) for name, value in line.items()}, ensure_ascii=False))
 
     def _plain(self, value: Any) -> Any:
         return value if value is None or isinstance(value, bool | int | float) else self._secrets.hide(str(value))

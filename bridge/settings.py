@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -21,6 +22,9 @@ __all__ = ["Settings", "address", "libpq_url", "load", "without_password"]
 
 _PREFIX = "BRIDGE_"
 _HIGHEST_PORT = 65535
+_FILE = "file:"
+_SHORTEST_KEY = 32  # characters
+_MAKE_A_KEY = "make one by: openssl rand -hex 32, and give it to drainers and workers"
 # Read by the test suite and its scripts, never by the product.
 _FOREIGN = re.compile(r"BRIDGE_(TEST_\w+|REQUIRE_SERVERS|ARTIFACTS)$")
 # What callbacks and schedules name, read where it is used: secrets, and addresses of notifiers. And what our pages ask callers for.
@@ -32,10 +36,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    database_url: str = Field(default="", description="Postgres: a libpq URI or DSN, or SQLAlchemy's form of URL")
-    broker_url: str = Field(default="redis://127.0.0.1:6379/0", description="the broker, as Celery takes it")
+    database_url: str = Field(default="", repr=False, description="Postgres: a libpq URI or DSN, or SQLAlchemy's form of URL")
+    broker_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False, description="the broker, as Celery takes it")
     broker_options: str = Field(
         default="",
+        repr=False,
         description="JSON: the application's broker_transport_options; in it, ssl is its broker_use_ssl, and queue_arguments are those"
         " of queues that a drainer has to make",
     )
@@ -63,6 +68,15 @@ class Settings(BaseSettings):
     )
     timeout: float = Field(default=10.0, gt=0, description="seconds any one database or broker call may take")
     start_patience: float = Field(default=5.0, ge=0, description="seconds a worker waits for Postgres before it hands a message back")
+    signing_key: str = Field(
+        default="",
+        repr=False,
+        description="keys that sign messages, separated by spaces, or file:PATH of a file of such; the first signs, each is believed;"
+        " empty: nothing is signed",
+    )
+    accept: Literal["all", "signed"] = Field(
+        default="all", description="what a worker runs; signed: only what a drainer has sent that has one of its keys"
+    )
     job_logs: Literal["off", "debug", "info", "warning", "error"] = Field(
         default="off", description="what a task logs by Python's logging, from this level on, goes to the log of its job; off: nothing"
     )
@@ -113,6 +127,26 @@ class Settings(BaseSettings):
         if not self.database_url:
             raise SettingError("BRIDGE_DATABASE_URL is not set", "give it a libpq URI, for example postgresql://user@host/database")
         return self.database_url
+
+    def signing_keys(self) -> tuple[bytes, ...]:
+        """The keys that sign messages; none where nothing is signed.
+
+        Raises:
+            SettingError: the file cannot be read, a key is too short, or there is none where only signed messages are accepted.
+        """
+        given = self.signing_key
+        if given.startswith(_FILE):
+            try:
+                given = Path(given.removeprefix(_FILE)).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                words = f"BRIDGE_SIGNING_KEY names a file that cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}"
+                raise SettingError(words, f"check {self.signing_key}") from None
+        keys = given.split()
+        if any(len(key) < _SHORTEST_KEY for key in keys):
+            raise SettingError(f"BRIDGE_SIGNING_KEY has a key of fewer than {_SHORTEST_KEY} characters", _MAKE_A_KEY)
+        if self.accept == "signed" and not keys:
+            raise SettingError("BRIDGE_ACCEPT is signed, and BRIDGE_SIGNING_KEY has no key", _MAKE_A_KEY)
+        return tuple(key.encode() for key in keys)
 
     def queue_names(self) -> frozenset[str]:
         """The queues to serve; empty means all."""

@@ -62,10 +62,10 @@ create or replace function bridge.check_job(p_task text, p_queue text, p_args js
 declare
   v_limit integer;
 begin
-  if p_task is null or length(p_task) not between 1 and 255 or p_task ~ '\s' then
-    perform bridge.refuse(format('task is %L', left(p_task, 80)), 'give the registered name of a Celery task, 1 to 255 characters without spaces');
-  elsif p_queue is null or length(p_queue) not between 1 and 255 or p_queue ~ '[\s,]' then
-    perform bridge.refuse(format('queue is %L', left(p_queue, 80)), 'give a queue name, 1 to 255 characters without spaces and commas');
+  if p_task is null or length(p_task) not between 1 and 255 or p_task ~ '[\s\u0001-\u001f\u007f-\u009f]' then
+    perform bridge.refuse(format('task is %L', left(p_task, 80)), 'give the registered name of a Celery task, 1 to 255 characters without spaces and control characters');
+  elsif p_queue is null or length(p_queue) not between 1 and 255 or p_queue ~ '[\s,\u0001-\u001f\u007f-\u009f]' then
+    perform bridge.refuse(format('queue is %L', left(p_queue, 80)), 'give a queue name, 1 to 255 characters without spaces and commas, nor control characters');
   elsif p_queue = 'bridge.calls' then
     perform bridge.refuse('queue is bridge.calls, which no worker consumes', 'choose another; to call a function: bridge.schedule(…, function => …)');
   elsif json_typeof(p_args) is distinct from 'array' then
@@ -135,8 +135,7 @@ $$;
 create or replace function bridge.check_headers(p_headers jsonb) returns void language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
   -- Refuse headers that are no JSON object, or set what the bridge itself makes.
 declare
-  v_ours constant text[] := array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'compression', 'bridge', 'bridge_attempt', 'bridge_run',
-    'bridge_signature'];
+  v_ours constant text[] := array['id', 'task', 'lang', 'eta', 'expires', 'retries', 'timelimit', 'compression', 'bridge', 'bridge_attempt', 'bridge_run', 'bridge_signature'];
 begin
   if jsonb_typeof(p_headers) <> 'object' then
     perform bridge.refuse(format('headers is a JSON %s', jsonb_typeof(p_headers)), 'give a JSON object');
@@ -310,12 +309,7 @@ begin
   return bridge.enqueue_as(bridge.new_id(), row(enqueue.task, enqueue.args, enqueue.kwargs, enqueue.queue, enqueue.priority, enqueue.run_at,
     enqueue.delay, enqueue.max_attempts, enqueue.backoff, enqueue.unique_key, enqueue.on_conflict, enqueue.depends_on, enqueue.timeout,
     enqueue.expires_at, enqueue.headers, enqueue.retry_on, enqueue.never_on, enqueue.soft_timeout, enqueue.deadline,
-    enqueue.serial_key,
-    enqueue.unique_until,
-    enqueue.unique_for,
-    enqueue.webhook,
-    enqueue.on_parent_failure,
-    enqueue.batch)::bridge.job_request);
+    enqueue.serial_key, enqueue.unique_until, enqueue.unique_for, enqueue.webhook, enqueue.on_parent_failure, enqueue.batch)::bridge.job_request);
 end
 $$;
 

@@ -377,6 +377,7 @@ create or replace function bridge.metric_catalog() returns table (name text, typ
       ('bridge_schedule_lateness_seconds', 'gauge', 'Seconds since the slot that is due for longest and has not run; 0 when none is'),
       ('bridge_pauses', 'gauge', 'What is held back as a whole, by a person or a circuit breaker'),
       ('bridge_breakers', 'gauge', 'Circuit breakers by state'),
+      ('bridge_messages_refused_total', 'counter', 'Messages that workers refused which run signed ones alone, by reason'),
       ('bridge_table_bytes', 'gauge', 'Bytes of a table with its indexes and partitions'),
       ('bridge_table_dead_rows', 'gauge', 'Dead rows of a table that vacuum has not removed, as statistics have it')
     ) v (name, type, help);
@@ -389,11 +390,11 @@ create or replace function bridge.metrics(p_now timestamptz default clock_timest
   -- Returns  one row a series, in the catalog's order of names; counters never fall
   begin atomic
     select c.name, c.type, c.help, s.labels, s.value
-    from (
-      select l.name, l.labels, l.value from bridge.live_samples(p_now) l
+    from (select l.name, l.labels, l.value from bridge.live_samples(p_now) l
       union all select e.name, e.labels, e.value from bridge.ended_samples() e
       union all select p.name, p.labels, p.value from bridge.process_samples(p_now) p
       union all select t.name, t.labels, t.value from bridge.table_samples() t
+      union all select r.name, r.labels, r.value from bridge.refused_samples() r
     ) s join bridge.metric_catalog() c on c.name = s.name
     order by c.name, s.labels;
   end;

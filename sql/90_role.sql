@@ -106,6 +106,7 @@ function  next_look               worker
 function  next_runs               producer worker operator viewer tenant
 function  next_runs_of            producer worker operator viewer
 function  note                    worker
+function  note_refused            worker
 function  note_silent             worker
 function  pause                   operator
 function  pause_schedule          operator
@@ -226,6 +227,7 @@ read  paused                      worker operator viewer
 read  pauses                      worker operator viewer
 read  queue                       worker operator viewer
 read  ready                       worker operator viewer
+read  refused_messages            worker operator viewer
 read  retentions                  worker operator viewer
 read  retry_policies              worker operator viewer
 read  schedule                    operator

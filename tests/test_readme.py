@@ -181,6 +181,15 @@ def test_every_link_inside_the_repository_leads_somewhere() -> None:
         assert [link for link in links if not (document.parent / link).exists()] == []
 
 
+def test_every_promise_names_tests_that_there_are() -> None:
+    proofs = dict(re.findall(r"^\| ([1-9]) \| (`test_.*`) \|$", README, re.MULTILINE))
+    assert list(proofs) == list("123456")
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    there = {name for text in texts for name in re.findall(r"def (test_\w+)", text)}
+    named = {name for words in proofs.values() for name in re.findall(r"`(test_\w+)`", words)}
+    assert named - there == set()
+
+
 def test_every_promise_is_there() -> None:
     promises = README.partition("## What it promises")[2].partition("### ")[0]
     assert re.findall(r"^(\d)\. ", promises, re.MULTILINE) == list("123456")

@@ -8,6 +8,7 @@ from bridge.broker.address import Address
 from bridge.broker.portable import PortableBroker
 from bridge.broker.rabbitmq import RabbitBroker
 from bridge.broker.redis import RedisBroker
+from bridge.signing import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,4 +67,5 @@ def open_broker(settings: Settings) -> Broker:
     """
     address = Address.of(settings)
     kind = str(address.connection().transport.driver_type)
-    return _BY_KIND.get(kind, PortableBroker)(address, events_mode=settings.events)
+    keys = settings.signing_keys()
+    return _BY_KIND.get(kind, PortableBroker)(address, events_mode=settings.events, signer=Signer(keys) if keys else None)

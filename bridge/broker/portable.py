@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bridge.broker.address import Address
     from bridge.queries.dispatch import Claimed, Suspect
+    from bridge.signing import Signer
 
 __all__ = ["PortableBroker"]
 
@@ -39,7 +40,8 @@ class PortableBroker:
 
     ranked: ClassVar[bool] = True
 
-    def __init__(self, address: Address, *, events_mode: events.Mode = "auto") -> None:
+    def __init__(self, address: Address, *, events_mode: events.Mode = "auto", signer: Signer | None = None) -> None:
+        self.signer = signer
         self.address = address.with_defaults(**self.defaults(address.timeout))
         self.timeout = address.timeout
         self.connection = self.address.connection()
@@ -92,7 +94,7 @@ class PortableBroker:
     def send_each(self, jobs: Sequence[Claimed], confirmed: list[int]) -> None:
         """Send one message after the other, and note whose was taken."""
         for job in jobs:
-            envelope = message.envelope(job, object_hook, ranked=self.ranked)
+            envelope = message.envelope(job, object_hook, ranked=self.ranked, signer=self.signer)
             self.topology.leads_somewhere(*envelope.route, envelope.declare)
             self.send(envelope)
             confirmed.append(job.seq)

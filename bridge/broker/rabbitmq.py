@@ -66,7 +66,7 @@ class RabbitBroker(PortableBroker):
         self._confirms.returned.clear()
         nowhere: set[int] = set()
         for job in jobs:
-            envelope = message.envelope(job, object_hook)
+            envelope = message.envelope(job, object_hook, signer=self.signer)
             if self.topology.leads_somewhere(*envelope.route, envelope.declare):
                 self._send_one(job, envelope)
             else:

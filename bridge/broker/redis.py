@@ -64,7 +64,7 @@ class RedisBroker(PortableBroker):
 
     def _push(self, jobs: Sequence[Claimed], confirmed: list[int]) -> None:
         lists: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-        for job, text in zip(jobs, message.redis_messages(jobs), strict=True):
+        for job, text in zip(jobs, message.redis_messages(jobs, self.signer), strict=True):
             lists[self._key(job.queue, job.properties)].append((job.seq, text))
         for key, messages in lists.items():
             self._client.lpush(key, *(text for _, text in messages))

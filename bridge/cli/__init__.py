@@ -73,7 +73,7 @@ def _tell(error: BridgeError) -> None:
     if records.is_json():
         logging.getLogger("bridge").error("%s", error)
     else:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {records.shown(str(error))}", err=True)
 
 
 @click.group("bridge", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

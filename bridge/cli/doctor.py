@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bridge.doctor import CHECKS, Finding, Grade, Limits, examine
 from bridge.errors import SettingError
+from bridge.records import shown
 
 __all__ = ["doctor_command"]
 
@@ -87,5 +88,7 @@ def _table(findings: list[Finding]) -> Table:
     for finding in findings:
         words, style = _MARKS[finding.status]
         # As Text: what servers say may hold square brackets, which are markup to rich.
-        table.add_row(finding.name, Text(words, style=style), Text(finding.found + (f"\n→ {finding.remedy}" if finding.remedy else "")))
+        table.add_row(
+            finding.name, Text(words, style=style), Text(shown(finding.found + (f"\n→ {finding.remedy}" if finding.remedy else "")))
+        )
     return table

@@ -9,6 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from bridge.cli.tables import ago, one_line, print_json, print_table, span, status_text
+from bridge.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ def _trees(nodes: Sequence[Node]) -> list[Tree]:
 def _label(node: Node, known: dict[UUID, Node]) -> Text:
     kind = "" if node.kind == "job" else f"{node.kind} "
     took = span((node.finished_at - node.started_at).total_seconds()) if node.started_at and node.finished_at else ""
-    label = Text.assemble(kind, (node.name, "bold"), " ", status_text(node.status), " ", (took, "dim"), " ", (str(node.node), "dim"))
+    label = Text.assemble(kind, (shown(node.name), "bold"), " ", status_text(node.status), " ", (took, "dim"), " ", (str(node.node), "dim"))
     after = [
         f"{relation} {known[parent].name if parent in known else parent}"
         for parent, relation in zip(node.parents, node.relations, strict=True)

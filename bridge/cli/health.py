@@ -13,6 +13,7 @@ from rich.text import Text
 from bridge.cli.database import open_database
 from bridge.cli.tables import ago, json_option, print_json, print_table
 from bridge.queries import monitoring
+from bridge.records import shown
 
 __all__ = ["health_command"]
 
@@ -52,9 +53,9 @@ def _table(rows: list[dict[str, object]]) -> Table:
     for row in rows:
         status, remedy = str(row["status"]), row["remedy"]
         # As Text: what servers say may hold square brackets, which are markup to rich.
-        name = Text(" ".join(str(row[part]) for part in ("component", "subject") if row[part]))
+        name = Text(shown(" ".join(str(row[part]) for part in ("component", "subject") if row[part])))
         table.add_row(
-            name, Text(status, style=_STYLES.get(status, "")), Text(f"{row['found']}" + (f"\n→ {remedy}" if remedy else "")),
+            name, Text(status, style=_STYLES.get(status, "")), Text(shown(f"{row['found']}" + (f"\n→ {remedy}" if remedy else ""))),
             ago(row["last_run"]),  # type: ignore[arg-type]
         )  # fmt: skip
     return table

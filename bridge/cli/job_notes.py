@@ -13,6 +13,7 @@ from bridge.cli.selection import by_ids
 from bridge.cli.tables import json_option, print_json
 from bridge.job import LEVELS
 from bridge.queries import jobs, notes
+from bridge.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def _followed(connection: Connection, identity: UUID, attempt: int | None) -> It
 def _print(line: LogLine) -> None:
     if line.left_out:
         click.echo(f"… {line.left_out} lines left out …")
-    click.echo(f"{line.at.isoformat(sep=' ', timespec='milliseconds')} {line.attempt} {line.level:<8} {line.message}")
+    click.echo(f"{line.at.isoformat(sep=' ', timespec='milliseconds')} {line.attempt} {line.level:<8} {shown(line.message)}")
 
 
 @click.command("log")

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from bridge.cli.tables import ago, one_line, print_json, print_table, span, status_text
+from bridge.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +68,7 @@ def print_job(job: Job, history: Sequence[dict[str, Any]], notes: Sequence[dict[
         print_json({**row, "history": history, "notes": notes})
         return
     for name, value in _facts(job):
-        click.echo(f"{name:<14}{value}")
+        click.echo(f"{name:<14}{shown(value)}")
     if history:
         click.echo()
         _print_history(history)
@@ -75,7 +76,7 @@ def print_job(job: Job, history: Sequence[dict[str, Any]], notes: Sequence[dict[
         click.echo()
         _print_notes(notes)
     if job.error and job.error.get("traceback"):
-        click.echo(f"\n{job.error['traceback'].rstrip()}")
+        click.echo(f"\n{shown(job.error['traceback'].rstrip())}")
 
 
 def _facts(job: Job) -> list[tuple[str, str]]:

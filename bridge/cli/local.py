@@ -13,6 +13,7 @@ import click
 
 from bridge.cli.tables import print_json
 from bridge.local.home import state_home
+from bridge.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +132,6 @@ def demo_command(*, files: tuple[Path, ...], pictures: Path | None) -> None:
         click.echo("stopping", err=True)
     faults = faults_of_ours(outcome)
     for job in faults:
-        click.echo(f"error: job {job.id} ({job.task}) is {job.status}: {(job.error or {}).get('message')}", err=True)
+        click.echo(f"error: job {job.id} ({job.task}) is {job.status}: {shown(str((job.error or {}).get('message')))}", err=True)
     click.echo(last_line(outcome, target))
     sys.exit(1 if faults else 0)

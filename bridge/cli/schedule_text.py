@@ -10,6 +10,7 @@ from uuid import UUID
 import click
 
 from bridge.cli.tables import ago, cell, one_line, print_json, print_table, seconds, status_text
+from bridge.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ def print_schedule(row: dict[str, Any], runs: Sequence[dict[str, Any]], *, as_js
         return
     for name in _FACTS:
         if row[name] is not None:
-            click.echo(f"{name.replace('_', ' '):<18}{_cell(name, row[name])}")
+            click.echo(f"{name.replace('_', ' '):<18}{shown(str(_cell(name, row[name])))}")
     if runs:
         click.echo()
         print_table(_RUN, [[_cell(name, run[name]) for name in _RUN] for run in runs], keep=("slot", "status"))

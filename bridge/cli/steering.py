@@ -16,6 +16,7 @@ from bridge.cli.selection import by_ids, confirm
 from bridge.cli.tables import print_json, status_text
 from bridge.errors import BridgeError
 from bridge.queries import jobs, selection
+from bridge.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -99,6 +100,6 @@ def report(done: list[dict[str, Any]], verb: str, *, as_json: bool) -> None:
     else:
         job_text.print_steered([(row["task_id"], row["task"], status_text(row["status"])) for row in done if not row["error"]])
     for row in refused:
-        click.echo(f"error: {row['error']}", err=True)
+        click.echo(f"error: {shown(row['error'])}", err=True)
     click.echo(f"{verb}: {len(done) - len(refused)} jobs, {len(refused)} refused", err=True)
     sys.exit(1 if refused else 0)

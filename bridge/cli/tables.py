@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bridge.records import escaped, shown
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -58,7 +60,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str | Text]], *,
     console = Console()
     if lines and not console.is_terminal:
         for row in (headers, *rows):
-            click.echo("\t".join(" ".join(str(cell).split()) for cell in row))
+            click.echo("\t".join(shown(" ".join(str(cell).split())) for cell in row))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in headers:
@@ -76,14 +78,17 @@ def paper() -> Console:
 
 def _cell(content: str | Text) -> Text:
     # As Text, because what comes from a job may look like rich's markup; shortened, because wrapped cells cannot be scanned.
-    text = content.copy() if isinstance(content, Text) else Text(content)
+    text = content.copy() if isinstance(content, Text) else Text(shown(content))
+    if shown(text.plain) != text.plain:
+        text = Text(shown(text.plain), style=text.style)
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
 
 def print_json(value: Any, *, on_one_line: bool = False) -> None:
     """Print one JSON document; dataclasses become objects, moments ISO 8601, ids and other values their text."""
-    click.echo(json.dumps(_plain(value), default=str, indent=None if on_one_line else 2, ensure_ascii=False))
+    text = json.dumps(_plain(value), default=str, indent=None if on_one_line else 2, ensure_ascii=False)
+    click.echo(escaped(text))
 
 
 def _plain(value: Any) -> Any:
@@ -104,7 +109,7 @@ def status_text(status: str) -> Text:
 def one_line(value: Any, width: int = 200) -> str:
     """A JSON value or text as one line of at most so many characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join(text.split())
+    text = shown(" ".join(text.split()))
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bridge.cli.tables import ago, one_line, span, status_text
+from bridge.records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +108,7 @@ def _health(found: Overview) -> list[Text]:
 
 
 def _line(words: str, style: str) -> Text:
-    return Text(words, style=style, no_wrap=True, overflow="ellipsis")
+    return Text(shown(words), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _queues(found: Overview, rates: Rates) -> tuple[Sequence[str], list[list[str | Text]]]:
@@ -156,7 +157,7 @@ def _table(name: str, headers: Sequence[str], rows: list[list[str | Text]], room
     for header in headers:
         table.add_column(header, no_wrap=True, overflow="ellipsis", justify="right" if _is_number(header) else "left")
     for row in rows[:room]:
-        table.add_row(*(content if isinstance(content, Text) else Text(content) for content in row))
+        table.add_row(*(content if isinstance(content, Text) else Text(shown(content)) for content in row))
     return [Text(), title, table] if rows else [Text(), title]
 
 

@@ -49,6 +49,7 @@ CHECKS: dict[str, Check] = {
     "workers": Check(processes.workers, "do workers report, for each queue in use", _SCHEMA),
     "broker": Check(broker.reachable, "does the broker answer, and keep what it is given"),
     "plugin": Check(processes.plugin, "do workers run without our plugin", ("database", "schema", "broker")),
+    "refused": Check(processes.refused, "have workers refused messages that are not signed", _SCHEMA),
     "queued": Check(jobs.queued, "how long has the oldest due job waited for a drainer", _SCHEMA),
     "stuck": Check(jobs.stuck, "have jobs been queued, published or running for too long", _SCHEMA),
     "schedules": Check(schedules.due, "are schedules late, did their last run fail, are they slow, or run too often", _SCHEMA),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bridge.doctor.subject import Subject
     from bridge.queries.health import Process
 
-__all__ = ["clocks", "drainers", "plugin", "workers"]
+__all__ = ["clocks", "drainers", "plugin", "refused", "workers"]
 
 _JOIN = "bridge.install(app) in its application, or CELERY_LOADER=bridge.loader.Loader in its environment, then restart it"
 _SETTLE = "say what became of them: select bridge.settle_unreported(ran => true), or false to run them again"
@@ -67,6 +67,19 @@ def plugin(subject: Subject) -> Finding:
             "give drainers the BRIDGE_BROKER_URL and BRIDGE_BROKER_OPTIONS of the workers' application; a busy solo pool does not answer",
         )  # fmt: skip
     return ok("plugin", "every worker that answers on the broker reports to Postgres", value=0.0)
+
+
+def refused(subject: Subject) -> Finding:
+    """A worker that runs signed messages alone drops others: somebody writes to the broker, or a drainer lacks the key."""
+    found = health.refused_messages(subject.postgres)
+    if not found:
+        return ok("refused", "no message was refused in the last hour", value=0.0)
+    words = "; ".join(f"{one.count} {one.reason}, the last {one.age:.0f} s ago by {one.worker}" for one in found)
+    return warning(
+        "refused", f"workers refused messages: {words}",
+        "unsigned: a drainer without BRIDGE_SIGNING_KEY, or calls that are no rows; forged: another key, or somebody writes to the broker",
+        value=float(sum(one.count for one in found)),
+    )  # fmt: skip
 
 
 def _silent(silent: list[Consumer], ours: set[str], taken: str) -> Finding:

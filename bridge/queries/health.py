@@ -23,6 +23,7 @@ __all__ = [
     "Holder",
     "Process",
     "ReadyHead",
+    "Refused",
     "Server",
     "StuckGroup",
     "Tick",
@@ -36,6 +37,7 @@ __all__ = [
     "published_queues",
     "queues_in_use",
     "ready_heads",
+    "refused_messages",
     "server",
     "shut_out",
     "snapshot_holders",
@@ -76,6 +78,16 @@ class Process:
     alive: bool
     skew: float
     queues: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """How many messages workers have refused for a reason; seconds since the last, and the name of who refused it."""
+
+    reason: str
+    count: int
+    worker: str
+    age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +188,14 @@ def workers(connection: Connection, silent: float) -> list[Process]:
         from bridge.workers w, lateral (select extract(epoch from clock_timestamp() - w.seen_at)::float8) a (age)
         where a.age < 86400 order by w.name"""
     return [Process(*row) for row in many(connection, query, {"silent": silent})]
+
+
+def refused_messages(connection: Connection) -> list[Refused]:
+    """Messages that workers have refused, by reason, where the last was within an hour."""
+    query = """
+        select r.reason, r.count, r.worker, extract(epoch from clock_timestamp() - r.refused_at)::float8 from bridge.refused_messages r
+        where r.refused_at > clock_timestamp() - interval '1 hour' order by r.reason"""
+    return [Refused(*row) for row in many(connection, query)]
 
 
 def published_queues(connection: Connection) -> set[str]:

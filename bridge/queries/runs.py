@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from bridge.queries.connection import is_pooled, translated
 from bridge.session import Session
@@ -32,6 +33,7 @@ __all__ = [
     "make_days",
     "mark_replaced",
     "never_ran",
+    "note_refused",
     "prepare",
     "release",
     "report_worker",
@@ -258,6 +260,11 @@ def report_worker(
         (identity, name, pid, pool, concurrency, list(queues), software, list(holding), clock),
     ).fetchone()
     return dict(row[0]) if row else {}
+
+
+def note_refused(connection: Connection, worker: str, counts: dict[str, int]) -> None:
+    """Add to how many messages were refused, by reason."""
+    connection.execute("select bridge.note_refused(%s, %s)", (worker, Jsonb(counts)))
 
 
 def heartbeat_interval(connection: Connection) -> float:

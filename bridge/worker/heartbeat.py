@@ -20,6 +20,7 @@ from bridge.errors import ServerError
 from bridge.message import HEADER, Delivery
 from bridge.queries import runs
 from bridge.queries.connection import connect
+from bridge.worker.signed import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -137,6 +138,17 @@ class Heartbeat(threading.Thread):
                 # By the main thread, which the pool, the message and the events belong to.
                 self._consumer.call_soon(self._terminate, held[token], number)
         self._stops = stops
+        self._report_refused()
+
+    def _report_refused(self) -> None:
+        counts = refusals.take()
+        if counts:
+            try:
+                runs.note_refused(self._connected(), self._worker.hostname, counts)
+            except _OUTAGE:
+                refusals.give_back(counts)
+                raise
+            log.error("refused messages %s", " ".join(f"{reason}={count}" for reason, count in counts.items()))
 
     def _give_back(self) -> None:
         if self._leaving is not None and time.monotonic() >= self._leave_at:

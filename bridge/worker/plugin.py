@@ -29,6 +29,7 @@ from bridge.worker.heartbeat import Heartbeat, forget_dropped
 from bridge.worker.log_filter import LogFilter
 from bridge.worker.log_handler import LogHandler
 from bridge.worker.request import compose_requests
+from bridge.worker.signed import accept_signed_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ class FenceStep(bootsteps.StartStopStep):
         joined = membership(parent.app)
         if joined is not None:
             parent.update_strategies = _preparing(parent, joined, parent.update_strategies)
+            accept_signed_alone(parent, joined)
 
     def start(self, parent: Any) -> None:
         """Called by the consumer each time it has connected."""
@@ -150,6 +152,7 @@ def _check_schema(joined: Membership) -> None:
         SystemExit: the schema is missing or of another release, or a setting is wrong. Celery logs any other exception and goes on.
     """
     try:
+        joined.settings.signing_keys()
         schema.check(joined.settings.require_database(), timeout=joined.settings.timeout)
     except (SchemaError, SettingError) as error:
         raise SystemExit(f"error: {error}") from error
