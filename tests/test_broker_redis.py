@@ -132,7 +132,7 @@ def test_an_application_with_a_key_prefix_and_priorities_of_its_own_is_served(
     client.delete("shop:celery:5")
     wait_until(lambda: client.llen("shop:celery:5"), 30, "what was lost to be published again")
     assert client.llen("shop:celery") == 1, "what is there is found under its prefix, and not published again"
-    assert "published again, their messages were gone jobs=1" in process.log_text()
+    wait_until(lambda: "published again, their messages were gone jobs=1" in process.log_text(), 30, "a line in the drainer's log")
     with listening(server.url, **options) as listener:
         worker("apps.configured", broker_url=server.url, concurrency=1, env=env)
         ledger.enqueue("ledger.work", args=[9])

@@ -58,9 +58,10 @@ def test_the_tick_is_failing_until_somebody_ticks_and_when_nobody_does_any_more(
     row = health(db, "tick")
     assert (row["status"], row["remedy"]) == ("healthy", None)
     assert row["next_run"] > row["last_run"]
-    assert status(db, "tick", by="14 seconds") == "healthy"
+    assert status(db, "tick", by="8 seconds") == "healthy"  # a few seconds may pass before this is asked
     late = health(db, "tick", by="20 seconds")
-    assert (late["status"], late["found"]) == ("failing", "test ticked 20 s ago")
+    assert late["status"] == "failing"
+    assert re.fullmatch(r"test ticked 2\d s ago", late["found"])
 
 
 def test_a_drainer_is_healthy_while_it_reports_then_silent_and_none_is_failing(db: Session) -> None:
