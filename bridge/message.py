@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from binascii import b2a_base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +40,8 @@ HEADER = "bridge"
 SIGNATURE = "bridge_signature"  # see bridge.signing
 ATTEMPT = "bridge_attempt"  # of second and later attempts: which it is
 PLUGIN = "bridge"  # in what a worker answers about its queues: the id under which it reports
+# A bigint, and a uuid as Postgres writes it.
+_DELIVERY = re.compile(r"([0-9]{1,18}):([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
 _DEFAULT_RANK = 9
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit
 _EMBED = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
@@ -61,11 +64,17 @@ class Delivery:
 
     @classmethod
     def parse(cls, header: object) -> Delivery | None:
-        """Read the header; None when the message is not one of ours."""
-        if not isinstance(header, str):
-            return None
-        seq, found, token = header.partition(":")
-        return cls(int(seq), token) if found and seq.isdecimal() else None
+        """Read the header; None when the message is not one of ours.
+
+        Anybody may have written it: what no row can have is not ours, and goes no further.
+        """
+        found = _DELIVERY.fullmatch(header) if isinstance(header, str) else None
+        return cls(int(found[1]), found[2]) if found else None
+
+    @classmethod
+    def of(cls, headers: object) -> Delivery | None:
+        """The delivery that a message's headers name, whatever they are."""
+        return cls.parse(headers.get(HEADER)) if isinstance(headers, dict) else None
 
 
 @dataclass(frozen=True, slots=True)

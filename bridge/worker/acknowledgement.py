@@ -15,7 +15,7 @@ from typing import Any
 
 from kombu.transport.virtual import QoS
 
-from bridge.message import HEADER, Delivery
+from bridge.message import Delivery
 
 __all__ = ["keep_rows_out_of_redis", "stop_fetching"]
 
@@ -36,7 +36,7 @@ def stop_fetching(consumer: Any) -> None:
     consumer.cancel()
     if getattr(consumer.channel, "_in_poll", None):
         with suppress(Empty):
-            consumer.channel._brpop_read()  # noqa: SLF001 - what the channel does when it is closed, after the tasks have ended
+            consumer.channel.handlers["BRPOP"]()  # what the channel does when it is closed, after the tasks have ended
 
 
 class _RowQoS(QoS):
@@ -75,10 +75,12 @@ class _RowQoS(QoS):
         super().restore_unacked(client)
 
     def _put_back(self, message: Any) -> None:
-        sent = message.delivery_info
+        exchange, routing_key = message.delivery_info.get("exchange", ""), message.delivery_info.get("routing_key")
+        if not routing_key:
+            return  # nobody knows where it came from: no drainer has sent it
         with self.channel.conn_or_acquire() as client:
-            self.channel._do_restore_message(message._raw, sent["exchange"], sent["routing_key"], client, True)  # noqa: FBT003, SLF001
+            self.channel._do_restore_message(message._raw, exchange, routing_key, client, True)  # noqa: FBT003, SLF001
 
 
 def _is_row(message: Any) -> bool:
-    return message is not None and Delivery.parse((message.headers or {}).get(HEADER)) is not None
+    return message is not None and Delivery.of(message.headers) is not None

@@ -16,11 +16,9 @@ from bridge import schema
 from bridge import settings as environment
 from bridge.application import Membership, membership
 from bridge.errors import SchemaError, ServerError, SettingError
-from bridge.job import Status
-from bridge.message import HEADER, Delivery
 from bridge.results import chord, composed
 from bridge.results.failure import error_of
-from bridge.worker import notifiers, outcome, webhooks
+from bridge.worker import notifiers, webhooks
 from bridge.worker.acknowledgement import keep_rows_out_of_redis, stop_fetching
 from bridge.worker.answers import name_the_plugin
 from bridge.worker.commands import heed_commands
@@ -30,6 +28,7 @@ from bridge.worker.log_filter import LogFilter
 from bridge.worker.log_handler import LogHandler
 from bridge.worker.request import compose_requests
 from bridge.worker.signed import accept_signed_alone
+from bridge.worker.unreadable import fail_row, guard_consumer, guard_reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,12 +55,14 @@ class FenceStep(bootsteps.StartStopStep):
         joined = membership(parent.app)
         if joined is not None:
             parent.update_strategies = _preparing(parent, joined, parent.update_strategies)
-            accept_signed_alone(parent, joined)
+            guard_consumer(parent)
+            accept_signed_alone(parent, joined)  # outermost: a message that was changed on its way must not touch its row
 
     def start(self, parent: Any) -> None:
         """Called by the consumer each time it has connected."""
         if membership(parent.app) is not None:
             keep_rows_out_of_redis(parent.task_consumer.channel)
+            guard_reading(parent.task_consumer.channel)
             forget_dropped()
 
 
@@ -206,14 +207,11 @@ def _leave_before_waiting(worker: Any) -> None:
 
 def _on_refused_message(sender: Any = None, message: Any = None, exc: Any = None, name: str = "", **_: Any) -> None:
     """The worker does not know the task, or cannot read the message: the job fails with that reason, instead of being lost."""
-    joined, delivery = membership(sender.app), Delivery.parse((message.headers or {}).get(HEADER))
-    if joined is None or delivery is None:
-        return
     # The exception is Celery's own, for who catches it; the words are for who reads the row.
     error = error_of(NotRegistered(name) if name else exc, None)
     if name:
         error["message"] = f"task {name} is not registered in worker {sender.hostname}"
-    outcome.ended_outside(joined, delivery, Status.FAILED, error, final=True)
+    fail_row(sender.app, message, error)
 
 
 def _on_shutdown(sender: Any = None, **_: Any) -> None:

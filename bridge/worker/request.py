@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from celery.exceptions import WorkerLostError
+from celery.exceptions import InvalidTaskError, TaskRevokedError, WorkerLostError
 from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
@@ -19,6 +20,7 @@ from bridge.message import HEADER, Delivery
 from bridge.queries import revokes
 from bridge.worker import outcome
 from bridge.worker.fence import Refusal
+from bridge.worker.unreadable import OF_THE_MESSAGE, throw_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,14 +47,28 @@ class RowRequest:
     """Mixed into a task's Request class. Celery derives from that class once more for each task; see ``__init_subclass__``."""
 
     app: Any
-    id: str
+    id: Any  # text, in messages that somebody meant
     expires: Any
+    time_limits: Any
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Refuse, as Celery refuses an eta that is no time, what would fail only when a process of the pool is already set aside for it.
+
+        Raises:
+            InvalidTaskError: the message's time limits are no numbers, or a row's id is no text.
+        """
+        super().__init__(*args, **options)
+        if not _are_limits(self.time_limits):
+            raise InvalidTaskError(f"invalid time limits {self.time_limits!r}")
+        if not isinstance(self.id, str) and _is_row(self):
+            raise InvalidTaskError(f"invalid task id {self.id!r}")
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # Celery's derived class has an on_success of its own that calls no other.
+        # Celery's derived class has methods of its own that call no others.
         if "on_success" in cls.__dict__:
             cls.on_success = _unless_refused(cls.__dict__["on_success"])  # type: ignore[attr-defined]
+            cls.execute_using_pool = _giving_back(cls.__dict__["execute_using_pool"])  # type: ignore[attr-defined]
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         """Celery's word of a failure. A message that it gives back, because the child died, it reports to no backend: that is done here."""
@@ -110,7 +126,7 @@ class RowRequest:
         joined = membership(self.app)
         try:
             return joined is not None and revokes.heed_revoke(joined.connections.get(), job_id(self.id))
-        except (ServerError, psycopg.Error):
+        except (ServerError, psycopg.Error, UnicodeError):  # no row has an id that is no text
             return False
 
     def _has_ended_before(self) -> bool:
@@ -133,6 +149,29 @@ def _unless_refused(theirs: Callable[..., Any]) -> Callable[..., Any]:
         return None
 
     return on_success
+
+
+def _giving_back(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """A message that cannot be handed to the pool must not keep the process that was set aside for it."""
+
+    @wraps(theirs)
+    def execute_using_pool(self: Any, pool: Any, **options: Any) -> Any:
+        try:
+            return theirs(self, pool, **options)
+        except OF_THE_MESSAGE as error:
+            state.task_ready(self)
+            throw_away(self.app, self._message, error, self._connection_errors)
+            raise TaskRevokedError(self.id) from error  # Celery lets the process go, and no more
+
+    return execute_using_pool
+
+
+def _are_limits(limits: Any) -> bool:
+    try:
+        hard, soft = limits
+    except (TypeError, ValueError):
+        return False
+    return all(one is None or (isinstance(one, int | float) and math.isfinite(one)) for one in (hard, soft))
 
 
 def _is_given_back(task: Any) -> bool:
