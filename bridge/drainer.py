@@ -198,7 +198,7 @@ class Drainer:
         with suppress(Exception):
             if self._broker is not None:
                 self._broker.close()
-        if self._connection is not None and self._connection.broken:
+        if self._connection is not None and self._connection.closed:
             self._connection.close()
             self._connection = None
         self._broker = None

@@ -16,7 +16,12 @@ from psycopg.pq import TransactionStatus
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Session"]
+__all__ = ["Session", "is_refused_write"]
+
+
+def is_refused_write(error: psycopg.Error) -> bool:
+    """Whether a server says that it takes no writes at all."""
+    return isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
 
 
 class Session(psycopg.Connection[tuple[Any, ...]]):
@@ -36,9 +41,12 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
         """Wait as psycopg does, with patience. Whoever waits for notices alone waits for no answer, and as long as he says.
 
         Raises:
-            psycopg.OperationalError: the server was silent for too long; the connection is closed.
+            psycopg.OperationalError: the server was silent for too long, or takes no writes; the connection is closed.
         """
-        return super().wait(self._patiently(gen), *args, **options)
+        try:
+            return super().wait(self._patiently(gen), *args, **options)
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            raise self.no_writes(error) from error
 
     def _patiently(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         try:
@@ -69,6 +77,15 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
             return
         self.pgconn.finish()
         raise psycopg.OperationalError(f"no answer within {self.patience:g} s")
+
+    def no_writes(self, error: psycopg.Error) -> psycopg.OperationalError:
+        """What to raise where the server takes no writes: an outage, which a new connection may end. This one is closed.
+
+        A primary that was replaced comes back as a standby; a managed server turns read-only while its disk is full.
+        """
+        self.close()
+        message = error.diag.message_primary or str(error)
+        return psycopg.OperationalError(f"the server takes no writes, see default_transaction_read_only: {message}")
 
     def has_ended(self) -> bool:
         """Whether the other side has said meanwhile that the connection is over; asked of an idle one, it costs no round trip."""

@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import parse_qsl, quote, urlencode
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +22,7 @@ from bridge.frameworks import django_settings
 __all__ = ["Settings", "address", "libpq_url", "load", "without_password"]
 
 _PREFIX = "BRIDGE_"
+_HOST = re.compile(r"(?P<name>\[[^\]]*\]|[^,:]*)(:(?P<port>\d*))?")  # one host of SQLAlchemy's; libpq's own list of them has commas
 _HIGHEST_PORT = 65535
 _FILE = "file:"
 _SHORTEST_KEY = 32  # characters
@@ -223,6 +225,8 @@ def _refuse_unknown(names: set[str]) -> None:
 def libpq_url(url: str) -> str:
     """Bring SQLAlchemy's form (``postgresql+psycopg://``) and ``postgres://`` to what libpq takes; leave a DSN as it is.
 
+    SQLAlchemy has several hosts one by one, each with its port: ``?host=a:5432&host=b:5432``.
+
     Raises:
         SettingError: it is none of these.
     """
@@ -233,7 +237,21 @@ def libpq_url(url: str) -> str:
     scheme, rest = url.split("://", 1)
     if scheme.split("+")[0] not in {"postgresql", "postgres"}:
         raise SettingError(f"database url has the scheme {scheme!r}", "only Postgres will do: postgresql://user@host/database")
-    return f"postgresql://{rest}"
+    return f"postgresql://{_hosts_as_libpq_takes_them(rest)}"
+
+
+def _hosts_as_libpq_takes_them(rest: str) -> str:
+    """Join the hosts that SQLAlchemy has one by one, each perhaps with its port, into libpq's two lists."""
+    place, _, query = rest.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    hosts = [_HOST.fullmatch(value) for name, value in given if name == "host"]
+    found = [(host["name"], host["port"] or "") for host in hosts if host]
+    if not found or len(found) < len(hosts) or (len(found) == 1 and not found[0][1]):
+        return rest
+    lists = {"host": ",".join(name for name, _ in found), "port": ",".join(port for _, port in found)}
+    others = [(name, value) for name, value in given if name != "host" and (name != "port" or not lists["port"].strip(","))]
+    others += [(name, value) for name, value in lists.items() if value.strip(",")]
+    return f"{place}?{urlencode(others, safe=',/:[]', quote_via=quote)}"
 
 
 def without_password(url: str) -> str:

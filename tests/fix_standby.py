@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,5 +110,6 @@ def replicated(server_folder: Path) -> Iterator[Replicated]:
     pair = Replicated(folder, first, second)
     yield pair
     for server in {first, second, pair.primary, pair.standby}:
-        server.kill()
+        server.kill(signal.SIGQUIT)
+        server.stop()
     shutil.rmtree(folder, ignore_errors=True)

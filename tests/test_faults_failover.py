@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from apps.ledger import TABLE
+from fix_doctor import Doctor
 from fix_servers import drainer_reports, wait_for_row, wait_until
 from fix_sql import Session
 from invariants import assert_sound
+
+from bridge.doctor.finding import Grade
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +98,7 @@ def test_a_synchronous_standby_has_every_job_and_an_asynchronous_one_all_that_it
     lose_nothing(failover)
     failover.servers.follow()
     lose_the_tail(failover, tmp_path / "go")
+    name_two_primaries(failover)
     assert failover.drainer.alive
     assert failover.worker.alive
     assert "Traceback" not in failover.worker.log_text()
@@ -113,6 +117,15 @@ def lose_nothing(failover: Failover) -> None:
     failover.check(db)
     again = failover.ledger.rows("select task_id from ledger where event = 'start' group by task_id having count(*) > 1")
     assert len(again) <= 8, "only what was in hand may have run twice: two that ran, and what a worker had taken"
+
+
+def name_two_primaries(failover: Failover) -> None:
+    """The one that was replaced is started again as it was: it takes writes that nobody else will ever see."""
+    failover.servers.primary.start()
+    found = Doctor(failover.servers.dsn).look("database")
+    assert found.status is Grade.ERROR
+    assert "both take writes" in found.found
+    failover.servers.primary.kill()
 
 
 def lose_the_tail(failover: Failover, go: Path) -> None:

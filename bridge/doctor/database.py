@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import bridge
 from bridge import schema as files
 from bridge.doctor.finding import Finding, error, from_exception, ok
-from bridge.errors import SchemaError
+from bridge.errors import BridgeError, SchemaError
 from bridge.queries import health
-from bridge.queries.connection import connect
+from bridge.queries.connection import connect, each_host
 from bridge.settings import without_password
 
 if TYPE_CHECKING:
     from bridge.doctor.subject import Subject
+    from bridge.settings import Settings
 
 __all__ = ["reachable", "schema"]
 
@@ -30,7 +32,28 @@ def reachable(subject: Subject) -> Finding:
         return error(
             "database", f"{found}; it takes no writes", "see default_transaction_read_only: a managed server sets it when its disk is full"
         )
+    primaries = _primaries(settings)
+    if len(primaries) > 1:
+        return error(
+            "database", f"{' and '.join(primaries)} both take writes: what one is told the other never hears of",
+            "shut down the one that was replaced, and make it anew as a standby (docs/high-availability.md)", value=float(len(primaries)),
+        )  # fmt: skip
     return ok("database", found)
+
+
+def _primaries(settings: Settings) -> list[str]:
+    """Of several hosts in the address, those that take writes; one that is down is why there are several."""
+    hosts = each_host(settings.require_database())
+    return [name for name, dsn in hosts.items() if len(hosts) > 1 and _takes_writes(dsn, settings.timeout)]
+
+
+def _takes_writes(dsn: str, timeout: float) -> bool:
+    with suppress(BridgeError):
+        connection = connect(dsn, name="bridge doctor", timeout=timeout)
+        with connection:
+            server = health.server(connection)
+        return not (server.standby or server.read_only)
+    return False
 
 
 def schema(subject: Subject) -> Finding:

@@ -24,6 +24,7 @@ __all__ = [
     "connect",
     "driver_connection",
     "dsn_of",
+    "each_host",
     "explained",
     "has_ended",
     "is_broken",
@@ -81,6 +82,18 @@ def connect(dsn: str, *, name: str, timeout: float = 10.0, patience: float | Non
     # Each client runs a handful of statements for ever: prepare on first use.
     connection.prepare_threshold = None if connection.pooled else 0
     return connection
+
+
+def each_host(dsn: str) -> dict[str, str]:
+    """The DSN of each host that an address names, whether or not it takes writes, by how people would name it."""
+    parts = conninfo.conninfo_to_dict(dsn)
+    hosts = str(parts.get("host") or "").split(",")
+    ports = str(parts.get("port") or "").split(",")
+    ports *= len(hosts) if len(ports) == 1 else 1
+    return {
+        f"{host}:{port}" if port else host: conninfo.make_conninfo(dsn, host=host, port=port or None, target_session_attrs="any")
+        for host, port in zip(hosts, ports, strict=False)
+    }
 
 
 def is_pooled(connection: Connection) -> bool:

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from bridge.queries.connection import is_pooled, translated
-from bridge.session import Session
+from bridge.session import Session, is_refused_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -169,7 +169,8 @@ def _result(connection: Connection, wanted: psycopg.pq.ExecStatus) -> psycopg.pq
     if result is None:
         raise psycopg.OperationalError("the connection gave no answer")
     if result.status != wanted:
-        raise psycopg.errors.error_from_result(result)
+        error = psycopg.errors.error_from_result(result)
+        raise connection.no_writes(error) if isinstance(connection, Session) and is_refused_write(error) else error
     return result
 
 
