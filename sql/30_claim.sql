@@ -250,13 +250,18 @@ create or replace function bridge.republish(p_drainer uuid, p_shipment uuid, p_t
   -- Claim again jobs whose messages have been missing for the whole grace, during which a look has shown that no worker can have taken
   -- them which reports nothing. The token stays: should the old copy turn up after all, one of the two starts and the other is refused.
   -- Each time the next look comes later.
+  --
+  -- Of the grace counts only the time in which workers could report what they have: since Postgres was started, and since ticks have come
+  -- without a gap. It is forced to disk: after a crash that forgot it, the next start would not know of the second message.
 declare
   v_seqs bigint[];
+  v_since constant timestamptz := greatest(pg_postmaster_start_time(), (select t.steady_since from bridge.tick_state t));
 begin
+  perform set_config('synchronous_commit', 'on', true);
   with gone as (
     update bridge.inflight i set state = 'claimed', claimed_at = clock_timestamp(), missing_since = null, published_at = null,
       republished = i.republished + 1, copied = true, shipment = p_shipment, drainer = p_drainer
-    where i.token = any (p_tokens) and i.state = 'published' and i.missing_since < clock_timestamp() - bridge.seconds('republish_grace')
+    where i.token = any (p_tokens) and i.state = 'published' and greatest(i.missing_since, v_since) < clock_timestamp() - bridge.seconds('republish_grace')
       and i.taken_by is null and i.missing_since < (select l.answered_at from bridge.look l)
       and bridge.silent_workers(i.queue, i.published_at) is null
     returning i.seq

@@ -255,12 +255,13 @@ end
 $$;
 
 create or replace function bridge.end_delivery(p_seq bigint, p_token uuid, p_worker uuid, p_status text, p_error json,
-    p_final boolean default true, p_outcome jsonb default null)
+    p_final boolean default true, p_outcome jsonb default null, p_pid integer default null)
   returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- A worker's main process ends a delivery: one that never ran (expired, revoked, a task that nobody knows), or a run of its own
-  -- child (a hard time limit, a terminated task). It cannot end what runs elsewhere.
+  -- child (a hard time limit, a terminated task). It cannot end what runs elsewhere, or what another copy of the message has begun.
   --
-  --   p_status  failed, cancelled or expired
+  --   p_status  failed, cancelled or expired; what runs has begun in time, and does not expire
+  --   p_pid     the child that had this copy; null where nobody knows it
   --
   -- Returns  the job's new status; null when this delivery is not its to end
   -- Errors   JB007 when a transaction of the task that completes the job stays open
@@ -268,7 +269,9 @@ declare
   v_row bridge.inflight;
 begin
   perform bridge.wait_for_run(p_seq);
-  delete from bridge.inflight i where i.seq = p_seq and i.token = p_token and (i.state <> 'running' or i.worker = p_worker) returning i.* into v_row;
+  delete from bridge.inflight i where i.seq = p_seq and i.token = p_token
+    and (i.state <> 'running' or (i.worker = p_worker and (p_pid is null or i.pid = p_pid) and p_status <> 'expired'))
+  returning i.* into v_row;
   if not found then
     return null;
   end if;
@@ -284,10 +287,12 @@ begin
 end
 $$;
 
-create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text) returns text language plpgsql security definer
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text, p_worker uuid default null, p_pid integer default null)
+  returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The process that had this delivery is dead. What it ran is due again at once, without backoff, at most max_losses times; what it had
   -- not begun is due again uncharged. The token changes, so that nothing of the old delivery can start or write any more.
+  --
+  --   p_worker, p_pid  whose process that was: what another has begun, by another copy of the message, goes on; null for whoever has it
   --
   -- Returns  the job's new status (queued, failed or cancelled); null when this delivery is no longer the job's
   -- Errors   JB007 as in bridge.end_delivery
@@ -298,7 +303,9 @@ declare
   v_error constant json := json_build_object('type', 'WorkerLostError', 'message', p_reason, 'traceback', null);
 begin
   perform bridge.wait_for_run(p_seq);
-  delete from bridge.inflight i where i.seq = p_seq and i.token = p_token returning i.* into v_row;
+  delete from bridge.inflight i where i.seq = p_seq and i.token = p_token
+    and (i.state <> 'running' or ((p_worker is null or i.worker = p_worker) and (p_pid is null or i.pid = p_pid)))
+  returning i.* into v_row;
   if not found then
     return null;
   end if;

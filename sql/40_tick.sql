@@ -72,6 +72,23 @@ begin
 end
 $$;
 
+create or replace function bridge.forget_missing() returns void language plpgsql
+  set search_path = pg_catalog, pg_temp as $$
+  -- A message that a living worker has is not missing: what was noted while it was on its way there is no evidence any more.
+  --
+  -- Locks    the rows that change (skip locked)
+begin
+  with held as materialized (
+    select unnest(w.holding) as token from bridge.worker w where w.lost_at is null and w.stopped_at is null
+  ), found as (
+    select i.seq from bridge.inflight i
+    where i.missing_since is not null and i.state = 'published' and i.taken_by is null and i.token in (select h.token from held h)
+    for update of i skip locked
+  )
+  update bridge.inflight i set missing_since = null from found f where i.seq = f.seq;
+end
+$$;
+
 create or replace function bridge.reap_workers(p_now timestamptz, p_steady_since timestamptz, p_limit integer) returns integer language plpgsql
   set search_path = pg_catalog, pg_temp as $$
   -- Take their deliveries from workers that are dead, and from living ones that no longer know of them.
@@ -86,26 +103,29 @@ declare
   v_row record;
   v_count integer := 0;
 begin
+  perform bridge.forget_missing();
   if p_now < v_fair then
     return 0;
   end if;
   update bridge.worker w set lost_at = p_now where w.seen_at < p_now - v_lost and w.lost_at is null and w.stopped_at is null;
   perform bridge.note_unheld(p_now);
   for v_row in
-    select i.seq, i.token, coalesce('worker ' || w.name || case when w.lost_at is not null then ' died' when w.stopped_at is not null
+    select i.seq, i.token, i.worker, coalesce('worker ' || w.name || case when w.lost_at is not null then ' died' when w.stopped_at is not null
         then ' stopped' else ' lost the run' end, 'a worker that never reported died') as reason
     from bridge.inflight i left join bridge.worker w on w.id = i.worker
     where i.state = 'running' and i.taken_by is null and (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
       or (w.id is null and i.started_at < p_now - v_lost and i.queue <> 'bridge.calls'))
     union all
-    -- what a dead worker had in hand and had not begun
-    select i.seq, i.token, 'worker ' || w.name || ' died' from bridge.worker w cross join unnest(w.holding) h (token)
+    -- what a dead worker had in hand and had not begun, and no living one has
+    select i.seq, i.token, w.id, 'worker ' || w.name || ' died' from bridge.worker w cross join unnest(w.holding) h (token)
     join bridge.inflight i on i.token = h.token
     where w.lost_at is not null and i.state = 'published'
+      and not exists (select from bridge.worker o where o.lost_at is null and o.stopped_at is null and i.token = any (o.holding))
     limit p_limit
   loop
     continue when bridge.is_in_other_hands(v_row.seq);
-    if bridge.lose(v_row.seq, v_row.token, v_row.reason) is not null then
+    -- Another may have begun it since it was read here, by another copy.
+    if bridge.lose(v_row.seq, v_row.token, v_row.reason, v_row.worker) is not null then
       v_count := v_count + 1;
     end if;
   end loop;

@@ -16,6 +16,8 @@ drop function if exists bridge.check_rows(bridge.job_request[], integer[], text[
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);
 drop function if exists bridge.set_webhook(text, text, text, text, text[], text, boolean, text);  -- without headers
+drop function if exists bridge.lose(bigint, uuid, text);  -- whoever had begun it
+drop function if exists bridge.end_delivery(bigint, uuid, uuid, text, json, boolean, jsonb);
 
 -- A function of ours has one signature. With another beside it, of a version that was never released for example, calls of both are
 -- ambiguous: what this install has not just made goes.

@@ -252,6 +252,8 @@ class Life(RuleBasedStateMachine):
             expected = status
             if status == "failed":
                 expected = self.after_failure(job, OTHER, final=final)
+            elif running and status == "expired":
+                expected = None  # it has begun in time
             elif running and job.overtaken and not job.asked_to_stop:
                 expected = "failed"
             elif status == "expired" and not running and job.deadline is not None and job.deadline <= (job.expires or job.deadline):

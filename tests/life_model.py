@@ -98,7 +98,10 @@ def run_lives(machine: type[RuleBasedStateMachine], dsn: str, *, lives: int = 25
         lives: how often it begins anew.
         steps: of each.
     """
-    Session(dsn).do("update bridge.setting set value = %s where name = 'max_losses'", str(MAX_LOSSES))
+    session = Session(dsn)
+    session.do("update bridge.setting set value = %s where name = 'max_losses'", str(MAX_LOSSES))
+    session.do("update bridge.setting set value = '0' where name = 'republish_grace'")  # which counts from the start of the server at least
+    session.connection.close()
     here = type(f"{machine.__name__}Here", (machine,), {"dsn": dsn})
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     chosen = settings(max_examples=lives, stateful_step_count=steps, deadline=None, suppress_health_check=slow)

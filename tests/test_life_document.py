@@ -163,6 +163,7 @@ CALLS: dict[str, list[list[str]]] = {
     "unclaim": [["select bridge.unclaim(array[%(seq)s::bigint])"]],
     "republish": [
         [
+            "update bridge.setting set value = '0' where name = 'republish_grace'",
             "update bridge.look set answered_at = clock_timestamp()",
             "update bridge.inflight set missing_since = clock_timestamp() - interval '1 h' where seq = %(seq)s",
             "select count(*) from bridge.republish(%(drainer)s, gen_random_uuid(), array[%(token)s::uuid])",

@@ -199,11 +199,12 @@ def fail(
 
 
 def end_delivery(
-    connection: Connection, seq: int, token: str, worker: UUID, status: str, error: str | None, *, final: bool, outcome: str | None
-) -> str | None:
+    connection: Connection, seq: int, token: str, worker: UUID, status: str, error: str | None, *, final: bool, outcome: str | None,
+    pid: int | None,
+) -> str | None:  # fmt: skip
     """A main process ends what never ran, or a run of its own; the job's new status, or None when it is not its to end."""
-    values = (seq, token, worker, status, error, final, outcome)
-    return _status(connection, "select bridge.end_delivery(%s, %s, %s, %s, %s, %s, %s)", values)
+    values = (seq, token, worker, status, error, final, outcome, pid)
+    return _status(connection, "select bridge.end_delivery(%s, %s, %s, %s, %s, %s, %s, %s)", values)
 
 
 def mark_replaced(connection: Connection, seq: int, run: UUID, token: str) -> None:
@@ -217,9 +218,9 @@ def step_aside(connection: Connection, seq: int, run: UUID, token: str) -> bool:
     return bool(call_that_ends(connection, "select bridge.step_aside(%s, %s, %s)", (seq, run, token)))
 
 
-def lose(connection: Connection, seq: int, token: str, reason: str) -> str | None:
+def lose(connection: Connection, seq: int, token: str, reason: str, worker: UUID, pid: int | None) -> str | None:
     """The process that had a delivery is dead; the job's new status, or None when the delivery is no longer its own."""
-    return _status(connection, "select bridge.lose(%s, %s, %s)", (seq, token, reason))
+    return _status(connection, "select bridge.lose(%s, %s, %s, %s, %s)", (seq, token, reason, worker, pid))
 
 
 def _status(connection: Connection, query: str, values: tuple[Any, ...]) -> str | None:

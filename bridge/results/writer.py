@@ -133,9 +133,10 @@ class RowWriter(Waiting):
         if delivery is None:
             return None
         if isinstance(exc, WorkerLostError):
-            return outcome.lost(self._bridge, delivery, str(exc))
+            return outcome.lost(self._bridge, delivery, str(exc), outcome.child_of(request))
         error = self._error(exc, traceback)
-        return outcome.ended_outside(self._bridge, delivery, Status.FAILED, error, final=outcome.is_final(exc))
+        pid = outcome.child_of(request)
+        return outcome.ended_outside(self._bridge, delivery, Status.FAILED, error, final=outcome.is_final(exc), pid=pid)
 
     def _error(self, exc: Any, traceback: Any) -> dict[str, Any]:
         return error_of(exc, traceback, self.serializer)
@@ -152,7 +153,8 @@ class RowWriter(Waiting):
         if delivery is not None:
             status = Status.EXPIRED if reason == "expired" else Status.CANCELLED
             error = {"type": "TaskRevokedError", "message": reason, "traceback": None}
-            if outcome.ended_outside(self._bridge, delivery, status, error, final=True) is Status.FAILED:
+            ended = outcome.ended_outside(self._bridge, delivery, status, error, final=True, pid=outcome.child_of(request))
+            if ended is Status.FAILED:
                 late = DeadlineExceeded("its deadline has passed")
                 super().mark_as_failure(task_id, late, request=request, store_result=store_result)
                 return

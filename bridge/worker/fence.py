@@ -225,7 +225,7 @@ def _settle(joined: Membership, task: Any, request: Any, info: Any) -> None:
         # With early acknowledgement nothing would come back: handing back means publishing again, with a new token.
         outcome.tell_the_rest(joined, run)
         run.settled = True
-        outcome.lost(joined, run.delivery, "the task rejected its message with requeue=True")
+        outcome.lost(joined, run.delivery, "the task rejected its message with requeue=True", os.getpid())
     elif state == REJECTED:
         _report(task, request, info.retval)  # Celery before 5.7 reports it nowhere
     elif state == IGNORED or info is None:

@@ -152,7 +152,9 @@ class Heartbeat(threading.Thread):
 
     def _give_back(self) -> None:
         if self._leaving is not None and time.monotonic() >= self._leave_at:
-            runs.release(self._connected(), [*self._leaving, *_held(self._consumer)])
+            # What a child has is about to begin; and where a crash of Postgres forgot its start, the row says that it has not.
+            begun = _by_token(_copy(state.active_requests))
+            runs.release(self._connected(), list((self._leaving | set(_held(self._consumer))) - set(begun)))
 
     def _terminate(self, request: Any, number: str) -> None:
         try:
@@ -168,6 +170,10 @@ def _held(consumer: Any) -> dict[str, Any]:
     for bucket in _copy(consumer.task_buckets.values()):
         if bucket is not None:
             requests.update(request for request, _ in _copy(bucket.contents))
+    return _by_token(requests)
+
+
+def _by_token(requests: Iterable[Any]) -> dict[str, Any]:
     found = ((Delivery.parse(request.request_dict.get(HEADER)), request) for request in requests)
     return {delivery.token: request for delivery, request in found if delivery is not None}
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "about_to_be_replaced",
+    "child_of",
     "delivery_in_hand",
     "delivery_of",
     "ended_outside",
@@ -70,6 +71,12 @@ def delivery_in_hand(request: Any) -> Delivery | None:
     """The delivery of a request that nobody has settled, in the main process or, where tasks run in this very process, with its run."""
     run = run_of(request)
     return run.delivery if run is not None else delivery_of(request)
+
+
+def child_of(request: Any) -> int | None:
+    """The process that was given this copy of a message, as far as the main process has heard of it."""
+    pid: int | None = getattr(request, "bridge_pid", None)
+    return pid
 
 
 def is_of_a_row(request: Any) -> bool:
@@ -142,18 +149,29 @@ def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, 
     )
 
 
-def lost(joined: Membership, delivery: Delivery, reason: str) -> Status | None:
-    """The child that had this delivery is dead; the job's new status, None also while that is open."""
-    return _from_outside(lambda: runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason))
+def lost(joined: Membership, delivery: Delivery, reason: str, pid: int | None) -> Status | None:
+    """The child that had this delivery is dead; the job's new status, None also while that is open.
+
+    Args:
+        joined: the application's membership.
+        delivery: what it had.
+        reason: for the history.
+        pid: the child's: a run that another has begun, with another copy of the message, goes on. None where nobody knows it.
+    """
+    return _from_outside(lambda: runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason, joined.worker_id, pid))
 
 
-def ended_outside(joined: Membership, delivery: Delivery, status: Status, error: dict[str, Any], *, final: bool) -> Status | None:
-    """The main process ends a delivery; the job's new status, None also while that is open."""
+def ended_outside(
+    joined: Membership, delivery: Delivery, status: Status, error: dict[str, Any], *, final: bool, pid: int | None
+) -> Status | None:
+    """The main process ends a delivery; the job's new status, None also while that is open. ``pid`` as in ``lost``."""
     text = json_text(error)
 
     def write() -> str | None:
         connection = joined.connections.get()
-        return runs.end_delivery(connection, delivery.seq, delivery.token, joined.worker_id, status, text, final=final, outcome=None)
+        return runs.end_delivery(
+            connection, delivery.seq, delivery.token, joined.worker_id, status, text, final=final, outcome=None, pid=pid
+        )
 
     return _from_outside(write)
 

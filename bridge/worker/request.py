@@ -50,6 +50,8 @@ class RowRequest:
     id: Any  # text, in messages that somebody meant
     expires: Any
     time_limits: Any
+    request_dict: dict[str, Any]
+    worker_pid: int | None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """Refuse, as Celery refuses an eta that is no time, what would fail only when a process of the pool is already set aside for it.
@@ -70,6 +72,11 @@ class RowRequest:
             cls.on_success = _unless_refused(cls.__dict__["on_success"])  # type: ignore[attr-defined]
             cls.execute_using_pool = _giving_back(cls.__dict__["execute_using_pool"])  # type: ignore[attr-defined]
 
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A child has this copy: noted where the result backend finds it, should it have to say what has become of that child."""
+        self.request_dict["bridge_pid"] = pid
+        super().on_accepted(pid, time_accepted)  # type: ignore[misc]
+
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         """Celery's word of a failure. A message that it gives back, because the child died, it reports to no backend: that is done here."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
@@ -84,7 +91,7 @@ class RowRequest:
         return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]
 
     def _was_completed(self) -> bool:
-        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)  # type: ignore[attr-defined]
+        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)
         return delivery is not None and joined is not None and outcome.was_completed(joined, delivery)
 
     def _on_undecided(self, exc: BaseException) -> None:
@@ -95,13 +102,13 @@ class RowRequest:
         threading.Thread(target=self._decide_later, args=(exc,), name="bridge-decide", daemon=True).start()
 
     def _decide_later(self, exc: BaseException) -> None:
-        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)  # type: ignore[attr-defined]
+        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)
         if delivery is None or joined is None:
             return
         if outcome.insist(self._was_completed):
             self.task.backend.make_up(self._context)  # type: ignore[attr-defined]
         else:
-            outcome.lost(joined, delivery, str(exc))
+            outcome.lost(joined, delivery, str(exc), self.worker_pid)
 
     def _on_completed(self, exc: BaseException) -> None:
         """The child died after it had completed its job in a transaction. Celery's ways with lost workers could run it again."""

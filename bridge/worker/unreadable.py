@@ -64,7 +64,7 @@ def fail_row(app: Any, message: Any, error: dict[str, Any]) -> None:
     """A row's message that no worker can run: the job fails with that reason, instead of being sent again and again."""
     joined, delivery = membership(app), Delivery.of(message.headers)
     if joined is not None and delivery is not None:
-        outcome.ended_outside(joined, delivery, Status.FAILED, error, final=True)
+        outcome.ended_outside(joined, delivery, Status.FAILED, error, final=True, pid=0)  # no child has it
 
 
 def _guarding(consumer: Any, theirs: Callable[..., Any]) -> Callable[..., Any]:
