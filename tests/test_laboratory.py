@@ -65,7 +65,7 @@ class Stage:
         self.note(lab, run, "start", slot)
         if ends:
             self.note(lab, run, "end", slot)
-            self.db.finish(claim, run)
+            self.db.finish(claim, run, result=lab)
         return claim, run
 
     def lose(self, claim: Any) -> None:
@@ -153,6 +153,14 @@ def too_few_attempts(stage: Stage) -> None:
     stage.db.fail(claim, run, final=True)
 
 
+@plants(checker.wrong_end)
+def result_of_another(stage: Stage) -> None:
+    stage.job(1)
+    claim, run = stage.run(1, ends=False)
+    stage.note(1, run, "end")
+    stage.db.finish(claim, run, result=2)
+
+
 @plants(checker.out_of_place)
 def nowhere(stage: Stage) -> None:
     stage.job(1)
@@ -179,7 +187,7 @@ def two_ends(stage: Stage) -> None:
 def unseen(stage: Stage) -> None:
     stage.job(1)
     claim, run = stage.db.run()
-    stage.db.finish(claim, run)
+    stage.db.finish(claim, run, result=1)
 
 
 @plants(checker.ran_again)
@@ -231,11 +239,11 @@ def two_of_a_key(stage: Stage) -> None:
     stage.job(2, options={"serial_key": "s"})
     stage.note(2, other := uuid.uuid4(), "start")
     stage.note(1, run, "end")
-    stage.db.finish(claim, run)
+    stage.db.finish(claim, run, result=1)
     claim, run = stage.db.run()
     stage.ledger.do("update event set run = %s where run = %s", (run, other))
     stage.note(2, run, "end")
-    stage.db.finish(claim, run)
+    stage.db.finish(claim, run, result=2)
 
 
 @plants(checker.over_the_limit)
@@ -246,7 +254,7 @@ def three_at_once(stage: Stage) -> None:
         ran.append((lab, *stage.run(lab, ends=False)))
     for lab, claim, its_run in ran:
         stage.note(lab, its_run, "end")
-        stage.db.finish(claim, its_run)
+        stage.db.finish(claim, its_run, result=lab)
 
 
 @plants(checker.wrong_effect)

@@ -86,7 +86,7 @@ def stuck(facts: Facts) -> Iterator[tuple[int, str]]:
 
 @rule
 def wrong_end(facts: Facts) -> Iterator[tuple[int, str]]:
-    """A job ends as its task says, with the attempts that its task needs."""
+    """A job ends as its task says, with the attempts that its task needs and its own result."""
     for lab, jobs in facts.jobs.items():
         asked = facts.asked.get(lab)
         for job in jobs:
@@ -96,6 +96,8 @@ def wrong_end(facts: Facts) -> Iterator[tuple[int, str]]:
                 yield lab, f"{asked.kind} is {job.status}, not {' or '.join(asked.expected)}"
             elif asked.attempts is not None and job.status in FINAL and job.attempts != asked.attempts and not facts.was_retried(lab):
                 yield lab, f"{asked.kind} has {job.attempts} attempts, not {asked.attempts}"
+            elif job.status == "succeeded" and job.result != str(lab):
+                yield lab, f"{asked.kind} succeeded with the result {job.result}, not its number"
 
 
 @rule

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 # Of live and ended jobs, by the number that each carries.
 _JOBS = """
 select (f.kwargs->>'lab')::bigint as lab, f.id::text, f.seq, f.task, f.status, f.attempts, f.losses, f.created_at, f.finished_at,
-  f.unique_key, f.serial_key
+  f.unique_key, f.serial_key, f.result::text as result
 from bridge.finished f where f.kwargs->>'lab' is not null
 union all
-select (j.kwargs->>'lab')::bigint, j.id::text, j.seq, j.task, v.status, j.attempts, j.losses, j.created_at, null, j.unique_key, j.serial_key
+select (j.kwargs->>'lab')::bigint, j.id::text, j.seq, j.task, v.status, j.attempts, j.losses, j.created_at, null, j.unique_key,
+  j.serial_key, null
 from bridge.job j join bridge.jobs v on v.id = j.id where j.kwargs->>'lab' is not null order by seq"""
 _ATTEMPTS = "select id::text, attempt, outcome, run::text, worker, started_at, ended_at from bridge.attempts order by started_at"
 _RUNS = """
@@ -137,7 +138,7 @@ def facts_of(ours: psycopg.Connection[Any], witness: psycopg.Connection[Any], *,
         effects={lab: [row.run for row in rows] for lab, rows in _by(_rows(ours, _EFFECTS), "lab").items()},
         strikes=strikes,
         slack=slack,
-        broken_rules=_broken(ours),
+        broken_rules=broken_rules(ours),
     )
 
 
@@ -153,7 +154,8 @@ def _by(rows: list[Any], name: str) -> dict[Any, list[Any]]:
     return dict(found)
 
 
-def _broken(connection: psycopg.Connection[Any]) -> dict[str, list[tuple[Any, ...]]]:
+def broken_rules(connection: psycopg.Connection[Any]) -> dict[str, list[tuple[Any, ...]]]:
+    """What must hold in the tables at every moment and does not, with rows; the connection has one snapshot for all of it."""
     from invariants import RULES
 
     found = {rule: connection.execute(query.encode()).fetchmany(5) for rule, query in RULES.items()}

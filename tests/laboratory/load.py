@@ -276,6 +276,25 @@ def cancelled(load: Load) -> None:
 
 
 @kind(1)
+def paused(load: Load) -> None:
+    """An operator pauses a queue for a moment; when he dies meanwhile, the runner resumes it at the end."""
+    queue = load.queue()
+    with suppress(BridgeError, *UNKNOWN):
+        bridge.pause(queue)
+    time.sleep(0.3)
+    with suppress(BridgeError, *UNKNOWN):
+        bridge.resume(queue)
+
+
+@kind(1)
+def hastened(load: Load) -> None:
+    """An operator changes how urgent a job is: it is taken back where it was published, and its message starts nothing."""
+    if load.made:
+        lab, made = load.chance.choice(load.made)
+        operate(load, lab, "priority", lambda: str(bridge.set_priority(made, load.chance.randint(0, 9))))
+
+
+@kind(1)
 def retried(load: Load) -> None:
     """An operator runs an old failure once more."""
     if not load.failing:

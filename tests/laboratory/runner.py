@@ -13,6 +13,7 @@ from laboratory import checker, facts
 from laboratory.errors import LabError, wait_until
 from laboratory.faults import FAULTS, Cost, Fault
 from laboratory.judgement import judge
+from laboratory.tasks import QUEUES
 from laboratory.world import BROKEN, Needs, World, drop_folder, new_folder
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 PEACE = 180.0  # seconds that everything may take to end when all is mended
 BROKER_PEACE = 40.0  # and the broker to be empty
+TOLD = 5.0  # seconds between two lines of progress
 COMBINED = 0.3  # of the strikes come with a second
 LIVE = "select count(*) from bridge.job"
 
@@ -124,6 +126,7 @@ class Run:
         self._struck: list[tuple[float, int, Fault]] = []  # by when they are to be mended
         self._began = 0.0
         self._number = 0
+        self._broken: dict[str, list[tuple[Any, ...]]] = {}
 
     def say(self, words: str) -> None:
         """A line of the report, with the time since the beginning."""
@@ -140,7 +143,6 @@ class Run:
         with World(self.folder, needs_of(self.plan), seed=self.plan.seed, rate=self.plan.rate, say=self.say) as world:
             world.spared = frozenset(self.plan.spared)
             self._began = time.monotonic()
-            world.start_load()
             self._strike_all(world)
             self._make_peace(world)
             self._judge(world)
@@ -154,8 +156,9 @@ class Run:
                 self._strike(world, beats.pop(0))
             self._mend_due(world, now)
             if now >= told:
-                told = now + 5.0
+                told = now + TOLD
                 self._progress(world)
+                self._look_at_rules(world)
             if self._sampler is not None:
                 self._sampler(world)
             time.sleep(0.1)
@@ -193,6 +196,7 @@ class Run:
             self._mend_due(world, float("inf") if time.monotonic() > deadline - PEACE / 2 else time.monotonic() - self._began + 1e6)
             time.sleep(0.2)
         world.heal()
+        self._resume(world)
         for slot in world.slots.values():
             if slot.role != "client":
                 slot.disarm()
@@ -201,7 +205,7 @@ class Run:
         told = [0.0]
 
         def is_quiet() -> bool:
-            if time.monotonic() > told[0] + 5.0:
+            if time.monotonic() > told[0] + TOLD:
                 told[0] = time.monotonic()
                 self._progress(world)
             return _live(world) == 0
@@ -211,9 +215,23 @@ class Run:
         with suppress(LabError):
             wait_until(lambda: _messages(world) == 0, BROKER_PEACE, "the broker to be empty")
 
+    def _resume(self, world: World) -> None:
+        """Let queues go on that an operator paused who has died since."""
+        with suppress(*BROKEN), world.sql() as connection:
+            for queue in QUEUES:
+                connection.execute("select bridge.resume(%s)", (queue,))
+
+    def _look_at_rules(self, world: World) -> None:
+        """What must hold at every moment is asked for while faults strike, too."""
+        with suppress(*BROKEN), world.sql() as connection, connection.transaction():
+            connection.execute("set transaction isolation level repeatable read")
+            for name, rows in facts.broken_rules(connection).items():
+                self._broken.setdefault(f"{name}, after {time.monotonic() - self._began:.1f} s", rows)
+
     def _judge(self, world: World) -> None:
         known = facts.read(world.dsn, world.ledger, slack=world.slack)
         known.messages = _messages(world) or 0
+        known.broken_rules |= self._broken
         known.ends = [end for slot in world.slots.values() if slot.role != "client" for end in slot.ends]
         self.report.sins = checker.check(known) + (judge(self._sampler.samples) if self._sampler is not None else [])
         statuses: dict[str, int] = {}

@@ -53,8 +53,9 @@ class Slot:
 
     def start(self) -> None:
         """Start the next process here."""
-        self.process = self._new()
-        self.process.start()
+        process = self._new()
+        process.start()
+        self.process = process  # not before it runs: others send signals meanwhile
         self.generation += 1
         self.groups.append(self.process.pid)
         self._ended = None

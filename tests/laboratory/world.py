@@ -207,17 +207,14 @@ class World:
         for number in (1, 2):
             self._add("drainer", number, [sys.executable, "-m", "laboratory.drainer"])
             self._add("worker", number, [*celery, "-Q", ",".join(QUEUES), "-n", f"worker{number}@lab"])
+        if self.rate > 0:
+            self._add("client", 1, [sys.executable, "-m", "laboratory.load", str(self.seed), str(self.rate)])
         supervisor = Supervisor(self.slots)
         self._closing.append(supervisor.stop)
         for slot in self.slots.values():
             slot.start()
-        wait_until(self._are_ready, 90.0, "drainers and workers report")
+        wait_until(self._are_ready, 120.0, "drainers and workers report, and the client asks")
         supervisor.start()
-
-    def start_load(self) -> None:
-        """Begin to ask for jobs; `rate` says how many times a second."""
-        slot = self._add("client", 1, [sys.executable, "-m", "laboratory.load", str(self.seed), str(self.rate)])
-        slot.start()
 
     def stop_load(self, timeout: float = 60.0) -> None:
         """Ask for nothing any more; returns when the last call has ended."""
@@ -256,7 +253,9 @@ class World:
         for slot in self.slots.values():
             if not slot.process.alive:
                 raise LabError(f"{slot.name} ended with status {slot.process.returncode}: {slot.process.log_tail()}")
-        return all(" ready." in slot.process.log_text() for slot in self.of("worker")) and self._count_drainers() == len(self.of("drainer"))
+        asks = self.rate == 0 or bool(self.ledger.one("select exists (select from asked)"))
+        works = all(" ready." in slot.process.log_text() for slot in self.of("worker"))
+        return asks and works and self._count_drainers() == len(self.of("drainer"))
 
     def _count_drainers(self) -> int:
         with self.sql() as connection:
