@@ -6,12 +6,20 @@ create or replace function bridge.clock_went_back(p_ticked_at timestamptz, p_now
   -- Whether the last tick is still to come: its clock was ahead of the one that there is now. A second is within what a time service mends.
   return isfinite(p_ticked_at) and p_ticked_at > greatest(p_now, clock_timestamp()) + interval '1 second';
 
+create or replace function bridge.is_heard(p_now timestamptz) returns boolean language sql stable set search_path = pg_catalog, pg_temp
+  -- Whether anybody has reported lately. Where not even a drainer has that did not say good-bye, the network has failed and not they: pg_cron
+  -- ticks on in here, and whoever it took for dead would find his run repeated. Without drainers nobody could repeat it anyway. A drainer
+  -- that has been silent for a day is no witness any more.
+  return not exists (select from bridge.drainer d where d.stopped_at is null and d.seen_at > p_now - interval '1 day')
+    or exists (select from bridge.drainer d where d.seen_at > p_now - greatest(bridge.seconds('worker_lost') / 2, interval '7 seconds'))
+    or exists (select from bridge.worker w where w.seen_at > p_now - greatest(bridge.seconds('worker_lost') / 2, interval '7 seconds'));
+
 create or replace function bridge.is_steady(p_state bridge.tick_state, p_now timestamptz) returns boolean language sql volatile
   set search_path = pg_catalog, pg_temp
   -- Whether ticks have come without a gap up to now, from one server, by one clock. Where not, those who report were perhaps unable to: a
-  -- promoted standby has been up for long, and was no server to them.
+  -- promoted standby has been up for long, and was no server to them; nor is one that nobody reaches.
   return p_state.ticked_at >= p_now - greatest(interval '10 seconds', 3 * bridge.seconds('tick_interval'))
-    and not bridge.clock_went_back(p_state.ticked_at, p_now)
+    and not bridge.clock_went_back(p_state.ticked_at, p_now) and bridge.is_heard(p_now)
     and (p_state.server_started_at is null or p_state.server_started_at = pg_postmaster_start_time());
 
 create or replace function bridge.bring_back(p_now timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$

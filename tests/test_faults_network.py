@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -165,3 +166,26 @@ def test_what_a_url_says_of_the_way_stands(postgres_proxy: tuple[Proxy, str]) ->
     with connect(kept, name="test") as far:
         said = far.info.get_parameters()
         assert (said["keepalives_idle"], said["tcp_user_timeout"], said["keepalives_count"]) == ("7", "4000", "3")
+
+
+def test_nobody_is_taken_for_dead_while_nobody_can_report(db: Session) -> None:
+    identity = db.enqueue()
+    claim, _ = db.run()
+    db.report(claim.token)
+    db.do("select bridge.report_drainer(%s, 'd@test', 1, 'test', 0, clock_timestamp())", db.drainer)
+    then = db.one("select greatest(clock_timestamp(), pg_postmaster_start_time()) + interval '1 minute'")
+
+    def seen(kind: str, ago: float) -> None:
+        db.do(f"update bridge.{kind} set seen_at = %s - %s * interval '1 second'", then, ago)
+
+    def tick(after: float) -> None:
+        db.do("select bridge.tick('pg_cron', p_now => %s + %s * interval '1 second')", then, after)  # it needs no network
+
+    db.do("update bridge.tick_state set steady_since = '-infinity', ticked_at = %s", then - timedelta(seconds=1))
+    seen("worker", 25)
+    seen("drainer", 21)
+    tick(0)
+    seen("drainer", -1)  # the network is back
+    tick(1)
+    assert db.status(identity) == "running"
+    assert db.one("select bridge.sweep(p_now => %s)->>'lost'", then + timedelta(seconds=21)) == "1", "it has had its time"

@@ -1,0 +1,141 @@
+"""The network between every two that talk to each other, in every way in which it can fail; and a pooler in between."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from itertools import product
+from typing import TYPE_CHECKING, ClassVar
+
+from psycopg import conninfo
+
+from bridge.local.account import server_account
+from bridge.local.broker import free_port
+from bridge.local.process import Process
+from laboratory.errors import LabError
+from laboratory.faults import Cost, Fault, fault
+from laboratory.world import EXTRAS, Needs
+
+if TYPE_CHECKING:
+    from laboratory.proxy import Proxy
+    from laboratory.world import World
+
+PAIRS = (("client", "postgres"), ("drainer", "postgres"), ("drainer", "broker"), ("worker", "postgres"), ("worker", "broker"))
+# Each state, and whether its line is of no use while it lasts: a worker that is cut off for long is taken for dead.
+MUTE = ("down", "stall", "half-open", "lost-requests", "lost-answers")
+STATES = {**dict.fromkeys(MUTE, True), "cut": False, "forget": False, "slow": False}
+
+
+class NetworkFault(Fault):
+    """One state of the network between one role's processes and a server."""
+
+    hold: ClassVar[tuple[float, float]] = (0.5, 6.0)
+    role: ClassVar[str]
+    server: ClassVar[str]
+    state: ClassVar[str]
+
+    def strike(self, world: World) -> Cost:
+        slot = self.chance.choice([slot.name for slot in world.of(self.role)])
+        self.proxy = world.link(slot, self.server)
+        become(self.proxy, self.state)
+        world.say(f"{self.name}: {slot}")
+        is_cut_off = self.role == "worker" and self.server == "postgres" and STATES[self.state]
+        return Cost(again={slot} if is_cut_off else frozenset())
+
+    def mend(self, world: World) -> None:  # noqa: ARG002 - it knows which
+        if hasattr(self, "proxy"):
+            self.proxy.heal()
+
+
+def become(proxy: Proxy, state: str) -> None:
+    """Put a line into one of `STATES`."""
+    if state == "down":
+        proxy.refuse()
+        proxy.cut()
+    elif state.startswith("lost-"):
+        proxy.drop("requests" if state == "lost-requests" else "answers")
+    elif state == "slow":
+        proxy.slow(latency=0.2, rate=200_000)
+    else:
+        getattr(proxy, state.replace("-", "_"))()
+
+
+for (_role, _server), _state in product(PAIRS, STATES):
+    _about = {"name": f"net-{_state}-{_role}-{_server}", "role": _role, "server": _server, "state": _state}
+    fault(type("NetworkFault", (NetworkFault,), {**_about, "__doc__": f"The line from a {_role} to its {_server}: {_state}."}))
+
+CONFIG = """
+[databases]
+* = {server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 10
+max_client_conn = 300
+"""
+
+
+class Pooler:
+    """A pgbouncer in transaction mode, before the Postgres of a world."""
+
+    def __init__(self, world: World) -> None:
+        program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+        if program is None:
+            raise LabError("no pgbouncer here: apt-get install pgbouncer")
+        folder = world.folder / "pgbouncer"
+        folder.mkdir(mode=0o755)
+        self.port = free_port()
+        direct = conninfo.conninfo_to_dict(world.dsn)
+        server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
+        config = folder / "pgbouncer.ini"
+        config.write_text(CONFIG.format(server=server, port=self.port))
+        self._command, self._log = [program, str(config)], folder / "log"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, unless it runs."""
+        self.process = Process("pgbouncer", self._command, log=self._log, account=server_account(), death_signal=signal.SIGKILL)
+        self.process.start()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.process.kill(signal.SIGCONT)
+        self.process.stop()
+
+
+EXTRAS["pgbouncer"] = Pooler
+
+
+@fault
+class PoolerKilled(Fault):
+    """pgbouncer is killed, and started again later."""
+
+    name = "pgbouncer-kill"
+    needs = Needs(pgbouncer=True)
+    hold: ClassVar[tuple[float, float]] = (0.0, 6.0)
+
+    def strike(self, world: World) -> Cost:
+        world.extras["pgbouncer"].process.kill(signal.SIGKILL)
+        return Cost(again={slot.name for slot in world.of("worker")})
+
+    def mend(self, world: World) -> None:
+        if not world.extras["pgbouncer"].process.alive:
+            world.extras["pgbouncer"].start()
+
+
+@fault
+class PoolerStopped(PoolerKilled):
+    """pgbouncer stands still: its kernel acknowledges everything, and nobody answers."""
+
+    name = "pgbouncer-stop"
+
+    def strike(self, world: World) -> Cost:
+        world.extras["pgbouncer"].process.kill(signal.SIGSTOP)
+        return Cost(again={slot.name for slot in world.of("worker")})
+
+    def mend(self, world: World) -> None:
+        world.extras["pgbouncer"].process.kill(signal.SIGCONT)
+        super().mend(world)
