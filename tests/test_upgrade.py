@@ -140,7 +140,7 @@ def test_a_fleet_is_upgraded_while_it_works(old_dsn: str, old: Launcher, launche
         callers.stop()
 
         called = before.called() | after.called() | set(callers.ids)
-        wait_for_value(old_dsn, "select count(*) from bridge.jobs where status <> 'succeeded'", value=0, timeout=60)
+        wait_for_value(old_dsn, "select count(*) from bridge.jobs where status <> 'succeeded'", value=0, timeout=180)
         assert after.runs() == dict.fromkeys(called, (1, 1))
         assert after.one("select count(*) from bridge.jobs where result::text::int = 2 * (args->>0)::int and attempts = 1") == len(called)
     assert callers.longest < LONGEST

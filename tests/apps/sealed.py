@@ -14,7 +14,7 @@ TABLE = (
     "create table noted (task_id text not null, task text not null, value text not null, at timestamptz not null default clock_timestamp())"
 )
 
-app = Celery("sealed", broker=os.environ.get("BRIDGE_BROKER_URL"), backend="bridge://")
+app = Celery("sealed", broker=os.environ.get("BRIDGE_BROKER_URL"), backend=os.environ.get("APP_BACKEND", "bridge://"))
 app.conf.update(accept_content=os.environ.get("APP_ACCEPT", "json").split(","), broker_connection_retry_on_startup=True)
 bridge.install(app)
 
