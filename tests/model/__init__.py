@@ -1,0 +1,6 @@
+"""The protocol of one job as a small model, explored exhaustively, and compared with what the SQL functions really do.
+
+`rows` has the steps that a row can take, one pure function each; `state` what there is besides (broker, drainers, workers, what a crash of
+Postgres may forget); `moves` what each of them may do next; `promise` what must hold; `explore` goes through all of it. `traced` records
+the steps of rows in a running system and asks `rows` about each; `walk` takes random paths of the model through the SQL functions.
+"""
