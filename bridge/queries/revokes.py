@@ -10,11 +10,12 @@ from bridge.queries.connection import translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from bridge.queries.connection import Connection
 
-__all__ = ["Purged", "heed_revoke", "purge", "revoke", "revoke_stamped"]
+__all__ = ["Purged", "clock", "heed_revoke", "purge", "revoke", "revoke_stamped"]
 
 _PAGE = 1000  # jobs of one statement: bounded locks, and far from its time limit
 
@@ -24,6 +25,12 @@ class Purged(NamedTuple):
 
     cancelled: int
     published: int
+
+
+def clock(connection: Connection) -> datetime:
+    """What time it is for whatever ends at a moment."""
+    row = connection.execute("select clock_timestamp()").fetchone()
+    return row[0]  # type: ignore[index,no-any-return] # it is one row
 
 
 def revoke(connection: Connection, identities: Sequence[UUID], *, terminate: bool, signal: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from datetime import datetime
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,20 @@ class RowRequest:
         if _is_row(self) and self._is_remembered() and not self._is_cancelled():
             return self._has_ended_before()
         return bool(super().revoked())  # type: ignore[misc]
+
+    def maybe_expire(self) -> Any:
+        """Celery's question whether it is too late, by this machine's clock. A row's time is over when Postgres says so."""
+        if _is_row(self) and self.expires and self.expires < datetime.now(self.expires.tzinfo) and self._is_in_time():
+            return None
+        return super().maybe_expire()  # type: ignore[misc]
+
+    def _is_in_time(self) -> bool:
+        """Whether it is not too late by the clock of Postgres; where that is away the start fence will decide."""
+        joined = membership(self.app)
+        try:
+            return joined is not None and self.expires > revokes.clock(joined.connections.get())
+        except (ServerError, psycopg.Error):
+            return True
 
     def _is_remembered(self) -> bool:
         stamps = set(self.stamped_headers) & set(state.revoked_stamps)  # type: ignore[attr-defined]
