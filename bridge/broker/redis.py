@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from bridge import message
 from bridge.broker import events
 from bridge.broker.portable import PortableBroker
-from bridge.errors import SettingError
+from bridge.errors import RefusedError, SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ __all__ = ["RedisBroker"]
 
 _TOKEN = re.compile(rb'"bridge": ?"\d+:([0-9a-f-]{36})"')
 _LOOK = 2000  # messages of a list looked at, oldest first; four windows
+_LOOK_BYTES = 32 << 20  # of them, about: a window of large jobs would fill a drainer's memory with each look
 _ORDER = timedelta(seconds=5)  # drainers mark what they published this much out of order, at most
 _MOST_PRIORITY = 9  # kombu's bound
 
@@ -59,16 +60,28 @@ class RedisBroker(PortableBroker):
             (routed if job.properties and json.loads(job.properties).get("exchange") else direct).append(job)
         confirmed: list[int] = []
         with self.translated(confirmed):
-            self._push(direct, confirmed)
+            refused = self._push(direct, confirmed)
             self.send_each(routed, confirmed)
+        if refused:
+            hint = "delete or rename the key that is no list, or let the broker's user write it"
+            raise RefusedError(f"broker {self.address.shown} refused list {', '.join(refused)}", hint, confirmed=confirmed)
 
-    def _push(self, jobs: Sequence[Claimed], confirmed: list[int]) -> None:
+    def _push(self, jobs: Sequence[Claimed], confirmed: list[int]) -> list[str]:
+        """Send, and note what was taken; the keys that take no messages, each with Redis' word."""
+        refused = []
         lists: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
         for job, text in zip(jobs, message.redis_messages(jobs, self.signer), strict=True):
             lists[self._key(job.queue, job.properties)].append((job.seq, text))
         for key, messages in lists.items():
-            self._client.lpush(key, *(text for _, text in messages))
-            confirmed += (seq for seq, _ in messages)
+            try:
+                self._client.lpush(key, *(text for _, text in messages))
+            except ResponseError as error:
+                if not _is_of_its_key(error):
+                    raise
+                refused.append(f"{key}: {error}")
+            else:
+                confirmed += (seq for seq, _ in messages)
+        return refused
 
     def _key(self, queue: str, properties: str | None) -> str:
         priority = json.loads(properties).get("priority") if properties else None
@@ -94,15 +107,29 @@ class RedisBroker(PortableBroker):
 
     def _missing_from(self, key: str, suspects: list[Suspect]) -> set[UUID]:
         with self.translated():
-            oldest: list[bytes] = self._client.lrange(key, -_LOOK, -1)  # type: ignore[assignment]
+            try:
+                depth = self._depth(key)
+                oldest: list[bytes] = self._client.lrange(key, -depth, -1)  # type: ignore[assignment]
+            except ResponseError as error:
+                if _is_of_its_key(error):
+                    return set()  # nothing can be said of what is no list, or not ours to read
+                raise
         found = {match[1].decode() for text in oldest if (match := _TOKEN.search(text))}
         absent = [suspect for suspect in suspects if str(suspect.token) not in found]
-        if len(oldest) < _LOOK:
+        if len(oldest) < depth:
             return {suspect.token for suspect in absent}
         seen = [suspect.published_at for suspect in suspects if str(suspect.token) in found]
         if not seen:
             return set()
         return {suspect.token for suspect in absent if suspect.published_at < max(seen) - _ORDER}
+
+    def _depth(self, key: str) -> int:
+        """How many messages of a list to look at: fewer where they are large. A list that is shorter is looked at whole."""
+        try:
+            size, count = int(self._client.memory_usage(key) or 0), int(self._client.llen(key))
+        except NoPermissionError:
+            return _LOOK
+        return _LOOK if size <= _LOOK_BYTES else max(1, min(_LOOK, _LOOK_BYTES * count // size))
 
     def describe(self) -> dict[str, Any]:
         """Version, memory and what happens when memory is full, as far as we may ask."""
@@ -124,3 +151,8 @@ class RedisBroker(PortableBroker):
             return dict(self._client.info(section))
         except NoPermissionError:
             return {}
+
+
+def _is_of_its_key(error: ResponseError) -> bool:
+    """Whether the refusal is about this key alone: it holds something else, or is not ours to write. All others are the server's."""
+    return isinstance(error, NoPermissionError) or str(error).startswith("WRONGTYPE")

@@ -1,0 +1,184 @@
+"""What a broker can do to messages: lose them, bring old ones back, refuse them, keep them for ever. No job runs twice or not at all.
+
+Workers are played by SQL: they take a message out of its list and ask the start fence with its token, as workers do. Half an hour passes
+by moving what is remembered of the past, which is all that a drainer knows of time here.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from invariants import assert_sound
+
+from bridge.drainer import Drainer
+from bridge.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fix_servers import RedisServer
+    from fix_sql import Session
+
+PAST = (
+    "update bridge.inflight set published_at = published_at - interval '31 minutes', missing_since = missing_since - interval '31 minutes'"
+)
+
+
+class Rig:
+    """A drainer in this process, its Redis, and a worker played by SQL."""
+
+    def __init__(self, db: Session, server: RedisServer) -> None:
+        self.db, self.client = db, redis.Redis.from_url(server.url)
+        self.drainer = Drainer(Settings(database_url=db.dsn, broker_url=server.url), threading.Event())
+        self.started: Counter[str] = Counter()
+
+    def enqueue(self, count: int, queue: str = "celery", size: int = 0) -> None:
+        call = "select bridge.enqueue('a.task', jsonb_build_array(n, repeat('x', %s)), queue => %s) from generate_series(1, %s) n"
+        self.db.do(call, size, queue, count)
+
+    def take(self, queue: str = "celery") -> list[bytes]:
+        """Everything that a list holds, oldest first."""
+        return [self.client.rpop(queue) for _ in range(self.client.llen(queue))]  # type: ignore[arg-type,misc]
+
+    def run(self, messages: list[bytes]) -> int:
+        """Ask the fence for each, and finish what starts; how many did."""
+        done = 0
+        for text in messages:
+            headers = json.loads(text)["headers"]
+            seq, token = headers["bridge"].split(":")
+            run = self.db.one("select bridge.start(%s, %s, gen_random_uuid(), 1)", int(seq), token)
+            if run is not None:
+                self.started[headers["id"]] += 1
+                self.db.do("select bridge.finish(%s, %s, 'succeeded')", int(seq), run)
+                done += 1
+        return done
+
+    def look_twice(self) -> int:
+        """What two looks at the broker find missing, half an hour and an answer of the workers between them."""
+        found = 0
+        for _ in range(2):
+            self.db.do(PAST)
+            found += self.drainer.recover()
+            self.db.do("update bridge.look set answered_at = clock_timestamp()")
+        return found
+
+    def run_all(self, queue: str = "celery") -> None:
+        """Publish, run and recover until nothing is left, and see that each job ran once."""
+        for _ in range(50):
+            self.drainer.drain_once()
+            self.run(self.take(queue))
+            self.look_twice()
+            if self.db.one("select count(*) from bridge.job") == 0:
+                break
+        assert self.db.one("select count(*) from bridge.job") == 0, "every job ended"
+        assert self.db.one("select count(*) from bridge.finished where status <> 'succeeded'") == 0
+        assert set(self.started.values()) == {1}
+        assert_sound(self.db.dsn)
+
+
+@pytest.fixture
+def rig(db: Session, redis_server: RedisServer) -> Iterator[Rig]:
+    rig = Rig(db, redis_server)
+    yield rig
+    rig.drainer.close()
+    rig.client.close()
+
+
+def test_a_full_window_that_no_worker_takes_for_half_an_hour_stays_as_it_is(rig: Rig) -> None:
+    rig.db.do("update bridge.setting set value = '30' where name = 'window'")
+    for queue in ("celery", "mail"):
+        rig.enqueue(100, queue)
+    rig.drainer.drain_once()
+    for _ in range(20):
+        assert rig.look_twice() == 0
+        assert rig.drainer.drain_once() == 0
+    assert [rig.client.llen(queue) for queue in ("celery", "mail")] == [30, 30]
+    assert rig.db.rows("select distinct republished, missing_since is null from bridge.inflight") == [(0, True)]
+    for _ in range(5):
+        rig.run(rig.take() + rig.take("mail"))
+        rig.drainer.drain_once()
+    assert (len(rig.started), set(rig.started.values())) == (200, {1})
+
+
+def test_a_redis_that_comes_back_with_an_old_snapshot_starts_nothing_twice(rig: Rig) -> None:
+    rig.enqueue(20)
+    rig.drainer.drain_once()
+    snapshot = rig.client.lrange("celery", 0, -1)
+    assert rig.run([rig.client.rpop("celery") for _ in range(12)]) == 12  # type: ignore[misc]
+    rig.enqueue(10)
+    rig.drainer.drain_once()
+    rig.client.flushall()
+    rig.client.rpush("celery", *snapshot)  # type: ignore[misc]
+    assert rig.look_twice() == 10, "what came after the snapshot is gone, what is in it is not"
+    assert rig.run(rig.take()) == 18, "of the snapshot's messages those that had not run"
+    rig.run_all()
+    assert len(rig.started) == 30
+
+
+def test_messages_that_come_back_after_they_were_replaced_start_nothing_twice(rig: Rig) -> None:
+    rig.enqueue(20)
+    rig.drainer.drain_once()
+    snapshot = rig.client.lrange("celery", 0, -1)
+    rig.client.flushall()
+    assert rig.look_twice() == 20
+    rig.client.rpush("celery", *snapshot)  # type: ignore[misc]
+    assert rig.client.llen("celery") == 40
+    rig.run_all()
+    assert len(rig.started) == 20
+
+
+def test_a_redis_that_throws_keys_away_delays_jobs_and_loses_none(rig: Rig) -> None:
+    used = int(rig.client.info("memory")["used_memory"])  # type: ignore[index]
+    rig.client.config_set("maxmemory-policy", "allkeys-lru")
+    rig.client.config_set("maxmemory", str(used + 3_000_000))
+    for queue in 4 * ("celery", "mail", "reports"):
+        rig.enqueue(10, queue, size=30_000)
+        rig.drainer.drain_once()
+    assert int(rig.client.info("stats")["evicted_keys"]) > 0  # type: ignore[index]
+    rig.client.config_set("maxmemory", "0")
+    assert rig.look_twice() > 0
+    for _ in range(5):
+        rig.run(rig.take() + rig.take("mail") + rig.take("reports"))
+        rig.look_twice()
+    assert (len(rig.started), set(rig.started.values())) == (120, {1})
+
+
+def test_a_key_that_is_no_list_holds_up_its_own_queue_alone(rig: Rig) -> None:
+    rig.enqueue(3, "mail")
+    rig.drainer.drain_once()
+    rig.client.set("strange", "somebody's")
+    rig.client.delete("mail")
+    rig.enqueue(5, "strange")
+    rig.enqueue(5)
+    assert rig.drainer.drain_once() == 5
+    assert rig.client.llen("celery") == 5
+    assert rig.look_twice() == 3, "what other queues have lost is found"
+    assert rig.db.one("select count(*) from bridge.ready where queue = 'strange'") == 5
+    assert rig.client.get("strange") == b"somebody's"
+
+
+def test_a_list_that_becomes_something_else_is_no_reason_to_publish_its_messages_again(rig: Rig) -> None:
+    rig.enqueue(5)
+    rig.drainer.drain_once()
+    rig.client.delete("celery")
+    rig.client.set("celery", "somebody's")
+    assert rig.look_twice() == 0
+    rig.client.delete("celery")
+    assert rig.look_twice() == 5
+    rig.run_all()
+
+
+def test_a_look_at_large_messages_reads_some_of_them(rig: Rig) -> None:
+    rig.enqueue(10)
+    rig.drainer.drain_once()
+    rig.client.lpush("celery", *(b"x" * 2_000_000 for _ in range(50)))
+    before = int(rig.client.info("stats")["total_net_output_bytes"])  # type: ignore[index]
+    assert rig.look_twice() == 0
+    read: Any = int(rig.client.info("stats")["total_net_output_bytes"]) - before  # type: ignore[index]
+    assert read < 2 * 60_000_000
+    assert rig.db.rows("select distinct missing_since is null from bridge.inflight") == [(True,)]
