@@ -352,9 +352,10 @@ def long_run(**grows: float) -> list[Sample]:
 
 
 def test_a_long_run_is_judged_by_memory_handles_and_connections(tmp_path: Path) -> None:
-    assert judge(long_run(memory=5 * MIB, handles=2, connections=2)) == []
+    assert judge(long_run(memory=5 * MIB, handles=2, connections=2), {}) == []
+    assert judge(long_run(memory=40 * MIB), {7: 200}) == [], "Celery's own"
     for name, rule in (("memory", "memory_grew"), ("handles", "handles_left_open"), ("connections", "connections_left_open")):
-        (sin,) = judge(long_run(**{name: 40 * MIB if name == "memory" else 40}))
+        (sin,) = judge(long_run(**{name: 40 * MIB if name == "memory" else 40}), {7: 10})
         assert sin.rule == rule
     plan = Plan(seconds=600, seed=7)
     report = Report(plan, beats_of(plan), counts={"asked": 600})

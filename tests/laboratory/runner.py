@@ -233,7 +233,10 @@ class Run:
         known.messages = _messages(world) or 0
         known.broken_rules |= self._broken
         known.ends = [end for slot in world.slots.values() if slot.role != "client" for end in slot.ends]
-        self.report.sins = checker.check(known) + (judge(self._sampler.samples) if self._sampler is not None else [])
+        self.report.sins = checker.check(known)
+        if self._sampler is not None:
+            raised = dict(world.ledger.all("select pid, count(*) from event where event = 'raised' group by pid"))
+            self.report.sins += judge(self._sampler.samples, raised)
         statuses: dict[str, int] = {}
         for jobs in known.jobs.values():
             for job in jobs:
