@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,7 +13,20 @@ from bridge.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CLASSES", "asked_of_call", "classes", "interval", "json_text", "plain", "require_json", "require_json_of"]
+__all__ = [
+    "CLASSES",
+    "asked_of_call",
+    "classes",
+    "interval",
+    "json_text",
+    "mapping",
+    "plain",
+    "require_json",
+    "require_json_of",
+    "require_several",
+    "seconds",
+    "several",
+]
 
 CLASSES = {"retry_on", "never_on"}
 _DURATIONS = ("delay", "timeout", "soft_timeout", "deadline", "unique_for")
@@ -22,8 +35,61 @@ _KEYS = "_key"  # how the names of those options end whose texts are templates o
 
 
 def interval(value: float | timedelta | None) -> timedelta | None:
-    """A duration that may be given as seconds."""
-    return timedelta(seconds=value) if isinstance(value, int | float) else value
+    """A duration that may be given as seconds.
+
+    Raises:
+        InvalidArgumentError: so many seconds are none.
+    """
+    if not isinstance(value, int | float):
+        return value
+    try:
+        return timedelta(seconds=value)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgumentError(f"a duration is {value:.6g} seconds", "give seconds of some years at most, or a timedelta") from error
+
+
+def seconds(name: str, value: float | timedelta | None) -> float | None:
+    """How long to wait; None is for ever.
+
+    Raises:
+        InvalidArgumentError: it is no number and no timedelta, or not a number.
+    """
+    given = value.total_seconds() if isinstance(value, timedelta) else value
+    if given is None or (isinstance(given, int | float) and given == given):  # noqa: PLR0124 - NaN is not
+        return given
+    raise InvalidArgumentError(f"{name} is {given if isinstance(given, float) else f'a {type(given).__name__}'}", "give seconds, or None")
+
+
+def several(name: str, given: Iterable[Any]) -> list[Any]:
+    """What is given as several, as a list.
+
+    Raises:
+        InvalidArgumentError: it is one thing: a text, a mapping, a number.
+    """
+    require_several(name, given)
+    return list(given)
+
+
+def require_several(name: str, given: Iterable[Any]) -> None:
+    """Refuse one thing where several are to be given.
+
+    Raises:
+        InvalidArgumentError: it is a text, a mapping, a number.
+    """
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise InvalidArgumentError(f"{name} is a {type(given).__name__}", "give a list")
+
+
+def mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is given by names, as a dict; None gives none.
+
+    Raises:
+        InvalidArgumentError: it is no mapping.
+    """
+    try:
+        return dict(given or {})
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"{name} is a {type(given).__name__}", "give a dict") from error
 
 
 def plain(asked: Mapping[str, Any], durations: Sequence[str] = _DURATIONS) -> dict[str, Any]:
@@ -32,8 +98,14 @@ def plain(asked: Mapping[str, Any], durations: Sequence[str] = _DURATIONS) -> di
     Args:
         asked: by the argument names of ``bridge.enqueue``.
         durations: the names of those that are durations.
+
+    Raises:
+        InvalidArgumentError: a value holds itself, or a duration is none.
     """
-    return {name: _plain(interval(value) if name in durations else value) for name, value in asked.items()}
+    try:
+        return {name: _plain(interval(value) if name in durations else value) for name, value in asked.items()}
+    except RecursionError as error:
+        raise InvalidArgumentError("a value holds itself, or is nested too deep", "pass values that JSON can hold") from error
 
 
 def _plain(value: Any) -> Any:
@@ -58,7 +130,8 @@ def classes(name: str, given: Sequence[str | type[BaseException]] | None) -> lis
     """
     named = None if given is None else given if isinstance(given, str | bytes) or not hasattr(given, "__iter__") else _plain(list(given))
     if named is not None and not (isinstance(named, list) and all(isinstance(item, str) for item in named)):
-        raise InvalidArgumentError(f"{name} is {given!r}", "give a list of classes or of their names, [TimeoutError]")
+        shown = repr(given) if isinstance(given, str | list | tuple) else f"a {type(given).__name__}"
+        raise InvalidArgumentError(f"{name} is {shown}", "give a list of classes or of their names, [TimeoutError]")
     return named
 
 
@@ -89,7 +162,7 @@ def json_text(whose: str, name: str, value: Any) -> str:
     """
     try:
         return _encode(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         hint = "pass numbers, texts, booleans, lists and dicts"
         raise InvalidArgumentError(f"{name} of {whose} is not JSON: {error}", hint) from error
 

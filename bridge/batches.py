@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge import settings as environment
-from bridge.asked import require_json
+from bridge.asked import mapping, require_json, seconds, several
 from bridge.client import connection_of
 from bridge.errors import NotFoundError, WaitTimeoutError
 from bridge.queries import batches, jobs
@@ -47,9 +47,10 @@ def create_batch(
     Raises:
         InvalidArgumentError: an argument can never work.
     """
-    require_json(f"{callback} (callback of a batch)", args=list(args), kwargs=dict(kwargs or {}))
+    positional, by_name = several("args", args), mapping("kwargs", kwargs)
+    require_json(f"{callback} (callback of a batch)", args=positional, kwargs=by_name)
     named = {
-        "name": name, "callback": callback, "args": jobs.jsonb(list(args)), "kwargs": jobs.jsonb(dict(kwargs or {})), "queue": queue,
+        "name": name, "callback": callback, "args": jobs.jsonb(positional), "kwargs": jobs.jsonb(by_name), "queue": queue,
         "callback_on": callback_on,
     }  # fmt: skip
     return batches.create(connection_of(connection), named)
@@ -99,9 +100,10 @@ def wait_batch(identity: UUID, timeout: float | None = None) -> Batch:
         NotFoundError: there is no such batch.
         WaitTimeoutError: it had not ended; it goes on.
     """
+    limit = seconds("timeout", timeout)
     settings = environment.load()
     with connect(settings.require_database(), name="bridge wait_batch", timeout=settings.timeout) as connection:
-        batch = _found(identity, batches.wait(connection, identity, timeout))
+        batch = _found(identity, batches.wait(connection, identity, limit))
     if batch.ended_at is None:
         raise WaitTimeoutError(f"batch {identity} is {batch.status} after {timeout} s", "it goes on; an open one is to be sealed first")
     return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from bridge.asked import plain, require_json_of
+from bridge.asked import mapping, plain, require_json_of, several
 from bridge.client import connection_of
 from bridge.job import Job, Status, job_id
 from bridge.queries import selection
@@ -101,9 +101,9 @@ def jsonable(wanted: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidArgumentError: a value is no JSON.
     """
-    found = plain(wanted, durations=())
+    found = plain(mapping("filter", wanted), durations=())
     if "ids" in found and not isinstance(found["ids"], str):
-        found["ids"] = [str(job_id(identity)) for identity in found["ids"]]
+        found["ids"] = [str(job_id(identity)) for identity in several("ids of the filter", found["ids"])]
     require_json_of("the filter", found)
     return found
 

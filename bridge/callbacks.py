@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bridge.asked import mapping, require_json_of, several
 from bridge.client import connection_of
 from bridge.queries import callbacks
 
@@ -49,8 +50,9 @@ def set_webhook(
     Raises:
         InvalidArgumentError: an argument can never work, or a header is a secret in clear.
     """
-    named = {"name": name, "url": url, "task": task, "queue": queue, "events": list(events), "secret": secret}
-    further = {"result": result, "delivery_queue": delivery_queue, "headers": headers}
+    named = {"name": name, "url": url, "task": task, "queue": queue, "events": several("events", events), "secret": secret}
+    further = {"result": result, "delivery_queue": delivery_queue, "headers": None if headers is None else mapping("headers", headers)}
+    require_json_of("the callback", further)
     return callbacks.set_callback(connection_of(connection), "webhook", {**named, **further})
 
 
@@ -81,7 +83,14 @@ def set_notifier(
     Raises:
         InvalidArgumentError: an argument can never work.
     """
-    named = {"name": name, "target": target, "task": task, "queue": queue, "events": list(events), "delivery_queue": delivery_queue}
+    named = {
+        "name": name,
+        "target": target,
+        "task": task,
+        "queue": queue,
+        "events": several("events", events),
+        "delivery_queue": delivery_queue,
+    }
     return callbacks.set_callback(connection_of(connection), "notifier", named)
 
 
@@ -104,7 +113,7 @@ def set_channel(
     Raises:
         InvalidArgumentError: an argument can never work.
     """
-    named = {"name": name, "channel": channel, "task": task, "queue": queue, "events": list(events)}
+    named = {"name": name, "channel": channel, "task": task, "queue": queue, "events": several("events", events)}
     return callbacks.set_callback(connection_of(connection), "channel", named)
 
 

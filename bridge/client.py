@@ -8,7 +8,7 @@ from uuid import UUID
 
 from bridge import settings as environment
 from bridge import tracing
-from bridge.asked import CLASSES, classes, interval, json_text, plain, require_json
+from bridge.asked import CLASSES, classes, interval, json_text, mapping, plain, require_json, require_several, seconds, several
 from bridge.errors import NotFoundError, WaitTimeoutError
 from bridge.job import Event, Job, Status, job_id
 from bridge.queries import buffered, bulk, jobs
@@ -143,7 +143,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
             with a unique key can be repeated without making a second one.
     """
     if headers or webhook:
-        require_json(task, headers=dict(headers or {}), webhook=webhook)
+        require_json(task, headers=mapping("headers", headers), webhook=webhook)
     options = {
         "queue": queue,
         "priority": priority,
@@ -152,7 +152,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
         "max_attempts": max_attempts,
         "unique_key": unique_key,
         "on_conflict": on_conflict,
-        "depends_on": list(depends_on) if depends_on else None,
+        "depends_on": several("depends_on", depends_on) if depends_on else None,
         "timeout": interval(timeout),
         "expires_at": expires_at,
         "retry_on": classes("retry_on", retry_on),
@@ -167,7 +167,7 @@ def enqueue(  # noqa: PLR0913 - its SQL twin fixes the list
     }
     with tracing.enqueue_span(task, queue, headers) as carried:
         documents = {"backoff": backoff, "headers": carried, "webhook": webhook}
-        return _make({"task": task, "args": list(args), "kwargs": dict(kwargs or {})}, options, documents, connection)
+        return _make({"task": task, "args": several("args", args), "kwargs": mapping("kwargs", kwargs)}, options, documents, connection)
 
 
 def _make(content: dict[str, Any], options: dict[str, Any], documents: dict[str, Any], connection: Any) -> UUID:
@@ -200,6 +200,7 @@ def enqueue_many(jobs_to_make: Iterable[Mapping[str, Any]], *, connection: Any =
         InvalidArgumentError: some of them can never work; the message names up to 20, and ``faults`` tells more of each.
         ConflictError: the unique key of one that is not to be skipped is taken; as above.
     """
+    require_several("jobs", jobs_to_make)
     with tracing.bulk_span(jobs_to_make) as traced:
         return _make_many(traced, _target(connection))
 
@@ -257,13 +258,14 @@ def wait(*identities: UUID | str | Iterable[UUID | str], timeout: float | None =
         UncommittedError: one of them was made in a transaction that has not committed.
         WaitTimeoutError: one of them had not ended; it goes on.
     """
-    wanted = [job_id(identity) for given in identities for identity in ([given] if isinstance(given, UUID | str) else given)]
+    limit = seconds("timeout", timeout)
+    wanted = [job_id(each) for given in identities for each in ([given] if isinstance(given, UUID | str) else several("identities", given))]
     waiting.refuse_uncommitted(_connections(), wanted)
     for identity in wanted:
         get(identity)
     settings = environment.load()
     with connect(settings.require_database(), name="bridge wait", timeout=settings.timeout) as connection:
-        ended = {job.id: job for job in jobs.wait(connection, wanted, timeout)}
+        ended = {job.id: job for job in jobs.wait(connection, wanted, limit)}
     late = [str(identity) for identity in wanted if identity not in ended]
     if late:
         raise WaitTimeoutError(f"not ended after {timeout} s: {', '.join(late)}", "they go on; wait again or look with bridge jobs show")

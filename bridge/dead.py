@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.asked import interval, require_json_of
+from bridge.asked import interval, mapping, require_json_of, several
 from bridge.bulk import Counts, Filter, Operation, jsonable, run
 from bridge.client import connection_for, connection_of
 from bridge.job import Status, job_id
@@ -35,7 +35,8 @@ def edits(
     """
     require_json_of("the redrive", {"args": args, "kwargs": kwargs})
     return {
-        "args": None if args is None else jobs.jsonb(list(args)), "kwargs": None if kwargs is None else jobs.jsonb(dict(kwargs)),
+        "args": None if args is None else jobs.jsonb(several("args", args)),
+        "kwargs": None if kwargs is None else jobs.jsonb(mapping("kwargs", kwargs)),
         "queue": queue, "priority": priority, "delay": interval(delay), "max_attempts": max_attempts,
     }  # fmt: skip
 

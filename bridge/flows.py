@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge import tracing
-from bridge.asked import plain, require_json
+from bridge.asked import mapping, plain, require_json
 from bridge.client import connection_of
 from bridge.job import Status, job_id
 from bridge.queries import flows
@@ -33,8 +33,9 @@ def enqueue_flow(jobs: Mapping[str, Mapping[str, Any]], *, connection: Any = Non
     Raises:
         InvalidArgumentError: the jobs go in a circle, which the message names, or one of them cannot be.
     """
-    with tracing.bulk_span(jobs.values(), "enqueue flow") as traced:
-        rows = [{**plain(job), "ref": ref} for ref, job in zip(jobs, traced, strict=True)]
+    named = mapping("jobs", jobs)
+    with tracing.bulk_span(named.values(), "enqueue flow") as traced:
+        rows = [{**plain(mapping(f"job {ref}", job)), "ref": ref} for ref, job in zip(named, traced, strict=True)]
         for row in rows:
             require_json(f"{row.get('task')} ({row['ref']})", **row)
         return flows.enqueue_flow(connection_of(connection), rows)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from bridge.errors import InvalidArgumentError
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -116,10 +118,20 @@ class Event:
 
 
 def job_id(task_id: str | uuid.UUID) -> uuid.UUID:
-    """The id of a job by its Celery task id: itself when it is a uuid, else the uuid5 of its text."""
+    """The id of a job by its Celery task id: itself when it is a uuid, else the uuid5 of its text.
+
+    Raises:
+        InvalidArgumentError: it is no text, or one that is no Unicode.
+    """
     if isinstance(task_id, uuid.UUID):
         return task_id
+    if not isinstance(task_id, str):
+        raise InvalidArgumentError(f"id is a {type(task_id).__name__}", "give a UUID, or the id of a Celery task as a text")
     try:
         return uuid.UUID(task_id)
     except ValueError:
+        pass
+    try:
         return uuid.uuid5(_TASK_ID_NAMESPACE, task_id)
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"id is {task_id[:80]!r}, which is no Unicode", "give a UUID, or the id of a Celery task") from error

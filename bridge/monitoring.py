@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.asked import interval
+from bridge.asked import interval, several
 from bridge.client import connection_of
 from bridge.queries import monitoring as queries
 
@@ -162,7 +162,7 @@ def alerts(
         limit: at most so many.
         connection: whose transaction to join, as for ``enqueue``.
     """
-    return queries.alerts(connection_of(connection), None if states is None else list(states), rule, limit)
+    return queries.alerts(connection_of(connection), None if states is None else several("states", states), rule, limit)
 
 
 def collect_metrics(*, connection: Any = None) -> int | None:

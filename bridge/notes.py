@@ -36,14 +36,14 @@ def progress(fraction: float, message: str = "", *, job: UUID | str | None = Non
         NotFoundError: there is no such job.
         WrongStateError: it does not run.
     """
-    if not 0.0 <= fraction <= 1.0:
-        raise InvalidArgumentError(f"progress is {fraction}", "give a fraction from 0.0 to 1.0")
+    if not (isinstance(fraction, int | float) and 0.0 <= fraction <= 1.0):
+        raise InvalidArgumentError(f"progress is {str(fraction)[:80]}", "give a fraction from 0.0 to 1.0")
     if job is not None:
         notes.progress(connection_for(None, job_id(job)), job_id(job), fraction, message)
         return
     from bridge.worker import current  # noqa: PLC0415 - producers need no Celery worker
 
-    current.progress({"fraction": fraction, "message": message[:_MESSAGE]})
+    current.progress({"fraction": fraction, "message": str(message)[:_MESSAGE]})
 
 
 def log(message: str, level: str = "info", *, job: UUID | str | None = None) -> None:

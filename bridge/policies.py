@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.asked import classes, interval
+from bridge.asked import classes, interval, require_json_of
 from bridge.client import connection_of
 from bridge.queries import jobs, policies
 
@@ -51,6 +51,7 @@ def set_retry(
     Raises:
         InvalidArgumentError: neither or both of ``task`` and ``queue``, or an argument that can never work.
     """
+    require_json_of("the retry policy", {"backoff": backoff})
     named = {
         "task": task, "queue": queue, "max_attempts": max_attempts, "backoff": None if backoff is None else jobs.jsonb(backoff),
         "retry_on": classes("retry_on", retry_on), "never_on": classes("never_on", never_on), "timeout": interval(timeout),

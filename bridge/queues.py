@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bridge import settings as environment
+from bridge.asked import seconds
 from bridge.client import connection_of
 from bridge.errors import InvalidArgumentError, WaitTimeoutError
 from bridge.queries import queues
@@ -114,13 +115,14 @@ def drain(
         InvalidArgumentError: neither queues nor everything are given, or both.
         WaitTimeoutError: something was still published or running when the time was over.
     """
+    limit = seconds("timeout", timeout)
     wanted = named(names, everything=everything)
     settings = environment.load()
     with connect(settings.require_database(), name="bridge queues drain", timeout=settings.timeout) as connection:
         for what in wanted:
             queues.pause(connection, what, hard=hard, reason=reason)
         left: list[Load] = []
-        for left in watch(connection, None if everything else names, timeout):
+        for left in watch(connection, None if everything else names, limit):
             if progress is not None:
                 progress(left)
     late = [f"{load.queue} ({load.published + load.publishing} published, {load.running} running)" for load in left if load.total]
@@ -134,7 +136,9 @@ def named(names: Sequence[str], *, everything: bool) -> list[What]:
     Raises:
         InvalidArgumentError: neither or both are given.
     """
-    if bool(names) == everything:
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidArgumentError(f"queues are {', '.join(type(name).__name__ for name in names)}", "give their names, one by one")
+    if bool(names) == bool(everything):
         raise InvalidArgumentError(f"queues are {list(names)}, everything is {everything}", "name queues, or say everything; not both")
     return [What(everything=True)] if everything else [What(queue=name) for name in dict.fromkeys(names)]
 

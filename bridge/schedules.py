@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.asked import interval, require_json_of
+from bridge.asked import interval, mapping, require_json_of, several
 from bridge.client import connection_of
 from bridge.queries import jobs, schedules
 
@@ -70,10 +70,11 @@ def schedule(
         ConflictError: a schedule exists whose name differs in case or blanks alone.
         TypeError: an option is none of these.
     """
-    given = {"args": list(args), "kwargs": dict(kwargs or {}), "headers": options.get("headers") or {}}
+    given: dict[str, Any] = {"args": several("args", args), "kwargs": mapping("kwargs", kwargs)}
+    given |= {name: options.get(name) for name in ("backoff", "headers", "webhook")}
     require_json_of(f"schedule {name}" if task is None else f"task {task}", given)
     named = {
-        "name": name, "cron": cron, "task": task, "args": jobs.jsonb(list(args)), "kwargs": jobs.jsonb(dict(kwargs or {})),
+        "name": name, "cron": cron, "task": task, "args": jobs.jsonb(given["args"]), "kwargs": jobs.jsonb(given["kwargs"]),
         "timezone": timezone, "queue": queue, "priority": priority, "max_attempts": max_attempts, "jitter": interval(jitter),
         "starts_at": starts_at, "ends_at": ends_at, "overlap": overlap, "missed": missed, "missed_within": interval(missed_within),
         **_further(options),

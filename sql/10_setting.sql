@@ -42,7 +42,7 @@ declare
 begin
   select s.value::numeric into v_value from bridge.setting s where s.name = p_name;
   if v_value is null then
-    raise exception using errcode = 'JB002', message = format('unknown setting %L', p_name),
+    raise exception using errcode = 'JB002', message = format('unknown setting %L', regexp_replace(left(p_name, 80), '[[:cntrl:]]', '?', 'g')),
       hint = 'see: select name, value, about from bridge.setting';
   end if;
   return v_value;

@@ -116,6 +116,7 @@ create or replace function bridge.make_days(p_from date default (now() at time z
   --   p_days  how many days
   --
   -- Returns  how many partitions were made
+  -- Errors   JB001 more than 1000 days, or no day that a table can be named after
   -- Locks    attaches, which open writers do not wait for; two callers at once take turns
 declare
   v_made integer := 0;
@@ -123,6 +124,11 @@ declare
   v_name text;
   v_day date;
 begin
+  if p_days is null or p_days not between 0 and 1000 then
+    perform bridge.refuse(format('p_days is %s', coalesce(p_days::text, 'null')), 'give 0 to 1000');
+  elsif p_from is null or p_from not between '2000-01-01' and '9000-01-01' then
+    perform bridge.refuse(format('p_from is %s', coalesce(p_from::text, 'null')), 'give a day of our time');
+  end if;
   perform pg_advisory_xact_lock(hashtextextended('bridge.make_days', 0));
   for v_parent in
     select c.relname from pg_catalog.pg_class c where c.relnamespace = 'bridge'::regnamespace and c.relkind = 'p' order by c.relname

@@ -35,14 +35,6 @@ begin
 end
 $$;
 
-create or replace function bridge.refuse(p_message text, p_hint text, p_code text default 'JB001') returns void language plpgsql
-  set search_path = pg_catalog, pg_temp as $$
-  -- Raise one of our errors: class JB, a message that names the object and the value, a hint that says what to do.
-begin
-  raise exception using errcode = p_code, message = p_message, hint = p_hint;
-end
-$$;
-
 create or replace function bridge.place(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_run_at timestamptz,
     p_now timestamptz default clock_timestamp())
   returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -326,6 +318,8 @@ declare
 begin
   if p_options is null then
     return null;
+  elsif jsonb_typeof(p_options) <> 'object' then
+    perform bridge.refuse(format('option bridge of task %s is a JSON %s', p_task, jsonb_typeof(p_options)), 'give an object of arguments of bridge.enqueue');
   end if;
   select string_agg(k, ', ') into v_names from jsonb_object_keys(p_options) k
   where k not in ('max_attempts', 'backoff', 'unique_key', 'on_conflict', 'depends_on', 'retry_on', 'never_on', 'deadline',

@@ -74,8 +74,15 @@ create or replace function bridge.enqueue_page(p_templates text[], p_ids uuid[],
   --   p_first      number of the page's first row in the call
   --
   -- Returns  as bridge.write_rows
-  -- Errors   as bridge.enqueue_many
+  -- Errors   as bridge.enqueue_many; JB001 when the columns are not of one length
+declare
+  v_count constant integer := coalesce(cardinality(p_ids), 0);
 begin
+  if array_ndims(p_ids) is distinct from 1 or array_ndims(p_args) is distinct from 1 or cardinality(p_args) <> v_count
+      or array_ndims(p_which) <> 1 or cardinality(p_which) <> v_count or array_ndims(p_kwargs) <> 1 or cardinality(p_kwargs) <> v_count
+      or array_ndims(p_keys) <> 1 or cardinality(p_keys) <> v_count then
+    perform bridge.refuse(format('page of %s ids has a column of another length', v_count), 'give an item an id');
+  end if;
   return bridge.enqueue_rows(
     array(select bridge.with_parents(t::jsonb, p_ids) from unnest(p_templates) with ordinality u (t, n) order by u.n), p_ids, p_which, p_args, p_kwargs,
     p_keys, p_first);
@@ -92,11 +99,15 @@ create or replace function bridge.enqueue_buffered(p_jobs json) returns setof uu
   -- Returns  the ids, in the order of the array
   -- Errors   as bridge.enqueue; among several jobs the message says which; an error that is not the job's own stays as it is
 declare
-  v_count constant integer := json_array_length(p_jobs);
+  v_count integer;
   v_jobs jsonb[];
   v_ids uuid[];
   v_labels text[];
 begin
+  if json_typeof(p_jobs) is distinct from 'array' then
+    perform bridge.refuse(format('jobs is %s', coalesce('a JSON ' || json_typeof(p_jobs), 'null')), 'give a JSON array of objects');
+  end if;
+  v_count := json_array_length(p_jobs);
   if v_count = 1 and p_jobs->0->'job' is not null then
     return next bridge.enqueue_as((p_jobs->0->>'id')::uuid, bridge.read_request((p_jobs->0->'job')::jsonb));
     return;
@@ -117,6 +128,7 @@ create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid 
   -- What bridge.enqueue_buffered does where messages are among it, one by one.
 declare
   v_job record;
+  v_label text;
   v_message text;
   v_hint text;
   v_code text;
@@ -126,6 +138,7 @@ begin
       embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,
       run_at timestamptz, chord text, options jsonb, links jsonb)
   loop
+    v_label := format('job %s, task %s', v_job.id, coalesce(v_job.task, v_job.job->>'task'));
     if v_job.job is not null then
       return next bridge.enqueue_as(v_job.id, bridge.read_request(v_job.job::jsonb));
     else
@@ -137,8 +150,8 @@ begin
 exception when others then
   -- One block around all: a savepoint a row would cost more than the row.
   get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-  if json_array_length(p_jobs) > 1 and v_job.id is not null and v_code like 'JB%' then
-    perform bridge.refuse(format('job %s, task %s: %s', v_job.id, coalesce(v_job.task, v_job.job->>'task'), v_message), v_hint, v_code);
+  if json_array_length(p_jobs) > 1 and v_code like 'JB%' then
+    perform bridge.refuse(concat_ws(': ', v_label, v_message), v_hint, v_code);
   end if;
   raise;
 end

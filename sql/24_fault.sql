@@ -8,7 +8,7 @@ declare
   v_message constant text := case when v_key is not null then format('%s is %s', v_key, left((p_job->v_key)::text, 80)) else p_message end;
 begin
   return jsonb_build_object('job', p_number, 'argument', coalesce(v_key, substring(v_message from '^(?:both |unknown key |payload)?(\w+)')),
-    'message', v_message, 'hint', coalesce(bridge.right_type(v_key), p_hint), 'code', case when p_code like 'JB%' then p_code else 'JB001' end);
+    'message', v_message, 'hint', coalesce(bridge.right_type(v_key), nullif(p_hint, ''), 'give a value of the type that the argument has'), 'code', case when p_code like 'JB%' then p_code else 'JB001' end);
 end
 $$;
 
@@ -90,7 +90,7 @@ declare
   v_codes constant text[] := array(select distinct f->>'code' from jsonb_array_elements(p_faults) f);
 begin
   raise exception using errcode = case when cardinality(v_codes) = 1 then v_codes[1] else 'JB001' end, detail = p_faults::text,
-    message = v_message || case when jsonb_array_length(p_faults) >= p_most then '; perhaps more' else '' end,
+    message = bridge.one_line(v_message, 8000) || case when jsonb_array_length(p_faults) >= p_most then '; perhaps more' else '' end,
     hint = (select string_agg(distinct f->>'hint', '; ') from jsonb_array_elements(p_faults) f);
 end
 $$;

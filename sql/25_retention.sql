@@ -216,15 +216,23 @@ create or replace function bridge.create_archive(name text) returns regclass lan
   --   name  schema.table; a table partitioned by finished_at, made by hand before, gets the columns too
   --
   -- Returns  the table, for bridge.set_archive
-  -- Errors   JB001 when the name has no schema
+  -- Errors   JB001 when the name has no schema, JB002 when there is no such schema
 declare
-  v_parts constant text[] := parse_ident(create_archive.name);
+  v_parts text[];
   v_table text;
   v_missing text;
 begin
-  if cardinality(v_parts) <> 2 or v_parts[1] = 'bridge' then
-    raise exception using errcode = 'JB001', message = format('name is %L', create_archive.name),
+  begin
+    v_parts := parse_ident(create_archive.name);
+  exception when invalid_parameter_value then
+    null;  -- what is no name is refused below
+  end;
+  if cardinality(v_parts) is distinct from 2 or v_parts[1] = 'bridge' then
+    raise exception using errcode = 'JB001', message = format('name is %L', regexp_replace(left(create_archive.name, 80), '[[:cntrl:]]', '?', 'g')),
       hint = 'give a schema that is not bridge, and a table: history.jobs';
+  elsif to_regnamespace(format('%I', v_parts[1])) is null then
+    raise exception using errcode = 'JB002', message = format('schema %L does not exist', regexp_replace(v_parts[1], '[[:cntrl:]]', '?', 'g')),
+      hint = 'create it, or give the name of one that is there';
   end if;
   v_table := format('%I.%I', v_parts[1], v_parts[2]);
   if to_regclass(v_table) is null then

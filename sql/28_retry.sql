@@ -21,7 +21,7 @@ begin
       end if;
     else null;
   end case;
-  perform bridge.refuse(format('backoff is %s', p_backoff),
+  perform bridge.refuse(format('backoff is %s', left(p_backoff::text, 80)),
     'give seconds (30), a list of seconds ([60, 300, 900]) or {"base": 10, "factor": 2, "cap": 3600, "jitter": 0.1}; a year at most, jitter 0 to 1');
 end
 $$;

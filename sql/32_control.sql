@@ -279,7 +279,7 @@ $$;
 create or replace function bridge.wait_for(p_ids uuid[]) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Ask to be notified on channel bridge_done when one of these jobs ends. The caller listens first, then looks at the jobs, then waits.
   begin atomic
-    insert into bridge.waiter (id, registered_at) select i, clock_timestamp() from unnest(p_ids) i
+    insert into bridge.waiter (id, registered_at) select i, clock_timestamp() from unnest(p_ids) i where i is not null group by i
     on conflict (id) do update set registered_at = excluded.registered_at;
   end;
 

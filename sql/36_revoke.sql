@@ -14,7 +14,7 @@ declare
 begin
   perform bridge.check_signal(p_signal);
   -- In one order: two workers that hear the same revoke do not wait for each other in a circle.
-  for v_id in select distinct i from unnest(p_ids) i order by i loop
+  for v_id in select distinct i from unnest(p_ids) i where i is not null order by i loop
     if bridge.cancel_job(v_id, p_terminate, p_signal) is not null then
       v_count := v_count + 1;
     else
@@ -42,15 +42,19 @@ create or replace function bridge.revoke_stamped(p_stamps jsonb, p_terminate boo
   --   p_stamps  {header: stamp or [stamps]}
   --
   -- Returns  how many jobs
-  -- Errors   JB001 when the signal is none
+  -- Errors   JB001 when the signal is none, or stamps are no object
 declare
   v_ids uuid[];
 begin
   perform bridge.check_signal(p_signal);
+  if jsonb_typeof(p_stamps) is distinct from 'object' then
+    perform bridge.refuse(format('stamps are %s', coalesce('a JSON ' || jsonb_typeof(p_stamps), 'null')), 'give an object: {"header": ["stamp"]}');
+  end if;
   insert into bridge.revoked_stamp (header, stamp, revoked_at)
-  select distinct h.key, s.stamp, clock_timestamp()
+  select h.key, s.stamp, clock_timestamp()
   from jsonb_each(p_stamps) h
   cross join jsonb_array_elements(case jsonb_typeof(h.value) when 'array' then h.value else jsonb_build_array(h.value) end) s (stamp)
+  group by h.key, s.stamp
   on conflict (header, stamp) do update set revoked_at = excluded.revoked_at;
   select coalesce(array_agg(j.id), '{}') into v_ids from bridge.job j
   where json_typeof(j.headers->'stamped_headers') = 'array' and exists (

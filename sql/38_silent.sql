@@ -19,8 +19,8 @@ create or replace function bridge.note_silent(p_names text[], p_queues text[]) r
   --   p_names, p_queues  one entry for each queue that such a worker consumes
 begin
   insert into bridge.silent_worker as s (name, queue, seen_at)
-  select distinct a.name, a.queue, clock_timestamp() from unnest(p_names, p_queues) a (name, queue)
-  order by a.queue, a.name
+  select a.name, a.queue, clock_timestamp() from unnest(p_names, p_queues) a (name, queue)
+  group by a.queue, a.name order by a.queue, a.name
   on conflict on constraint silent_worker_is_seen_in_one_row do update set seen_at = excluded.seen_at;
   update bridge.look set answered_at = clock_timestamp();
 end

@@ -115,7 +115,7 @@ declare
 begin
   perform bridge.hold_claims(v_what.kind, v_what.name);
   insert into bridge.paused as p (kind, name, breaker, hard, paused_at, paused_by, reason)
-  values (v_what.kind, v_what.name, false, pause.hard, clock_timestamp(), session_user, pause.reason)
+  values (v_what.kind, v_what.name, false, coalesce(pause.hard, false), clock_timestamp(), session_user, pause.reason)
   on conflict on constraint paused_pkey do update set hard = p.hard or excluded.hard, reason = coalesce(excluded.reason, p.reason);
   perform bridge.set_gate(v_what.kind, v_what.name);
   return case when pause.hard then bridge.take_back(v_what.kind, v_what.name) else 0 end;

@@ -371,7 +371,7 @@ create or replace function bridge.next_runs(cron text, timezone text default 'UT
   --   n         how many, 1 to 1000
   --   after     from when on; that moment itself is not among them
   --
-  -- Errors  JB001 an expression that cannot be read, with the character; an unknown time zone; n out of bounds
+  -- Errors  JB001 an expression that cannot be read, with the character; an unknown time zone; n or after out of bounds
 declare
   v_plan constant bridge.cron_plan := bridge.parse_cron(next_runs.cron);
   v_zone constant text := bridge.check_zone(next_runs.timezone);
@@ -379,6 +379,8 @@ declare
 begin
   if n is null or n not between 1 and 1000 then
     perform bridge.refuse(format('n is %s', coalesce(n::text, 'null')), 'give 1 to 1000');
+  elsif next_runs.after not between '0001-01-01 00:00+00' and '9900-01-01 00:00+00' then
+    perform bridge.refuse(format('after is %s', next_runs.after), 'give a moment from the year 1 to 9900');
   end if;
   for i in 1..n loop
     v_slot := bridge.next_slot(v_plan, v_zone, v_slot);

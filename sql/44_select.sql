@@ -283,6 +283,9 @@ begin
   v_statuses := bridge.statuses_of(select_jobs.filter, p_statuses);
   select coalesce(array_agg(s) filter (where s = any (bridge.live_statuses())), '{}'), coalesce(array_agg(s) filter (where s = any (bridge.final_statuses())), '{}')
   into v_live, v_final from unnest(v_statuses) s;
+  if v_live || v_final = '{}' then
+    return;
+  end if;
   if v_live <> '{}' then
     v_queries := v_queries || format('(%s)', bridge.live_query(select_jobs.filter, v_live, p_newest));
   end if;

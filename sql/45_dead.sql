@@ -179,13 +179,13 @@ create or replace function bridge.retry_failed(task text default null, queue tex
   -- Redrive dead letters, oldest first: bridge.redrive_jobs for the commonest of its filters.
   --
   --   task, queue  only of these; null for all
-  --   since        only those that failed in this last while
+  --   since        only those that failed in this last while; null for all, as what is longer than a thousand years
   --   dry_run      count, change nothing
   --
   -- Returns  how many jobs
 declare
   v_filter constant jsonb := jsonb_strip_nulls(jsonb_build_object('task', retry_failed.task, 'queue', retry_failed.queue,
-    'finished_after', clock_timestamp() - retry_failed.since));
+    'finished_after', case when retry_failed.since < interval '1000 years' then clock_timestamp() - greatest(retry_failed.since, '0') end));
   v_report jsonb;
 begin
   v_report := bridge.redrive_jobs(case v_filter when '{}' then '{"all": true}' else v_filter end || jsonb_build_object('max_jobs', retry_failed.max_jobs),

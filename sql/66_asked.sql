@@ -104,9 +104,9 @@ $$;
 
 create or replace function bridge.missing_days(p_ahead integer, p_now timestamptz default clock_timestamp()) returns table (name text, day date)
   language sql stable security definer set search_path = pg_catalog, pg_temp
-  -- Days (UTC) from today on that have no partition, of every table that has one a day.
+  -- Days (UTC) from today on, a thousand at most, that have no partition, of every table that has one a day.
   begin atomic
-    select c.relname::text, d.day from pg_catalog.pg_class c, generate_series(0, p_ahead) g,
+    select c.relname::text, d.day from pg_catalog.pg_class c, generate_series(0, least(p_ahead, 1000)) g,
       lateral (select (p_now at time zone 'utc')::date + g) d (day)
     where c.relnamespace = 'bridge'::regnamespace and c.relkind = 'p' and not exists (select from pg_catalog.pg_inherits i
       where i.inhparent = c.oid and not i.inhdetachpending

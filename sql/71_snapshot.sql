@@ -86,12 +86,13 @@ create or replace function bridge.metric_rate(name text, labels jsonb default '{
   --
   --   name    of the counter, as bridge.metrics() has it
   --   labels  only of series with these; {} for all of them together
-  --   past    how far back
+  --   past    how far back; more than a thousand years is all there is
   --
   -- Index  metric_snapshot_name
   begin atomic
     select g.at, greatest(sum(g.grown), 0) * 60 / nullif(extract(epoch from g.at - lag(g.at) over (order by g.at))::double precision, 0)
-    from bridge.metric_growth(metric_rate.name, metric_rate.labels, p_now - metric_rate.past) g group by g.at order by g.at;
+    from bridge.metric_growth(metric_rate.name, metric_rate.labels, case when metric_rate.past > interval '1000 years' then '-infinity'
+      else p_now - greatest(metric_rate.past, '0') end) g group by g.at order by g.at;
   end;
 
 create or replace function bridge.health_of_metrics(p_now timestamptz) returns bridge.component language plpgsql stable set search_path = pg_catalog, pg_temp as $$

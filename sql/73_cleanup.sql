@@ -101,7 +101,7 @@ create or replace function bridge.rules_mark() returns text language sql stable 
   return (select md5(string_agg(r::text, ' ' order by r.queue, r.status)) from (select r.queue, r.status, r.keep from bridge.retentions r) r);
 
 create or replace function bridge.begin_cleanup(p_by text, p_now timestamptz default clock_timestamp()) returns bigint language plpgsql
-  security definer set search_path = pg_catalog, pg_temp as $$
+  security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Write down what is to do. Where a cleanup is under way, that one is meant; one that has stood still for ten minutes is over.
   --
   --   p_by  who cleans up, for the log

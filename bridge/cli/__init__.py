@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 from typing import Any
@@ -49,6 +50,8 @@ class _Commands(click.Group):
         return None if module is None else getattr(importlib.import_module(module), f"{cmd_name}_command")
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a job may hold half of a surrogate pair; JSON knows it by that name too
         try:
             return super().invoke(ctx)
         except BridgeError as error:

@@ -86,18 +86,23 @@ def _cell(content: str | Text) -> Text:
 
 
 def print_json(value: Any, *, on_one_line: bool = False) -> None:
-    """Print one JSON document; dataclasses become objects, moments ISO 8601, ids and other values their text."""
+    """Print one JSON document; dataclasses become objects, moments ISO 8601, ids and other values their text.
+
+    What a task's value has below a hundred levels is left out: neither people nor most programs read that.
+    """
     text = json.dumps(_plain(value), default=str, indent=None if on_one_line else 2, ensure_ascii=False)
     click.echo(escaped(text))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, levels: int = 100) -> Any:
+    if levels == 0 and isinstance(value, dict | list | tuple):
+        return "… nested deeper"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _plain(getattr(value, field.name), levels - 1) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, levels - 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, levels - 1) for item in value]
     return value.isoformat() if isinstance(value, datetime) else value
 
 

@@ -42,6 +42,9 @@ Answer = TypeVar("Answer")
 _SILENCE = 1.5
 # What the way itself notices of a peer that is gone, in seconds; what the user's URL says of it stands.
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_TYPES = "give arguments of the types that they are documented with"
+_NAME = "give schema.table, a part that is no plain name in double quotes"
+_VALUES = "give a value that the type of the argument has"
 # Not in the start packet: poolers refuse unknown start parameters. Behind one, a session's settings would be left to strangers, and the
 # process id that the server gives is not the one that the connection was opened with. The last two end the server's half of a connection
 # whose other half is gone: by default it lives for hours, counts against max_connections and keeps what it has locked.
@@ -112,7 +115,7 @@ def translated() -> Iterator[None]:
 
     Raises:
         BridgeError: as the SQL function said it.
-        InvalidArgumentError: a value is out of the range of its type.
+        InvalidArgumentError: a value is of another type than its argument, or out of its range.
         ServerError: the database went away.
     """
     try:
@@ -120,10 +123,22 @@ def translated() -> Iterator[None]:
     except psycopg.OperationalError as error:
         raise _own(error) or ServerError(f"the database went away: {str(error).strip()}", "repeat the call") from error
     except psycopg.errors.UndefinedFunction as error:
-        raise _other_schema() from error
+        raise _other_function(error) from error
+    except (psycopg.errors.CannotCoerce, psycopg.errors.DatatypeMismatch) as error:
+        raise InvalidArgumentError(error.diag.message_primary or str(error), _TYPES) from error
+    except psycopg.errors.InvalidName as error:
+        raise InvalidArgumentError(error.diag.message_primary or str(error), _NAME) from error
     except psycopg.DataError as error:
-        raise InvalidArgumentError(error.diag.message_primary or str(error)) from error
+        raise InvalidArgumentError((error.diag.message_primary or str(error)).replace("\n", "\\n"), _VALUES) from error
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"a text holds {error.object[error.start : error.end]!r}, which is no Unicode", "leave it out"
+        ) from error
     except psycopg.Error as error:
+        if str(error).startswith(
+            ("cannot adapt type", "cannot convert")
+        ):  # psycopg does not know the class, or Postgres has no such number
+            raise InvalidArgumentError(str(error).partition(" using")[0], _TYPES) from error
         own = _own(error)
         if own is None:
             raise
@@ -132,6 +147,12 @@ def translated() -> Iterator[None]:
 
 def _own(error: psycopg.Error) -> BridgeError | None:
     return from_sqlstate(error.sqlstate, error.diag.message_primary or "", error.diag.message_hint, error.diag.message_detail)
+
+
+def _other_function(error: psycopg.Error) -> BridgeError:
+    return BridgeError(
+        error.diag.message_primary or str(error), f'{_TYPES}; where they are, the schema is of another release: run "bridge install"'
+    )
 
 
 def _other_schema() -> BridgeError:

@@ -42,11 +42,19 @@ class Waiter:
             self._nap = min(2 * self._nap, _LONGEST_NAP)
             return None
         left = self._looked_at + self._recheck - time.monotonic()
-        named = {UUID(notice.payload) for notice in self._connection.notifies(timeout=max(0.0, min(seconds, left)), stop_after=1)}
+        heard = self._connection.notifies(timeout=max(0.0, min(seconds, left)), stop_after=1)
+        named = {identity for notice in heard if (identity := _job_of(notice.payload))}
         if named and left > 0:
             return named
         self._looked_at = time.monotonic()
         return None
+
+
+def _job_of(payload: str) -> UUID | None:
+    """The job that a notice tells of; None for any other word: whoever may connect may notify on any channel."""
+    with suppress(ValueError):
+        return UUID(payload)
+    return None
 
 
 @contextmanager

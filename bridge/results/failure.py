@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["error_of", "noted_error", "original", "rebuilt", "revived"]
 
+_MESSAGE_SIZE = 64 << 10  # characters kept of a message
 _TRACEBACK_SIZE = 64 << 10  # characters kept of a traceback's end
 _PICKLING = {"pickle"}  # serializers that can carry an exception as it is
 
@@ -101,7 +102,8 @@ def _packed(exc: Any, serializer: str) -> dict[str, str] | None:
 
 def _message(exc: Any) -> str:
     try:
-        return str(exc).replace("\x00", "\ufffd")
+        text = str(exc)
+        return (text if len(text) <= _MESSAGE_SIZE else f"{text[:_MESSAGE_SIZE]}…").replace("\x00", "\ufffd")
     except Exception as error:  # noqa: BLE001 - a user's __str__ may do anything
         return f"<its text cannot be shown: {type(error).__name__}>"
 

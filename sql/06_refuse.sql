@@ -1,0 +1,16 @@
+-- How our functions refuse: one error of class JB, in one line that a log and a terminal can show as it is.
+
+create or replace function bridge.one_line(p_text text, p_most integer default 1000) returns text language sql immutable set search_path = pg_catalog, pg_temp
+  -- A text in one line, whatever names and values are in it: line ends and tabs as \n, \r and \t, other characters that steer a terminal
+  -- as ?, and no more than so many characters.
+  return (select case when length(l.line) > p_most then left(l.line, p_most - 1) || '…' else l.line end
+    from (select regexp_replace(replace(replace(replace(left(p_text, p_most + 1), E'\n', '\n'), E'\r', '\r'), E'\t', '\t'),
+      '[\u0001-\u001f\u007f-\u009f\u2028\u2029]', '?', 'g')) l (line));
+
+create or replace function bridge.refuse(p_message text, p_hint text, p_code text default 'JB001') returns void language plpgsql
+  set search_path = pg_catalog, pg_temp as $$
+  -- Raise one of our errors: class JB, a message that names the object and the value, a hint that says what to do.
+begin
+  raise exception using errcode = p_code, message = bridge.one_line(p_message), hint = bridge.one_line(p_hint);
+end
+$$;

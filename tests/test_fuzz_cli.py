@@ -1,0 +1,82 @@
+"""Strange words for every command, found by walking the commands: it ends with 0, 1 or 2, says why, and shows no traceback."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from fix_client import command
+from fix_fuzz import EFFORT, World
+from fix_sql import Session
+
+from bridge.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APART = {"up", "demo", "bench", "web", "drain", "top"}  # these stay, and other tests are about them
+STAYS = {"watch", "wait", "follow", "interval", "patience", "help"}  # options that make a command stay, or another
+WORDS = [
+    "", "a b", "\n", "\x1b[31m", "é→😀", "\udcff", "-1", "0", "1", "5", "1e9", "99999999999999999999", "nan", "inf", "x" * 300, "{}",
+    "[]", "{", "null", "[1]", '{"a": NaN}', '["\\u0000"]', '["\\ud800"]', "[1e999]", "*", "celery", "q0", "nightly", "hook", "a.task",
+    "--", "-x", "--json", "/nonexistent", "/dev/null", "/", "1h", "-1s", "1000000000d", "2031-01-01", "infinity", "UTC", "0 3 * * *",
+    "99 * * * *", "http://x", "failed", "running", "SIGTERM", "%s", "../..", "0x10", "\uff11\uff12", "1_000", "true",
+]  # fmt: skip
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """All commands that do something, with the words that lead to each."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from commands(found, (*path, name))
+        elif found is not None and (path or name not in APART):
+            yield (*path, name), found
+
+
+def words_for(found: click.Command, world: World, chance: random.Random) -> list[str]:
+    """Arguments, and some options, of which most are strange."""
+    words: list[str] = []
+    for each in found.params:
+        known = list(map(str, each.type.choices)) if isinstance(each.type, click.Choice) and chance.random() < 0.7 else WORDS
+        word = str(chance.choice(world.ids)) if chance.random() < 0.2 else chance.choice(known)
+        if isinstance(each, click.Argument):
+            words += [word] * (1 if each.nargs == 1 else chance.randrange(3))
+        elif isinstance(each, click.Option) and each.name not in STAYS and chance.random() < 0.3:
+            words += [chance.choice(each.opts)] if each.is_flag else [chance.choice(each.opts), word]
+    return words
+
+
+@pytest.mark.usefixtures("ours")
+def test_strange_words_are_taken_or_refused_without_a_traceback(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_BROKER_URL", "redis://127.0.0.1:1/0")
+    session = Session(dsn)
+    world = World(session)
+    chance = random.Random(6 if EFFORT == 1 else None)  # noqa: S311
+    wrong: dict[tuple[object, ...], list[str]] = {}
+    for path, found in commands(main):
+        for _ in range(EFFORT):
+            words = words_for(found, world, chance)
+            result = command(*path, *words)
+            if not isinstance(result.exception, SystemExit | None):
+                place = str(traceback.extract_tb(result.exception.__traceback__)[-1])
+                wrong.setdefault((*path, repr(result.exception), place), words)
+            elif result.exit_code not in {0, 1, 2} or "Traceback" in result.output:
+                wrong.setdefault((*path, result.exit_code, result.output[-200:]), words)
+            elif result.exit_code and not result.output.strip():
+                wrong.setdefault((*path, "says nothing", result.exit_code), words)
+    assert wrong == {}
+    session.connection.close()
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize(("words", "said"), [
+    (["cleanup", "archive", "set", "a b"], "error: invalid name syntax: give schema.table, a part that is no plain name in double quotes"),
+])  # fmt: skip
+def test_what_was_found_is_said_well(words: list[str], said: str) -> None:
+    result = command(*words)
+    assert (result.exit_code, result.stderr) == (1, f"{said}\n")
