@@ -108,6 +108,23 @@ begin
 end
 $$;
 
+create or replace function bridge.close_table(p_name text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Take from everybody but the owner what default privileges of the database gave away. A partition is named by nobody: rights are asked of
+  -- its parent, and so is row level security, which a reader of the partition itself would pass by.
+  --
+  --   p_name  a partition, or a table that becomes one
+declare
+  v_grantee text;
+begin
+  for v_grantee in
+    select distinct coalesce(quote_ident(r.rolname), 'public') from pg_catalog.pg_class c cross join aclexplode(c.relacl) a
+    left join pg_catalog.pg_roles r on r.oid = a.grantee where c.oid = format('bridge.%I', p_name)::regclass and a.grantee <> c.relowner
+  loop
+    execute format('revoke all on bridge.%I from %s', p_name, v_grantee);
+  end loop;
+end
+$$;
+
 create or replace function bridge.make_days(p_from date default (now() at time zone 'utc')::date, p_days integer default 7)
   returns integer language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Make the partitions of the coming days: of every table here that has a partition a day.
@@ -137,6 +154,7 @@ begin
       v_name := format('%s_%s', v_parent, to_char(v_day, 'YYYYMMDD'));
       continue when to_regclass('bridge.' || v_name) is not null;
       execute format('create table bridge.%I (like bridge.%I including all)', v_name, v_parent);
+      perform bridge.close_table(v_name);
       execute format('alter table bridge.%I attach partition bridge.%I for values from (%L) to (%L)', v_parent, v_name,
         v_day::timestamp at time zone 'utc', (v_day + 1)::timestamp at time zone 'utc');
       v_made := v_made + 1;
@@ -147,3 +165,4 @@ end
 $$;
 
 select bridge.make_days();
+select count(bridge.close_table(c.relname)) from pg_catalog.pg_class c where c.relnamespace = 'bridge'::regnamespace and c.relkind = 'r' and c.relispartition;

@@ -119,6 +119,7 @@ begin
   delete from bridge.kept_change c where c.parent = v_parent;
   execute format('create table bridge.%I (like bridge.%I including all, constraint bridge_bounds check (%I >= %L and %3$I < %5$L))', v_aside, v_parent,
     p_todo->>'timed', v_lower, p_todo->>'upper');
+  perform bridge.close_table(v_aside);
   foreach v_source in array v_sources loop
     execute format('create or replace trigger bridge_kept_change after insert or update or delete on bridge.%I for each row '
       'execute function bridge.note_kept_change(%L)', v_source, v_parent);

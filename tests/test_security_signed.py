@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 OLD, NEW, OTHER = "old-key-" * 5, "new-key-" * 5, "another-key-" * 5
 BOTH = f"{NEW} {OLD}"
-SEALED = {"BRIDGE_ACCEPT": "signed", "BRIDGE_SIGNING_KEY": BOTH, "APP_ACCEPT": "json,pickle", "C_FORCE_ROOT": "1"}
+SEALED = {"BRIDGE_ACCEPT": "signed", "BRIDGE_SIGNING_KEY": BOTH, "APP_ACCEPT": "json,pickle", "C_FORCE_ROOT": "1", "APP_REMOTE": "off"}
 PLANTED = "planted by an attacker"
 SOON = "update bridge.setting set value = '1' where name = 'republish_grace'"
 

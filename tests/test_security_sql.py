@@ -128,6 +128,20 @@ def test_what_somebody_else_calls_pg_cron_is_not_read(hostile: Session) -> None:
     assert marks(db) == set()
 
 
+def test_default_privileges_open_no_partition(hostile: Session) -> None:
+    db = hostile
+    db.do("alter default privileges grant select on tables to public, bridge_hostile; grant usage on schema bridge to bridge_hostile")
+    db.do("select bridge.make_days(current_date + 20, 2)")
+    end_long_ago(db, "40 days", "failed")
+    cleaned(db, "40 days")
+    db.do("alter default privileges revoke select on tables from public, bridge_hostile")
+    opened = db.rows(
+        "select c.relname from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'bridge'::regnamespace and c.relispartition"
+        " and a.grantee <> c.relowner"
+    )
+    assert opened == []
+
+
 def message(task: str, headers: str) -> tuple[str, list[str]]:
     call = (
         "select bridge.enqueue_message(gen_random_uuid(), null, %s, 'celery', 9::smallint, '[]', '{}', null, null, null, null, %s, '{}',"

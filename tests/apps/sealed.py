@@ -16,6 +16,7 @@ TABLE = (
 
 app = Celery("sealed", broker=os.environ.get("BRIDGE_BROKER_URL"), backend=os.environ.get("APP_BACKEND", "bridge://"))
 app.conf.update(accept_content=os.environ.get("APP_ACCEPT", "json").split(","), broker_connection_retry_on_startup=True)
+app.conf.worker_enable_remote_control = os.environ.get("APP_REMOTE") != "off"
 bridge.install(app)
 
 
