@@ -1,0 +1,63 @@
+"""Faults of pg_cron: its runs ended, its entries switched off, a second entry that ticks beside the first."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from laboratory.faults import Cost, Fault, fault
+from laboratory.world import Needs
+
+if TYPE_CHECKING:
+    from laboratory.world import World
+
+SECOND = "bridge-tick-second"
+
+
+class OfCron(Fault):
+    """Something in the tables of pg_cron changes, and is put back."""
+
+    needs = Needs(cron=True)
+    hold = (5.0, 20.0)
+    do = undo = ""
+
+    def strike(self, world: World) -> Cost:
+        """Change it."""
+        with suppress(psycopg.OperationalError), world.sql() as connection:
+            connection.execute(self.do.encode())
+        return Cost()
+
+    def mend(self, world: World) -> None:
+        """Put it back."""
+        if self.undo:
+            with world.sql() as connection:
+                connection.execute(self.undo.encode())
+
+
+@fault
+class CronStopped(OfCron):
+    """The entry that ticks is switched off, and the drainers take over."""
+
+    name = "cron-off"
+    do = "select cron.alter_job(jobid, active => false) from cron.job where jobname like 'bridge-tick-%'"
+    undo = "select cron.alter_job(jobid, active => true) from cron.job where jobname like 'bridge-tick-%'"
+
+
+@fault
+class CronRunsEnded(OfCron):
+    """The session of pg_cron that ticks is ended in the middle of its loop."""
+
+    name = "cron-run-kill"
+    hold = (0.0, 1.0)
+    do = "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_cron' and datname = current_database()"
+
+
+@fault
+class CronDoubled(OfCron):
+    """A second entry ticks beside the first, and beside the drainers."""
+
+    name = "cron-double"
+    do = f"select cron.schedule('{SECOND}', '* * * * *', 'call bridge.tick_loop()')"
+    undo = f"select cron.unschedule(jobid) from cron.job where jobname = '{SECOND}'"
