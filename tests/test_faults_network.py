@@ -6,10 +6,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
+from apps.ledger import TABLE
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from fix_servers import wait_until
+from fix_servers import wait_for_row, wait_for_value, wait_until
 from kombu.exceptions import OperationalError
 from psycopg import conninfo
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fix_calls import MakeApp
+    from fix_servers import StartDrainer, StartWorker
     from fix_sql import Session
     from laboratory.proxy import Proxy
 
@@ -148,7 +151,7 @@ def test_an_outcome_whose_answer_was_lost_counts_once(far: Proxy, db: Session) -
         claim = db.publish()
         run = channel.start(claim.seq, str(claim.token), db.worker, 1)
         assert run is not None
-        begun.append((claim, Finish(claim.seq, run, str(claim.token), "succeeded", "1")))
+        begun.append((claim, Finish(claim.seq, run, str(claim.token), claim.id, "succeeded", "1")))
     channel.finish(begun[0][1])
     channel.settle()
     far.drop("answers")
@@ -159,6 +162,17 @@ def test_an_outcome_whose_answer_was_lost_counts_once(far: Proxy, db: Session) -
     channel.settle()
     assert db.rows("select status, attempts from bridge.jobs") == [("succeeded", 1)] * 2
     assert db.one("select count(*) from bridge.attempt where outcome = 'superseded'") == len(db.attempts(claim.id)) - 1
+
+
+def test_a_finish_is_sent_again_before_its_run_is_missed(db: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
+    db.enqueue()
+    claim, run = db.run()
+    channel = RunChannel(load())
+    channel.finish(Finish(claim.seq, UUID(str(run)), str(claim.token), claim.id, "succeeded", "1"))
+    patience = channel._connected().patience
+    channel.settle()
+    assert patience < 2 * db.one("select value::float from bridge.setting where name = 'heartbeat'")
 
 
 def test_what_a_url_says_of_the_way_stands(postgres_proxy: tuple[Proxy, str]) -> None:
@@ -189,3 +203,22 @@ def test_nobody_is_taken_for_dead_while_nobody_can_report(db: Session) -> None:
     tick(1)
     assert db.status(identity) == "running"
     assert db.one("select bridge.sweep(p_now => %s)->>'lost'", then + timedelta(seconds=21)) == "1", "it has had its time"
+
+
+def test_a_worker_whose_connections_were_forgotten_reports_before_it_is_missed(
+    postgres_proxy: tuple[Proxy, str], db: Session, drainer: StartDrainer, worker: StartWorker
+) -> None:
+    proxy, through = postgres_proxy
+    db.do(TABLE)
+    drainer()
+    worker("apps.ledger", dsn=through, concurrency=1)
+    identity = db.enqueue("ledger.work", args=[1, 5.0])
+    wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (identity,), value="running", timeout=60)
+    proxy.forget()
+    seen = db.one("select seen_at from bridge.worker")
+    again = wait_for_row(db.dsn, "select seen_at, lost_at from bridge.worker where seen_at > %s", (seen,), timeout=60)
+    assert again[0] - seen < timedelta(seconds=20)
+    assert again[1] is None
+    wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (identity,), value="succeeded", timeout=90)
+    assert db.rows("select losses, attempts from bridge.jobs") == [(0, 1)]
+    assert db.one("select count(*) from ledger where event = 'start'") == 1

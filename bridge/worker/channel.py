@@ -38,6 +38,9 @@ _OUTAGE = (ServerError, psycopg.OperationalError)
 _REFUSAL = (BridgeError, psycopg.Error)
 _TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
 _UNREAD = 0.2  # seconds that an answer may wait for a next finish to read it
+_ANSWERED = (
+    5.0  # seconds of silence until a finish is sent again: before two heartbeats are over, in which the worker names its run no more
+)
 _MOST = 16  # channels of a process, two connections each; threads and greenlets beyond that share them, each for a statement at a time
 
 
@@ -132,11 +135,11 @@ class RunChannel:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
+            self._connection = self._connect(min(_ANSWERED, self._settings.timeout))
         return self._connection
 
-    def _connect(self) -> Connection:
-        return connect(self._settings.require_database(), name="bridge run", timeout=self._settings.timeout)
+    def _connect(self, patience: float | None = None) -> Connection:
+        return connect(self._settings.require_database(), name="bridge run", timeout=self._settings.timeout, patience=patience)
 
     def _drop(self) -> None:
         if self._connection is not None:

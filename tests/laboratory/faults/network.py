@@ -42,9 +42,11 @@ class NetworkFault(Fault):
         is_cut_off = self.role == "worker" and self.server == "postgres" and STATES[self.state]
         return Cost(again={slot} if is_cut_off else frozenset())
 
-    def mend(self, world: World) -> None:  # noqa: ARG002 - it knows which
+    def mend(self, world: World) -> None:
         if hasattr(self, "proxy"):
             self.proxy.heal()
+            if self.server == "broker" and world.needs.broker == "rabbitmq":
+                self.proxy.cut()  # for two minutes RabbitMQ would wait for the dead half, with all that it had sent there
 
 
 def become(proxy: Proxy, state: str) -> None:
