@@ -14,3 +14,20 @@ begin
   raise exception using errcode = p_code, message = bridge.one_line(p_message), hint = bridge.one_line(p_hint);
 end
 $$;
+
+create or replace function bridge.check_depth(p_what text, p_value json) returns void language plpgsql immutable
+  set search_path = pg_catalog, pg_temp as $$
+  -- Refuse arguments that are nested deeper than 200 levels: a worker's main process hands them to its pool by pickle, which goes as deep
+  -- as they do, and ends with an error at some 500, and the worker with it.
+  --
+  --   p_what  whose they are, for the message
+declare
+  v_text constant text := p_value::text;
+begin
+  -- Counting the brackets spares nearly all of them the look inside.
+  if octet_length(v_text) - octet_length(replace(replace(v_text, '[', ''), '{', '')) > 200
+      and jsonb_path_exists(regexp_replace(v_text, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '?', 'g')::jsonb, 'strict $.**{200}') then
+    perform bridge.refuse(format('%s are nested deeper than 200 levels', p_what), 'pass a flat document, or a reference to it');
+  end if;
+end
+$$;

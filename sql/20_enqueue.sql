@@ -65,6 +65,9 @@ begin
   elsif json_typeof(p_kwargs) is distinct from 'object' then
     perform bridge.refuse(format('kwargs of task %s is %s', p_task, coalesce('a JSON ' || json_typeof(p_kwargs), 'null')), 'give a JSON object, {} for none');
   end if;
+  if p_size > 400 then  -- less cannot be so deep
+    perform bridge.check_depth('args of task ' || p_task, p_args), bridge.check_depth('kwargs of task ' || p_task, p_kwargs);
+  end if;
   if p_size > 65536 then   -- the setting is read only where it can matter
     v_limit := bridge.setting('max_payload');
     if p_size > v_limit then

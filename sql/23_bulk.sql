@@ -170,7 +170,10 @@ begin
     overriding system value
     select coalesce(r.taken, r.seq), r.id, t.task, t.queue, (9 - t.priority)::smallint,
       case when left(r.args, 1) = '[' and coalesce(left(r.kwargs, 1) = '{', p_kwargs is null)
-          and octet_length(r.args) + coalesce(octet_length(r.kwargs), 2) <= 65536 then r.args::json
+          and octet_length(r.args) + coalesce(octet_length(r.kwargs), 2) <= 65536
+          and (octet_length(r.args) + coalesce(octet_length(r.kwargs), 2) <= 400
+            or octet_length(r.args) - octet_length(replace(replace(r.args, '[', ''), '{', '')) <= 200
+              and coalesce(octet_length(r.kwargs) - octet_length(replace(replace(r.kwargs, '[', ''), '{', '')) <= 200, true)) then r.args::json
         else bridge.checked_args(v_asked[coalesce(r.which, 1)], r.args, case when p_kwargs is null then '{}' else r.kwargs end) end,
       coalesce(r.kwargs::json, '{}'), t.all_headers, octet_length(r.args) + coalesce(octet_length(r.kwargs), 2), coalesce(t.max_attempts, 3), t.backoff,
       r.key, t.expires_at, t.due, v_now, v_now, t.options,

@@ -126,6 +126,19 @@ DEFECTS = [
     ("select bridge.create_archive(null)", "name is NULL: give a schema that is not bridge, and a table: history.jobs"),
     ("select bridge.create_archive('nowhere.jobs')", "schema 'nowhere' does not exist: create it, or give the name of one that is there"),
     ("select bridge.revoke_stamped('[]')", 'stamps are a JSON array: give an object: {"header": ["stamp"]}'),
+    ("select bridge.enqueue('a', DEEP(199))", None),
+    (
+        "select bridge.enqueue('a', DEEP(500))",
+        "args of task a are nested deeper than 200 levels: pass a flat document, or a reference to it",
+    ),
+    (
+        "select bridge.enqueue_many(jsonb_build_array('{}'::jsonb, jsonb_build_object('task', 'a', 'args', DEEP(500))) - 0)",
+        "jobs[0]: args of task a are nested deeper than 200 levels: pass a flat document, or a reference to it",
+    ),
+    (
+        f"select bridge.enqueue_message(gen_random_uuid(), 'i', 'a', 'q', 9::smallint, DEEP(500)::text::json, '{{}}', {'null, ' * 7} null)",
+        "args of task a are nested deeper than 200 levels: pass a flat document, or a reference to it",
+    ),
     ("select bridge.enqueue_buffered('1')", "jobs is a JSON number: give a JSON array of objects"),
     ("select bridge.make_days(p_days => 2147483647)", "p_days is 2147483647: give 0 to 1000"),
     ("select bridge.next_runs('0 3 * * *', after => 'infinity')", "after is infinity: give a moment from the year 1 to 9900"),
@@ -136,6 +149,7 @@ DEFECTS = [
 @pytest.mark.parametrize(("statement", "answer"), DEFECTS)
 def test_what_was_found_is_answered_well(statement: str, answer: str | None, db: Session) -> None:
     with db.connection.transaction(force_rollback=True):
+        statement = re.sub(r"DEEP\((\d+)\)", r"(repeat('[', \1) || repeat(']', \1))::jsonb", statement)
         statement = statement.replace("uuid_nil", "'00000000-0000-0000-0000-000000000000'::uuid")
         if answer is None:
             db.do(statement)
