@@ -208,7 +208,7 @@ begin
   end if;
   if p_given then
     -- A statement of its own: its snapshot is later than the insert, which waited for a finish of this id that was under way.
-    delete from bridge.finished f where f.id = p_id;
+    perform bridge.make_way(p_id, v_seq);
   end if;
   if v_parents <> '{}' then
     perform bridge.block(v_seq, v_run_at, v_parents, p_asked.on_parent_failure);

@@ -52,10 +52,14 @@ create or replace function bridge.take_key(p_seq bigint, p_id uuid, p_asked brid
   --
   -- Returns  null when it is ours now, else the row of who has it; where on_conflict is to change that job, it is out of its place
   -- Errors   JB003 when that job stands in the way
-  -- Locks    waits for a transaction that takes or gives back the same key; then the place of the job to change
+  -- Locks    shares its batch, before the key, as whoever runs an ended job again (bridge.hold_ended); waits for a transaction that takes
+  --          or gives back the same key; then the place of the job to change
 declare
   v_held bridge.unique_key;
 begin
+  if p_asked.batch is not null then
+    perform from bridge.batch b where b.id = p_asked.batch for share;
+  end if;
   for i in 1..100 loop  -- each time round, somebody has given the key back, or moved its job
     insert into bridge.unique_key (key, seq, id, until_start, kept_until)
     values (p_asked.unique_key, p_seq, p_id, bridge.is_free_at_start(p_asked), p_now + p_asked.unique_for) on conflict (key) do nothing;
@@ -167,7 +171,7 @@ create or replace function bridge.retake_key(p_old bridge.finished) returns uuid
   -- stays free.
   --
   -- Returns  null when nobody else has it, else the id of the job that has it
-  -- Locks    waits for a transaction that takes or gives back the same key
+  -- Locks    its caller has asked for the key before (bridge.hold_ended): it waits for nobody
 declare
   v_id uuid;
 begin
@@ -180,7 +184,7 @@ begin
     select u.id into v_id from bridge.unique_key u where u.key = p_old.unique_key;
     exit when found;
   end loop;
-  return v_id;
+  return nullif(v_id, p_old.id);
 end
 $$;
 

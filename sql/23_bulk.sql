@@ -152,6 +152,7 @@ begin
     p_which := coalesce(p_which, array_fill(1, v_size));
     p_kwargs := coalesce(p_kwargs, array_fill('{}'::text, v_size));
   end if;
+  perform bridge.join_batch(b.batch) from (select distinct a.batch from unnest(v_asked) a where a.batch is not null order by a.batch) b;
   if v_keyed then
     v_seqs := array(select nextval('bridge.job_seq_seq') from generate_series(1, cardinality(p_ids)));
     perform bridge.check_keys(v_asked, p_which, p_keys);
@@ -159,7 +160,6 @@ begin
     v_stands := bridge.take_keys(v_asked, v_alone, p_ids, p_which, v_keys, v_seqs, v_now);
   end if;
   select g.* into v_gate from bridge.gate g;
-  perform bridge.join_batch(b.batch) from (select distinct a.batch from unnest(v_asked) a where a.batch is not null) b;
   with template as materialized (
     select n, (v_asked[n]).*, bridge.headers_of(v_asked[n]) as all_headers, bridge.options_of(v_asked[n]) as options,
       coalesce((v_asked[n]).run_at, v_now + (v_asked[n]).delay, v_now) as due

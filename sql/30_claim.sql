@@ -172,11 +172,13 @@ end
 $$;
 
 create or replace function bridge.mark_published(p_shipment uuid, p_seqs bigint[]) returns integer language plpgsql security definer
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
   -- The broker has confirmed these jobs of a shipment. One that a worker has started already stays running.
   --
   -- The mark is forced to disk, whatever the session says, and the claim before it with it: a claim that a crash forgets would be made
   -- again, with a new token, while the first message runs. A start that comes before the mark forces itself, see bridge.start.
+  --
+  -- Locks    the rows in the order of their numbers: an index gives them so, and a bitmap would not
 declare
   v_count integer;
 begin
@@ -189,10 +191,12 @@ end
 $$;
 
 create or replace function bridge.unclaim(p_seqs bigint[], p_shipment uuid default null) returns integer language plpgsql security definer
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
   -- Put claimed jobs back where they were. Their tokens stay with them, because a copy may have reached the broker after all.
   --
   --   p_shipment  only jobs of this shipment, when given
+  --
+  -- Locks    as bridge.mark_published
 declare
   v_count integer;
 begin
@@ -238,12 +242,17 @@ begin
 end
 $$;
 
-create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] default '{}') returns void language sql security definer set search_path = pg_catalog, pg_temp
+create or replace function bridge.mark_missing(p_missing uuid[], p_found uuid[] default '{}') returns void language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
   -- Remember since when the evidence says that these messages are gone; forget it for those that were found again.
-  begin atomic
-    update bridge.inflight set missing_since = coalesce(missing_since, clock_timestamp()) where token = any (p_missing) and state = 'published';
-    update bridge.inflight set missing_since = null where token = any (p_found) and missing_since is not null;
-  end;
+  --
+  -- Locks    the rows in the order of their numbers, so that two drainers which found opposite things wait for each other in no circle
+begin
+  perform from bridge.inflight i where i.token = any (p_missing || p_found) and i.state = 'published' order by i.seq for update;
+  update bridge.inflight i set missing_since = case when i.token = any (p_missing) then coalesce(i.missing_since, clock_timestamp()) end
+  where i.token = any (p_missing || p_found) and i.state = 'published' and (i.token = any (p_missing)) = (i.missing_since is null);
+end
+$$;
 
 create or replace function bridge.republish(p_drainer uuid, p_shipment uuid, p_tokens uuid[]) returns setof bridge.claimed_job
   language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
@@ -253,6 +262,8 @@ create or replace function bridge.republish(p_drainer uuid, p_shipment uuid, p_t
   --
   -- Of the grace counts only the time in which workers could report what they have: since Postgres was started, and since ticks have come
   -- without a gap. It is forced to disk: after a crash that forgot it, the next start would not know of the second message.
+  --
+  -- Locks    their rows, in the order of their numbers
 declare
   v_seqs bigint[];
   v_since constant timestamptz := greatest(pg_postmaster_start_time(), (select t.steady_since from bridge.tick_state t));
@@ -261,7 +272,9 @@ begin
   with gone as (
     update bridge.inflight i set state = 'claimed', claimed_at = clock_timestamp(), missing_since = null, published_at = null,
       republished = i.republished + 1, copied = true, shipment = p_shipment, drainer = p_drainer
-    where i.token = any (p_tokens) and i.state = 'published' and greatest(i.missing_since, v_since) < clock_timestamp() - bridge.seconds('republish_grace')
+    where i.seq = any (array (
+        select o.seq from bridge.inflight o where o.token = any (p_tokens) and o.state = 'published' order by o.seq for update))
+      and greatest(i.missing_since, v_since) < clock_timestamp() - bridge.seconds('republish_grace')
       and i.taken_by is null and i.missing_since < (select l.answered_at from bridge.look l)
       and bridge.silent_workers(i.queue, i.published_at) is null
     returning i.seq

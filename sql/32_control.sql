@@ -46,13 +46,53 @@ end
 $$;
 
 create or replace function bridge.leave_late(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
-  -- Take a job whose time is over out of the place where it waits. Returns false when it runs, has ended, is just being published, or may
-  -- have been taken by a worker that reports nothing.
+  -- Take a job whose time is over out of the place where it waits. Returns false when it runs, has ended, is just being published, may
+  -- have been taken by a worker that reports nothing, or is in other hands: the tick, which asks, waits for nobody.
+  --
+  -- Locks    the row of its place (skip locked)
 begin
-  if exists (select from bridge.inflight i where i.seq = p_seq and (i.state = 'claimed' or i.taken_by is not null)) then
-    return false;
+  delete from bridge.blocked b where b.seq = (select o.seq from bridge.blocked o where o.seq = p_seq for update skip locked);
+  if not found then
+    delete from bridge.scheduled s where s.seq = (select o.seq from bridge.scheduled o where o.seq = p_seq for update skip locked);
   end if;
-  return bridge.leave_waiting(p_seq);
+  if not found then
+    delete from bridge.ready r where r.seq = (select o.seq from bridge.ready o where o.seq = p_seq for update skip locked);
+  end if;
+  if not found then
+    delete from bridge.held h where h.seq = (select o.seq from bridge.held o where o.seq = p_seq for update skip locked);
+  end if;
+  if not found then
+    delete from bridge.inflight i where i.seq = (select o.seq from bridge.inflight o
+      where o.seq = p_seq and o.state = 'published' and o.taken_by is null for update skip locked);
+  end if;
+  return found;
+end
+$$;
+
+create or replace function bridge.hold_place(p_seq bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Lock the row of a live job's place, whichever it is, until this transaction ends: before anything else that this transaction will lock
+  -- of it.
+begin
+  perform from bridge.blocked b where b.seq = p_seq for update;
+  perform from bridge.scheduled s where s.seq = p_seq for update;
+  perform from bridge.ready r where r.seq = p_seq for update;
+  perform from bridge.held h where h.seq = p_seq for update;
+  perform from bridge.inflight i where i.seq = p_seq for update;
+end
+$$;
+
+create or replace function bridge.hold_places(p_ids uuid[]) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  set enable_bitmapscan = off as $$
+  -- Before something is done to many jobs: lock the rows of their places, of those that do not run, in the one order in which that is done:
+  -- place by place in the direction in which jobs move, in each the first made first. What follows waits for nobody whom it could hold up.
+declare
+  v_seqs constant bigint[] := array(select j.seq from bridge.job j where j.id = any (p_ids) order by j.seq);
+begin
+  perform from bridge.blocked b where b.seq = any (v_seqs) order by b.seq for update;
+  perform from bridge.scheduled s where s.seq = any (v_seqs) order by s.seq for update;
+  perform from bridge.ready r where r.seq = any (v_seqs) order by r.seq for update;
+  perform from bridge.held h where h.seq = any (v_seqs) order by h.seq for update;
+  perform from bridge.inflight i where i.seq = any (v_seqs) and i.state <> 'running' order by i.seq for update;
 end
 $$;
 
@@ -154,23 +194,25 @@ create or replace function bridge.cancel_jobs(filter jsonb, dry_run boolean defa
   --
   -- Returns  {"matched", "changed", "skipped", "more"}, see bridge.bulk_report; changed counts those that were asked to stop as well
   -- Errors   JB001 when the filter or the signal is none
+  -- Locks    see bridge.hold_places
 declare
+  v_ids uuid[];
   v_id uuid;
   v_status text;
   v_is_patient boolean := true;
-  v_matched integer := 0;
   v_changed integer := 0;
 begin
   perform bridge.check_signal(cancel_jobs.signal);
   perform bridge.require_filter(cancel_jobs.filter);
-  for v_id in select bridge.select_jobs(cancel_jobs.filter, bridge.live_statuses()) loop
-    v_matched := v_matched + 1;
-    continue when dry_run;
+  v_ids := array(select bridge.select_jobs(cancel_jobs.filter, bridge.live_statuses()));
+  perform bridge.hold_places(v_ids) where not dry_run;
+  foreach v_id in array v_ids loop
+    exit when dry_run;
     v_status := bridge.cancel_one(v_id, cancel_jobs.terminate, cancel_jobs.signal, v_is_patient);
     v_changed := v_changed + (v_status in ('cancelled', 'running'))::integer;
     v_is_patient := v_is_patient and v_status <> 'completing';
   end loop;
-  return bridge.bulk_report(cancel_jobs.filter, v_matched, v_changed, cancel_jobs.dry_run);
+  return bridge.bulk_report(cancel_jobs.filter, cardinality(v_ids), v_changed, cancel_jobs.dry_run);
 end
 $$;
 
@@ -191,7 +233,7 @@ create or replace function bridge.reopen(p_old bridge.finished, p_action text, p
     p_more integer default null)
   returns bigint language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Let an ended job live again, under its id, with all its attempts before it and without a deadline. Its caller has taken it out of
-  -- `finished` and its unique key again (bridge.retake_key), and may have changed its content.
+  -- `finished` (bridge.take_ended) and its unique key again (bridge.retake_key), and may have changed its content.
   --
   --   p_action, p_by, p_note, p_before  see bridge.job_note
   --   p_more                            how many further attempts; null: as many as it had when it was enqueued
@@ -204,6 +246,7 @@ declare
 begin
   select n.attempts into v_before from bridge.job_note n where n.id = p_old.id and n.action in ('retried', 'redriven') order by n.at desc limit 1;
   delete from bridge.revoked r where r.id = p_old.id;
+  delete from bridge.job j where j.id = p_old.id;  -- it stood in for the next one
   insert into bridge.job (id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, size,
     max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, updated_at, chord,
     options, deadline, batch, serial_key)
@@ -217,10 +260,10 @@ begin
   delete from bridge.chord_part p where p.chord = p_old.chord and p.id = p_old.id;  -- its chord, if it still waits, waits for it again
   update bridge.schedule_run r set status = 'open', finished_at = null, started_at = null, error = null, result = null
   where r.job = p_old.id;
-  perform bridge.follow_retry(p_old.seq, v_seq, p_old.status);
   if p_old.batch is not null then
     perform bridge.reopen_batch(p_old.batch);
   end if;
+  perform bridge.follow_retry(p_old.seq, v_seq, p_old.status);
   perform bridge.note_end(p_old, v_seq);
   perform bridge.note_job(p_old.id, p_action, p_by, p_note, p_old.attempts, p_before);
   perform bridge.place(v_seq, p_old.queue, p_old.rank, p_old.size, p_old.run_at);
@@ -249,18 +292,21 @@ create or replace function bridge.retry(id uuid, by text default null, note text
   -- Errors   JB002 when there is no such job, JB003 when another has its unique key, JB006 when it is not ended and not scheduled
 declare
   v_old bridge.finished;
+  v_keys text[];
   v_seq bigint;
 begin
   if bridge.tenants_are_on() then
     perform bridge.require_own(array[retry.id]);
   end if;
-  delete from bridge.finished f where f.id = retry.id returning f.* into v_old;
-  if found then
+  v_keys := bridge.hold_ended(array[retry.id]);
+  v_old := bridge.take_ended(retry.id, false);
+  if v_old.id is not null then
     perform bridge.refuse_taken(v_old, bridge.retake_key(v_old));
     v_old.run_at := clock_timestamp();
     perform bridge.reopen(v_old, 'retried', retry.by, retry.note);
     return 'queued';
   end if;
+  perform bridge.free_ended(v_keys);
   select j.seq into v_seq from bridge.job j where j.id = retry.id;
   if not found then
     perform bridge.refuse(format('job %s does not exist', coalesce(retry.id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');
@@ -279,14 +325,14 @@ $$;
 create or replace function bridge.wait_for(p_ids uuid[]) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Ask to be notified on channel bridge_done when one of these jobs ends. The caller listens first, then looks at the jobs, then waits.
   begin atomic
-    insert into bridge.waiter (id, registered_at) select i, clock_timestamp() from unnest(p_ids) i where i is not null group by i
+    insert into bridge.waiter (id, registered_at) select i, clock_timestamp() from unnest(p_ids) i where i is not null group by i order by i
     on conflict (id) do update set registered_at = excluded.registered_at;
   end;
 
 create or replace function bridge.forget_waiter(p_ids uuid[]) returns void language sql security definer set search_path = pg_catalog, pg_temp
   -- Stop asking. Another who waits for the same job falls back to looking now and then.
   begin atomic
-    delete from bridge.waiter where id = any (p_ids);
+    delete from bridge.waiter where id = any (array (select w.id from bridge.waiter w where w.id = any (p_ids) order by w.id for update));
   end;
 
 create or replace function bridge.never_ran(p_id uuid, p_task_id text, p_task text, p_queue text, p_args json, p_kwargs json, p_error json)
@@ -312,6 +358,11 @@ begin
       perform bridge.end_job(v_seq, 'failed', null, p_error, null, 0, null, null, null, null);
     end if;
     return v_seq is not null;
+  end if;
+  -- A statement of its own: its snapshot is later than the insert, which waited for an end of this id that was under way.
+  if exists (select from bridge.finished f where f.id = p_id) then
+    delete from bridge.job j where j.seq = v_seq;
+    return false;
   end if;
   perform bridge.end_job(v_seq, 'cancelled', null, p_error, null, 0, null, null, null, null);
   return true;

@@ -116,15 +116,16 @@ create or replace function bridge.clean_results(p_now timestamptz default clock_
   -- Delete stored results and saved groups whose time is over, oldest first. Results of jobs go with their day.
   --
   -- Returns  how many
+  -- Locks    what nobody has in hand (skip locked)
 declare
   v_results integer;
   v_groups integer;
 begin
   delete from bridge.result r where r.id = any (array (
-    select o.id from bridge.result o where o.expires_at < p_now order by o.expires_at limit p_limit));
+    select o.id from bridge.result o where o.expires_at < p_now order by o.expires_at limit p_limit for update skip locked));
   get diagnostics v_results = row_count;
   delete from bridge.saved_group g where g.id = any (array (
-    select o.id from bridge.saved_group o where o.expires_at < p_now order by o.expires_at limit p_limit));
+    select o.id from bridge.saved_group o where o.expires_at < p_now order by o.expires_at limit p_limit for update skip locked));
   get diagnostics v_groups = row_count;
   return v_results + v_groups;
 end

@@ -12,12 +12,12 @@ begin
   if bridge.tasks_are_ruled() then
     perform bridge.check_tasks_within(null, p_body, true);
   end if;
-  delete from bridge.chord_part p where p.chord = p_id;
   insert into bridge.chord (id, body, members, queue, looked_at, expires_at)
   values (p_id, p_body, p_members, p_queue, clock_timestamp(),
     clock_timestamp() + coalesce(p_expires, bridge.seconds('retention')))
   on conflict (id) do update set size = null, added = 0, body = excluded.body, members = excluded.members, queue = excluded.queue,
     looked_at = excluded.looked_at, expires_at = excluded.expires_at;
+  delete from bridge.chord_part p where p.chord = p_id;  -- after the chord, as whoever takes it
 end
 $$;
 
@@ -116,10 +116,10 @@ declare
   v_parts integer;
 begin
   delete from bridge.chord c where c.id = any (array (select o.id from bridge.chord o
-    where o.expires_at < p_now and not exists (select from bridge.job j where j.chord = o.id) limit p_limit));
+    where o.expires_at < p_now and not exists (select from bridge.job j where j.chord = o.id) limit p_limit for update skip locked));
   get diagnostics v_chords = row_count;
   delete from bridge.chord_part p where p.ctid = any (array (select o.ctid from bridge.chord_part o
-    where o.at < p_now - interval '1 day' and not exists (select from bridge.chord c where c.id = o.chord) limit p_limit));
+    where o.at < p_now - interval '1 day' and not exists (select from bridge.chord c where c.id = o.chord) limit p_limit for update skip locked));
   get diagnostics v_parts = row_count;
   return v_chords + v_parts;
 end

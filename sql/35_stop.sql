@@ -6,11 +6,14 @@ create or replace function bridge.release(p_tokens uuid[]) returns integer langu
   -- the rows, so a message that it still puts back into the broker is a copy that starts nothing.
   --
   -- Returns  how many
+  -- Locks    their rows, in the order of their numbers
 declare
   v_count integer;
 begin
   with freed as (
-    delete from bridge.inflight i where i.token = any (p_tokens) and i.state <> 'running' returning i.seq
+    delete from bridge.inflight i where i.seq = any (array (
+      select o.seq from bridge.inflight o where o.token = any (p_tokens) and o.state <> 'running' order by o.seq for update))
+    returning i.seq
   ), placed as (
     select bridge.make_ready(j.seq, j.queue, j.rank, j.size, p_first => true) from freed f join bridge.job j on j.seq = f.seq
   )
@@ -25,13 +28,16 @@ create or replace function bridge.stop_worker(p_id uuid) returns integer languag
   --
   -- Returns  how many jobs it gave back
   -- Errors   23514 when no partition holds today: call bridge.make_days and repeat
+  -- Locks    its row of worker, then what it holds, in the order of the numbers; runs that nobody has in hand (skip locked) come last, so
+  --          that it waits for nobody while it has one
 declare
   v_row bridge.inflight;
   v_held uuid[];
-  v_count integer := 0;
+  v_count integer;
 begin
   select w.holding into v_held from bridge.worker w where w.id = p_id;
   update bridge.worker w set stopped_at = clock_timestamp(), seen_at = clock_timestamp(), holding = '{}' where w.id = p_id;
+  v_count := bridge.release(coalesce(v_held, '{}'));
   -- Not what a transaction is completing that its process has left behind: the sweep takes that, should it roll back.
   for v_row in
     delete from bridge.inflight i where i.seq = any (array (
@@ -45,6 +51,6 @@ begin
     end if;
     v_count := v_count + 1;
   end loop;
-  return v_count + bridge.release(coalesce(v_held, '{}'));
+  return v_count;
 end
 $$;

@@ -13,8 +13,12 @@ declare
   v_count integer := 0;
 begin
   perform bridge.check_signal(p_signal);
-  -- In one order: two workers that hear the same revoke do not wait for each other in a circle.
-  for v_id in select distinct i from unnest(p_ids) i where i is not null order by i loop
+  perform bridge.hold_places(p_ids);
+  -- In the order of all that is done to many: the first made first, then what is not there.
+  for v_id in
+    select o.id from (select distinct i as id from unnest(p_ids) i where i is not null) o left join bridge.job j on j.id = o.id
+    order by j.seq, o.id
+  loop
     if bridge.cancel_job(v_id, p_terminate, p_signal) is not null then
       v_count := v_count + 1;
     else
@@ -79,7 +83,10 @@ $$;
 create or replace function bridge.heed_revoke(p_id uuid) returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
   -- Asked by a worker that remembers a revoke of this id, or of a stamp: does the row say so too? A job that was retried since is not
   -- refused. A revoke that came while the job was being enqueued is caught up with.
+  --
+  -- Locks    the row of the job's place, where there is something to catch up with, then that
 begin
+  perform bridge.hold_place(j.seq) from bridge.job j where j.id = p_id and exists (select from bridge.revoked r where r.id = p_id);
   delete from bridge.revoked r where r.id = p_id;
   if found then
     perform bridge.cancel_job(p_id, false, 'TERM');
@@ -96,25 +103,32 @@ create or replace function bridge.purge(queue text, max_jobs integer default 100
   --
   -- Returns  how many it cancelled, and how many of them were with the broker
   -- Errors   JB001 when max_jobs is not 1 to 100000
+  -- Locks    see bridge.hold_places
 declare
+  v_ids uuid[];
   v_row record;
 begin
   perform bridge.check_max_jobs(purge.max_jobs);
   cancelled := 0;
   published := 0;
+  v_ids := array(
+    select j.id from (
+      select r.seq from bridge.ready r where r.queue = purge.queue
+      union all
+      select h.seq from bridge.lane l join bridge.held h on h.lane = l.id where l.queue = purge.queue
+      union all
+      select i.seq from bridge.inflight i where i.queue = purge.queue and i.state <> 'running'
+      union all
+      select s.seq from bridge.scheduled s join bridge.job j on j.seq = s.seq where j.queue = purge.queue
+      union all
+      select b.seq from bridge.blocked b join bridge.job j on j.seq = b.seq where j.queue = purge.queue
+      limit purge.max_jobs) o join bridge.job j on j.seq = o.seq);
+  perform bridge.hold_places(v_ids);
   for v_row in
-    select r.seq, false as sent from bridge.ready r where r.queue = purge.queue
-    union all
-    select h.seq, false from bridge.lane l join bridge.held h on h.lane = l.id where l.queue = purge.queue
-    union all
-    select i.seq, i.state = 'published' from bridge.inflight i where i.queue = purge.queue and i.state <> 'running'
-    union all
-    select s.seq, false from bridge.scheduled s join bridge.job j on j.seq = s.seq where j.queue = purge.queue
-    union all
-    select b.seq, false from bridge.blocked b join bridge.job j on j.seq = b.seq where j.queue = purge.queue
-    limit purge.max_jobs
+    select j.seq, coalesce(i.state = 'published', false) as sent from bridge.job j left join bridge.inflight i on i.seq = j.seq
+    where j.id = any (v_ids) order by j.seq
   loop
-    continue when not bridge.leave_waiting(v_row.seq);
+    continue when not (bridge.leave_waiting(v_row.seq) or bridge.leave_waiting(v_row.seq));  -- one that moved is looked for again
     perform bridge.end_job(v_row.seq, 'cancelled', null, null, null, 0, null, null, null, null);
     cancelled := cancelled + 1;
     published := published + v_row.sent::integer;

@@ -54,9 +54,11 @@ $$;
 create or replace function bridge.mark_replaced(p_seq bigint, p_run uuid, p_token uuid) returns void language sql security definer
   set search_path = pg_catalog, pg_temp
   -- A run is about to enqueue the first of the tasks that replace it. Before they exist: the last may come while the run still ends.
+  --
+  -- Locks    the run's row in flight: no mark is left on a job that has gone on meanwhile
   begin atomic
-    insert into bridge.replaced (seq, since) select i.seq, clock_timestamp() from bridge.inflight i
-    where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token))
+    insert into bridge.replaced (seq, since) select o.seq, clock_timestamp() from (
+      select i.seq from bridge.inflight i where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token)) for update) o
     on conflict (seq) do nothing;
   end;
 
@@ -130,5 +132,5 @@ create or replace function bridge.forget_replaced(p_limit integer) returns void 
   -- Marks of jobs that have ended all the same.
   begin atomic
     delete from bridge.replaced r where r.seq = any (array (
-      select o.seq from bridge.replaced o where not exists (select from bridge.job j where j.seq = o.seq) limit p_limit));
+      select o.seq from bridge.replaced o where not exists (select from bridge.job j where j.seq = o.seq) limit p_limit for update skip locked));
   end;

@@ -32,12 +32,14 @@ create or replace function bridge.set_aside(p_tokens uuid[]) returns table (queu
   -- published, outside of the window, and show in unreported_jobs. Should such a message come back, it starts its job as ever.
   --
   -- Returns  how many, by queue
+  -- Locks    their rows, in the order of their numbers
 begin
   return query
   with taken as (
     update bridge.inflight i set taken_by = bridge.silent_workers(i.queue, i.published_at)
-    where i.token = any (p_tokens) and i.state = 'published' and i.missing_since is not null and i.taken_by is null
-      and bridge.silent_workers(i.queue, i.published_at) is not null
+    where i.seq = any (array (
+        select o.seq from bridge.inflight o where o.token = any (p_tokens) and o.state = 'published' order by o.seq for update))
+      and i.missing_since is not null and i.taken_by is null and bridge.silent_workers(i.queue, i.published_at) is not null
     returning i.queue, i.seq, i.permits
   ), freed as (
     update bridge.permit p set freed = true from taken t where p.bucket = any (t.permits) and p.seq = t.seq

@@ -41,26 +41,29 @@ begin
 end
 $$;
 
-create or replace function bridge.take_back(p_kind text, p_name text) returns integer language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function bridge.take_back(p_kind text, p_name text, p_waits boolean default true) returns integer language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set jit = off as $$
   -- Put jobs that are published, or being published, and not started back where they wait in Postgres. Their tokens are gone with that, so
   -- the messages that are out there start nothing. What a worker that reports nothing may have taken stays as it is.
   --
   --   p_kind, p_name  as in bridge.paused
+  --   p_waits         false: what somebody has in hand is passed by
   --
   -- Returns  how many jobs
-  -- Locks    their rows in flight, in one order; waits for who marks or starts one of them
+  -- Locks    their rows in flight, in the order of their numbers; waits for who marks or starts one of them
   -- Index    inflight_live
 declare
   v_tokens uuid[];
   v_silent constant boolean := exists (select from bridge.silent_worker);
 begin
-  select array_agg(o.token) into v_tokens from (
-    select i.token from bridge.inflight i
-    where i.state <> 'running' and i.taken_by is null and (p_kind <> 'queue' or i.queue = p_name)
-      and (p_kind <> 'task' or (select j.task from bridge.job j where j.seq = i.seq) = p_name)
-      and not (v_silent and bridge.silent_workers(i.queue, coalesce(i.published_at, i.claimed_at)) is not null)
-    order by i.seq for update) o;
+  select array_agg(i.token) into v_tokens from bridge.inflight i
+  where i.state <> 'running' and i.taken_by is null and (p_kind <> 'queue' or i.queue = p_name)
+    and (p_kind <> 'task' or (select j.task from bridge.job j where j.seq = i.seq) = p_name)
+    and not (v_silent and bridge.silent_workers(i.queue, coalesce(i.published_at, i.claimed_at)) is not null);
+  if not p_waits then
+    select array_agg(o.token) into v_tokens from (
+      select i.token from bridge.inflight i where i.token = any (v_tokens) and i.state <> 'running' for update skip locked) o;
+  end if;
   return bridge.release(coalesce(v_tokens, '{}'));
 end
 $$;

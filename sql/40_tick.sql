@@ -44,6 +44,8 @@ create or replace function bridge.unclaim_dead(p_limit integer, p_now timestampt
   set search_path = pg_catalog, pg_temp as $$
   -- Free what a drainer claimed and did not mark within the lease: it died on the way. What a living worker has in hand arrived, and is
   -- left to it.
+  --
+  -- Locks    their rows (skip locked)
 declare
   v_seqs bigint[];
 begin
@@ -51,7 +53,7 @@ begin
     select i.seq from bridge.inflight i
     where i.state = 'claimed' and i.taken_by is null and i.claimed_at < p_now - bridge.seconds('publish_lease')
       and not exists (select from bridge.worker w where w.lost_at is null and w.stopped_at is null and i.token = any (w.holding))
-    limit p_limit) i;
+    limit p_limit for update of i skip locked) i;
   return coalesce(bridge.unclaim(v_seqs), 0);
 end
 $$;
@@ -96,6 +98,7 @@ create or replace function bridge.reap_workers(p_now timestamptz, p_steady_since
   --   p_steady_since  since when ticks have come without a gap, from one server: after an outage nobody is dead until there was time to report
   --
   -- Returns  how many deliveries were freed
+  -- Locks    workers and rows in flight that nobody has in hand (skip locked)
 declare
   v_lost constant interval := bridge.seconds('worker_lost');
   v_beat constant interval := bridge.seconds('heartbeat');
@@ -107,7 +110,9 @@ begin
   if p_now < v_fair then
     return 0;
   end if;
-  update bridge.worker w set lost_at = p_now where w.seen_at < p_now - v_lost and w.lost_at is null and w.stopped_at is null;
+  -- A worker that reports or stops at this moment has its row: it is alive.
+  update bridge.worker w set lost_at = p_now where w.id = any (array (
+    select o.id from bridge.worker o where o.seen_at < p_now - v_lost and o.lost_at is null and o.stopped_at is null for update skip locked));
   perform bridge.note_unheld(p_now);
   for v_row in
     select i.seq, i.token, i.worker, coalesce('worker ' || w.name || case when w.lost_at is not null then ' died' when w.stopped_at is not null
@@ -129,8 +134,9 @@ begin
       v_count := v_count + 1;
     end if;
   end loop;
-  update bridge.worker w set holding = '{}' where w.lost_at is not null and w.holding <> '{}' and not exists (
-    select from bridge.inflight i where i.token = any (w.holding));
+  update bridge.worker w set holding = '{}' where w.id = any (array (
+    select o.id from bridge.worker o where o.lost_at is not null and o.holding <> '{}'
+      and not exists (select from bridge.inflight i where i.token = any (o.holding)) for update skip locked));
   return v_count;
 end
 $$;

@@ -1,15 +1,58 @@
 -- Dead letters: jobs whose last attempt failed, until somebody redrives or discards them, or their day is dropped.
 
-create or replace function bridge.take_dead(p_id uuid) returns bridge.finished language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function bridge.hold_ended(p_ids uuid[]) returns text[] language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
   set jit = off as $$
-  -- Take a dead letter out of history, to be redriven.
+  -- Before ended jobs are run again: lock what they share with others, in the order in which an enqueue does, all batches and then all
+  -- keys. Two who run again the same jobs, or enqueue others for their batches and keys, wait for each other in no circle.
   --
-  -- Returns  its row; all null when it is none, or is one no more
-  -- Locks    that row: of two who redrive or discard it, the second finds nothing
+  -- Returns  the keys that are taken with that, for bridge.free_ended; not those that another job has
+  -- Locks    the batches; waits for a transaction that takes or gives back one of the keys
 declare
+  v_keys text[];
+begin
+  perform from bridge.batch b where b.id = any (array (
+    select f.batch from bridge.finished f where f.id = any (p_ids) and f.batch is not null)) order by b.id for no key update;
+  with taken as (
+    insert into bridge.unique_key (key, seq, id)
+    select distinct on (f.unique_key) f.unique_key, f.seq, f.id from bridge.finished f
+    where f.id = any (p_ids) and f.unique_key is not null and not coalesce(f.options, '{}') ?| array['unique_until', 'unique_for']
+    order by f.unique_key, f.finished_at, f.seq
+    on conflict (key) do nothing returning key
+  )
+  select array_agg(t.key) into v_keys from taken t;
+  return v_keys;
+end
+$$;
+
+create or replace function bridge.free_ended(p_keys text[]) returns void language sql set search_path = pg_catalog, pg_temp
+  -- Give back those keys that bridge.hold_ended has taken and no job lives with.
+  begin atomic
+    delete from bridge.unique_key u where u.key = any (p_keys) and not exists (select from bridge.job j where j.seq = u.seq);
+  end;
+
+create or replace function bridge.take_ended(p_id uuid, p_dead boolean) returns bridge.finished language plpgsql set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set jit = off as $$
+  -- Take an ended job out of history, to be run again. Its id is taken first, as by an enqueue of it: a row of job stands in for the one
+  -- that bridge.reopen makes.
+  --
+  --   p_dead  only a dead letter
+  --
+  -- Returns  its row; all null when it has not ended, or is no dead letter
+  -- Locks    waits for an enqueue under its id; then its row: of two who run it again, or discard it, the second finds nothing
+declare
+  v_seq bigint;
   v_old bridge.finished;
 begin
-  delete from bridge.finished f where f.id = p_id and f.status = 'failed' and f.discarded_at is null returning f.* into v_old;
+  insert into bridge.job (id, task, queue, rank, args, kwargs, size, max_attempts, run_at, created_at, updated_at)
+  select f.id, f.task, f.queue, f.rank, '[]', '{}', 4, f.max_attempts, f.run_at, f.created_at, f.created_at from bridge.finished f
+  where f.id = p_id and (not p_dead or (f.status = 'failed' and f.discarded_at is null)) limit 1
+  on conflict (id) do nothing returning seq into v_seq;
+  if v_seq is not null then
+    delete from bridge.finished f where f.id = p_id and (not p_dead or (f.status = 'failed' and f.discarded_at is null)) returning f.* into v_old;
+    if not found then
+      delete from bridge.job j where j.seq = v_seq;
+    end if;
+  end if;
   return v_old;
 end
 $$;
@@ -85,13 +128,13 @@ $$;
 create or replace function bridge.redrive_one(p_id uuid, p_args jsonb, p_kwargs jsonb, p_queue text, p_priority integer, p_delay interval,
     p_max_attempts integer, p_by text, p_note text, p_among_many boolean)
   returns text language plpgsql set search_path = pg_catalog, pg_temp as $$
-  -- What bridge.redrive and bridge.redrive_jobs have in common.
+  -- What bridge.redrive and bridge.redrive_jobs have in common, after bridge.hold_ended.
   --
   --   p_among_many  one whose unique key another job has stays a dead letter, instead of being refused
   --
   -- Returns  the new status; null when the job is no dead letter, or stays one
 declare
-  v_old constant bridge.finished := bridge.take_dead(p_id);
+  v_old constant bridge.finished := bridge.take_ended(p_id, true);
   v_new bridge.finished;
   v_other uuid;
 begin
@@ -101,6 +144,7 @@ begin
   v_other := bridge.retake_key(v_old);
   if v_other is not null and p_among_many then
     insert into bridge.finished values (v_old.*);
+    delete from bridge.job j where j.id = p_id;
     return null;
   end if;
   perform bridge.refuse_taken(v_old, v_other);
@@ -134,6 +178,7 @@ declare
   v_status text;
 begin
   perform bridge.check_redrive(redrive.priority, redrive.delay, redrive.max_attempts);
+  perform bridge.hold_ended(array[redrive.id]);
   v_status := bridge.redrive_one(redrive.id, redrive.args, redrive.kwargs, redrive.queue, redrive.priority, redrive.delay, redrive.max_attempts,
     redrive.by, redrive.note, false);
   if v_status is null then
@@ -155,21 +200,27 @@ create or replace function bridge.redrive_jobs(filter jsonb, dry_run boolean def
   --
   -- Returns  {"matched", "changed", "skipped", "more"}, see bridge.bulk_report
   -- Errors   as bridge.redrive, naming the job where it is one's fault: then none of them is redriven
+  -- Locks    all of their batches, then all of their keys, then them
 declare
+  v_ids uuid[];
   v_id uuid;
-  v_matched integer := 0;
+  v_keys text[];
   v_changed integer := 0;
 begin
   perform bridge.require_filter(redrive_jobs.filter);
   perform bridge.check_redrive(redrive_jobs.priority, redrive_jobs.delay, redrive_jobs.max_attempts);
-  for v_id in select bridge.select_jobs(redrive_jobs.filter, array['failed'], p_dead => true) loop
-    v_matched := v_matched + 1;
+  v_ids := array(select bridge.select_jobs(redrive_jobs.filter, array['failed'], p_dead => true));
+  if not dry_run then
+    v_keys := bridge.hold_ended(v_ids);
+  end if;
+  foreach v_id in array v_ids loop
     if not dry_run and bridge.redrive_one(v_id, redrive_jobs.args, redrive_jobs.kwargs, redrive_jobs.queue, redrive_jobs.priority, redrive_jobs.delay,
         redrive_jobs.max_attempts, redrive_jobs.by, redrive_jobs.note, true) is not null then
       v_changed := v_changed + 1;
     end if;
   end loop;
-  return bridge.bulk_report(redrive_jobs.filter, v_matched, v_changed, redrive_jobs.dry_run);
+  perform bridge.free_ended(v_keys);
+  return bridge.bulk_report(redrive_jobs.filter, cardinality(v_ids), v_changed, redrive_jobs.dry_run);
 end
 $$;
 

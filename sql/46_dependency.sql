@@ -289,6 +289,18 @@ begin
 end
 $$;
 
+create or replace function bridge.make_way(p_id uuid, p_new bigint) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- An ended job gives way to a new one of its id; what waits for its redrive waits for that.
+declare
+  v_old record;
+begin
+  delete from bridge.finished f where f.id = p_id returning f.seq, f.status into v_old;
+  if found then
+    perform bridge.follow_retry(v_old.seq, p_new, v_old.status);
+  end if;
+end
+$$;
+
 create or replace function bridge.forget_parents(p_before timestamptz, p_dry_run boolean default false, p_limit integer default 2000) returns integer
   language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job that still waits for the redrive of one that is not even history any more is cancelled. A cleanup calls it.

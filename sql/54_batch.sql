@@ -126,9 +126,8 @@ $$;
 create or replace function bridge.reopen_batch(p_id uuid) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- A job of a batch is about to be redriven: the batch has not ended, unless its callback was called or it was cancelled.
   --
-  -- Locks    the batch: waits for one that is ending
+  -- Locks    its caller has the batch (bridge.hold_ended)
 begin
-  perform from bridge.batch b where b.id = p_id for share;
   update bridge.batch b set ended_at = null, succeeded = null
   where b.id = p_id and b.ended_at is not null and b.called_at is null and b.cancelled_at is null;
 end
@@ -178,6 +177,7 @@ begin
     end if;
     return 0;
   end if;
+  perform bridge.hold_places(array(select j.id from bridge.job j where j.batch = cancel_batch.id));
   for v_job in select j.id from bridge.job j where j.batch = cancel_batch.id order by j.seq loop
     v_count := v_count + (bridge.cancel_job(v_job, true, 'TERM') in ('cancelled', 'running'))::integer;
   end loop;

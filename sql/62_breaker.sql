@@ -104,7 +104,7 @@ begin
   end if;
   perform bridge.set_gate(p_kind, p_name);
   if p_state = 'open' then
-    perform bridge.take_back(p_kind, p_name);
+    perform bridge.take_back(p_kind, p_name, false);  -- what somebody has in hand, the next look of the tick takes back
   else
     perform bridge.wake(p_kind, p_name);
   end if;
@@ -164,13 +164,20 @@ create or replace function bridge.judge_breakers(p_now timestamptz, p_half_open 
   --
   --   p_half_open  at half-open ones alone: each claim does while there is one, so that no more jobs are let out than wanted
   --
-  -- Returns  false when somebody else is at it
-  -- Locks    an advisory lock, tried and never waited for; breakers that nobody has in hand (skip locked)
+  -- Returns  false when somebody else is at it, or changes limits
+  -- Locks    an advisory lock, tried and never waited for; the gate, where there is a breaker of a task, and breakers, if nobody has them
+  --          in hand (skip locked)
 declare
   v_breaker bridge.breaker;
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('bridge.breaker', 0)) then
     return false;
+  end if;
+  if exists (select from bridge.breaker b where b.kind = 'task' and (b.state <> 'closed' or not p_half_open)) then
+    perform from bridge.gate for update skip locked;
+    if not found then
+      return false;
+    end if;
   end if;
   for v_breaker in
     select b.* from bridge.breaker b where b.state = 'half_open' or not p_half_open order by b.kind, b.name for update skip locked
@@ -182,7 +189,7 @@ begin
     elsif p_now >= v_breaker.changed_at + v_breaker.cooldown then
       perform bridge.turn_breaker(v_breaker.kind, v_breaker.name, 'half_open', format('%s jobs are let out', v_breaker.probes));
     elsif p_now < v_breaker.changed_at + interval '10 seconds' then
-      perform bridge.take_back(v_breaker.kind, v_breaker.name);  -- of claims that had begun before it opened
+      perform bridge.take_back(v_breaker.kind, v_breaker.name, false);  -- of claims that had begun before it opened
     end if;
   end loop;
   return true;

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from fix_sql import Claim, Session
 
 COMES = """
-  select bridge.enqueue_message(%s, null, 'the.last', 'celery', 9::smallint, '[7]', '{}', null, null, null, null, '{}', '{}', null, null)
+  select bridge.enqueue_message(%s, null, 'the.last', 'celery', 9::smallint, '[7]', '{}', null, null, null, null,
+    '{"task": "the.last"}', '{}', null, null)
 """
 
 

@@ -1,0 +1,67 @@
+"""The order of locks, as ARCHITECTURE says it, seen in the running system: what each function has whenever it could wait for somebody."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from invariants import assert_sound
+from races_locks import Edge, Prober
+from races_table import ALONE, CALLS, functions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fix_sql import Session
+    from races_table import Call
+
+EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
+# What others may call, and may write.
+CATALOG = """
+    select distinct p.proname from pg_proc p join bridge.listed_rights() l on l.object = 'routine ' || p.oid::regprocedure
+    where p.pronamespace = 'bridge'::regnamespace and p.provolatile = 'v'"""
+
+
+@pytest.fixture
+def prober(dsn: str) -> Iterator[Prober]:
+    prober = Prober(dsn)
+    yield prober
+    prober.close()
+    assert_sound(dsn)
+
+
+def test_every_function_that_may_write_stands_in_the_table_of_races_or_says_why_not(db: Session) -> None:
+    known = {name for call in CALLS.values() for name in functions_of(call)} | set(ALONE)
+    assert {name for (name,) in db.rows(CATALOG)} == known
+
+
+def chosen_stages(call: Call) -> list[str]:
+    """With more effort all; else the first, where orders differ, and, of what waits for nobody, where it finds most to do."""
+    stages = call.stages.split()
+    telling = ("overdue", "orphaned", "guarded") if call.passes else ("several",)
+    return stages if EFFORT > 1 else [*stages[:1], *(s for s in stages[1:] if s.startswith(telling))]
+
+
+def is_against_the_order(edge: Edge) -> bool:
+    """Whether two who hold and want such rows could wait for each other in a circle.
+
+    Of ended jobs that are run again by one call, each comes with its id: the next one's id after the last one's row.
+    """
+    if (edge.had.kind, edge.wanted.kind) == ("finished", "job to be made"):
+        return False
+    return edge.had.turn > edge.wanted.turn
+
+
+def test_who_waits_for_a_row_has_none_that_comes_later_in_the_order(prober: Prober) -> None:
+    found = []
+    for name, call in CALLS.items():
+        for stage in chosen_stages(call):
+            if call.passes:
+                prober.maker.clear()
+            for edge in prober.edges(call, prober.maker.make(stage)):
+                if call.passes:
+                    found.append(f"{name} of a job that is {stage} waits for {edge.wanted}")
+                elif is_against_the_order(edge):
+                    found.append(f"{name} of a job that is {stage} has {edge.had} while it waits for {edge.wanted}")
+    assert found == []
