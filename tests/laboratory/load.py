@@ -250,8 +250,9 @@ def batched(load: Load) -> None:
 
 @kind(4)
 def transfer(load: Load) -> None:
-    """A job whose effect and end are one transaction."""
-    load.enqueue("lab.transfer", Wish(load.lab(), "transfer", "enqueue"), {"seconds": load.short()}, max_attempts=20, backoff=0.2)
+    """A job whose effect and end are one transaction. Its task's own connection may hang for ever, so it has a time limit."""
+    wish = Wish(load.lab(), "transfer", "enqueue")
+    load.enqueue("lab.transfer", wish, {"seconds": load.short()}, max_attempts=20, backoff=0.2, timeout=15)
 
 
 @kind(1)

@@ -95,5 +95,7 @@ def transfer(self: Any, *, lab: int, seconds: float = 0.0) -> int:
     with noted(self, lab):
         time.sleep(seconds)
         with psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], connect_timeout=5) as connection:
+            # When this process is cut off or dies unnoticed, the server must not hold the job's row for ever.
+            connection.execute("set local idle_in_transaction_session_timeout = '10s'")
             connection.execute("insert into effect (lab, run) values (%s, %s)", (lab, self.request.bridge_run.id))
             return bridge.complete(connection, lab)
