@@ -10,6 +10,9 @@ import pytest
 from fix_schedules import DAY, due_at, error_of, schedule, tick
 from fix_servers import wait_for_row, wait_for_value, wait_until
 
+from bridge.queries import calls as queries
+from bridge.queries.connection import connect
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -313,3 +316,15 @@ def test_a_webhook_of_a_schedule_is_a_delivery_of_its_slot(shop: Session) -> Non
     }  # fmt: skip
     assert shop.rows("select callback, event from bridge.deliveries") == [("schedule post", "schedule.due")]
     wait_for_value(shop.dsn, "select webhook->>'secret' from bridge.schedules", value="default")
+
+
+def test_a_call_may_be_silent_for_longer_than_other_statements(db: Session) -> None:
+    db.do("create function public.slow() returns void language sql as $$ select pg_sleep(1) $$")
+    schedule(db, "slow", task=None, function="public.slow")
+    identity = db.one("select bridge.run_schedule('slow')")
+    with connect(db.dsn, name="calls", timeout=0.2) as connection:
+        queries.run_calls(connection)
+        assert db.status(identity) == "succeeded"
+        connection.execute("set statement_timeout = 0")
+        with pytest.raises(psycopg.OperationalError, match="no answer within"):
+            connection.execute("select pg_sleep(30)")

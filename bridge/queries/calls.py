@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.queries.answers import value
-from bridge.queries.connection import is_pooled, translated
+from bridge.queries.connection import endless, is_pooled, translated
 
 if TYPE_CHECKING:
     from bridge.queries.connection import Connection
@@ -20,7 +20,7 @@ def wait(connection: Connection) -> bool:
 
 def run_calls(connection: Connection) -> None:
     """Call ``bridge.run_calls`` on a connection that does nothing else: it commits, and takes as long as the functions take."""
-    with translated():
+    with translated(), endless(connection):
         if not is_pooled(connection):
             connection.execute("set statement_timeout = 0")
         connection.execute("call bridge.run_calls()", prepare=False)

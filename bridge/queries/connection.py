@@ -25,6 +25,7 @@ __all__ = [
     "driver_connection",
     "dsn_of",
     "each_host",
+    "endless",
     "explained",
     "has_ended",
     "is_broken",
@@ -107,6 +108,19 @@ def is_pooled(connection: Connection) -> bool:
 def has_ended(connection: Connection) -> bool:
     """Whether it is closed, or the other side has said that it is over."""
     return connection.has_ended() if isinstance(connection, Session) else connection.closed
+
+
+@contextmanager
+def endless(connection: Connection) -> Iterator[None]:
+    """Wait for an answer as long as its statement takes, which has no time limit either."""
+    if not isinstance(connection, Session):
+        yield
+        return
+    patience, connection.patience = connection.patience, None
+    try:
+        yield
+    finally:
+        connection.patience = patience
 
 
 @contextmanager

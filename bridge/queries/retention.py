@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bridge.queries.answers import records, value
-from bridge.queries.connection import stands_alone, translated
+from bridge.queries.connection import endless, stands_alone, translated
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -65,7 +65,7 @@ def cleanup(connection: Connection, *, dry_run: bool, by: str | None) -> list[di
     query = f"select {_COLUMNS} from bridge.cleanup(%(dry_run)s, by => %(by)s)"
     if not stands_alone(connection):
         return records(connection, query, {"dry_run": dry_run, "by": by})
-    with translated(), connection.transaction():
+    with translated(), endless(connection), connection.transaction():
         value(connection, "select set_config('statement_timeout', '0', true)")  # a dry run reads tables whole
         return records(connection, query, {"dry_run": dry_run, "by": by})
 
