@@ -66,7 +66,7 @@ def test_an_answer_that_is_no_success_is_an_error_without_the_query(
     ("status", "asked", "expected"),
     [
         (429, "120", 120), (503, "0", 5), (503, "9" * 400, 86400),
-        pytest.param(503, formatdate(time.time() + 6000, usegmt=True), 6000, id="503-at a moment-6000"),
+        (503, "at a moment", 6000),
         (503, formatdate(0, usegmt=True), 5), (503, "tomorrow", None), (503, "-5", None), (503, None, None), (500, "120", None),
     ],
 )  # fmt: skip
@@ -74,7 +74,7 @@ def test_a_receiver_that_is_busy_says_when_it_wants_to_be_asked_again(
     make_receiver: Callable[..., Receiver], status: int, asked: str | None, expected: float | None
 ) -> None:
     receiver = make_receiver(status)
-    receiver.retry_after = asked
+    receiver.retry_after = formatdate(time.time() + 6000, usegmt=True) if asked == "at a moment" else asked
     with pytest.raises(DeliveryError) as raised:
         webhooks.deliver("msg-1", receiver.url(), PAYLOAD, "default", HERE)
     assert raised.value.retry_after == (expected if expected is None else pytest.approx(expected, rel=0.1))

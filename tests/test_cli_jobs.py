@@ -133,7 +133,7 @@ def test_a_celery_task_id_names_a_job_as_well(stack: Stack, jobs: Callable[..., 
     from bridge.job import job_id
 
     name = f"order {queue}"
-    make = "select bridge.enqueue_message(%s, %s, 'kinds.add', %s, 9::smallint, '[]', '{}', null, null, null, null, '{}', '{}', null, null)"
+    make = "select bridge.enqueue_message(%s, %s, 'kinds.add', %s, 9::smallint, '[]', '{}', null, null, null, null, null, '{}', null, null)"
     stack.sql.execute(make, (job_id(name), name, queue))
     assert json.loads(jobs("show", name, "--json").stdout)["task_id"] == name
     assert jobs("cancel", name).exit_code == 0

@@ -20,7 +20,7 @@ def call(db: Session, identity: uuid.UUID | None = None, queue: str = "celery", 
     """What a Celery call writes."""
     identity = identity or uuid.uuid4()
     run_at = None if later is None else db.one("select now() + %s::interval", later)
-    headers = {"stamped_headers": list(stamps) or None, "stamps": stamps}
+    headers = {"task": "a.task", "stamped_headers": list(stamps) or None, "stamps": stamps}
     assert db.one(CALL, identity, queue, json.dumps(headers), run_at)
     return identity
 

@@ -27,7 +27,7 @@ def call(db: Session, task: str, identity: Any, *, links: Any = None, **embed: A
     if "chain" in embed:
         embed["chain"] = embed["chain"][::-1]
     db.do(
-        "select bridge.enqueue_message(%s, null, %s, 'celery', 9::smallint, '[]', '{}', %s, null, null, null, '{}', '{}', null, null,"
+        "select bridge.enqueue_message(%s, null, %s, 'celery', 9::smallint, '[]', '{}', %s, null, null, null, null, '{}', null, null,"
         " p_links => %s)",
         identity, task, json.dumps({**NOTHING, **embed}), json.dumps(links) if links else None,
     )  # fmt: skip

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fix_sql import Session
 
 PART = """
-  select bridge.enqueue_message(%s, null, 'a.part', 'celery', 9::smallint, '[]', '{}', null, null, null, null, '{}', '{}', null,
+  select bridge.enqueue_message(%s, null, 'a.part', 'celery', 9::smallint, '[]', '{}', null, null, null, null, null, '{}', null,
     clock_timestamp() + interval '3 days', 'a.chord')
 """
 

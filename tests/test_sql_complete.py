@@ -96,7 +96,7 @@ def test_a_run_that_is_told_to_stop_is_not_completed_and_one_that_may_end_is(db:
 def test_a_job_that_only_celery_can_follow_is_refused(db: Session, other: Any) -> None:
     embed = json.dumps({"callbacks": None, "errbacks": None, "chain": [{"task": "b"}], "chord": None})
     db.do(
-        "select bridge.enqueue_message(bridge.new_id(), null, 'a', 'celery', 9::smallint, '[]', '{}', %s, null, null, null, '{}', null,"
+        "select bridge.enqueue_message(bridge.new_id(), null, 'a', 'celery', 9::smallint, '[]', '{}', %s, null, null, null, null, null,"
         " null, null)",
         embed,
     )

@@ -193,7 +193,7 @@ def test_a_checkpoint_and_the_loss_of_its_run_at_once_leave_one_of_two_states(db
 def test_another_job_of_the_same_id_starts_from_nothing(db: Session) -> None:
     identity = uuid.uuid4()
     message = (
-        "select bridge.enqueue_message(%s, null, 'a.task', 'celery', 9::smallint, '[]', '{}', null, null, null, null, '{}', '{}',"
+        "select bridge.enqueue_message(%s, null, 'a.task', 'celery', 9::smallint, '[]', '{}', null, null, null, null, null, '{}',"
         " null, null)"
     )
     db.do(message, identity)

@@ -69,7 +69,7 @@ def test_without_a_policy_the_defaults_count_and_a_policy_that_is_gone_counts_no
 
 def test_a_celery_call_is_retried_when_a_policy_says_so(db: Session) -> None:
     query = """select bridge.enqueue_message(gen_random_uuid(), null, 'a.task', 'celery', 9::smallint, '[]', '{}', null, null, null, null,
-        '{"timelimit": [null, 7]}', '{}', null, null)"""
+        '{"task": "a.task", "timelimit": [null, 7]}', '{}', null, null)"""
     for _ in range(2):
         db.one(query)
     one, other = db.claim()

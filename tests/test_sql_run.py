@@ -235,7 +235,7 @@ def test_a_time_limit_leaves_the_further_attempts(db: Session) -> None:
 
 
 def retry_run(db: Session, claim: Claim, run: Any, task: str = "a.task") -> bool:
-    query = """select bridge.retry_run(%s, %s, %s, 'celery', 9::smallint, '[2]', '{}', null, null, null, null, '{}', '{}', null, null)"""
+    query = """select bridge.retry_run(%s, %s, %s, 'celery', 9::smallint, '[2]', '{}', null, null, null, null, null, '{}', null, null)"""
     return bool(db.one(query, claim.seq, run, task))
 
 
@@ -262,7 +262,7 @@ def test_a_superseded_run_cannot_ask_for_a_next_attempt(db: Session) -> None:
 
 
 def enqueue_message(db: Session, identity: uuid.UUID) -> bool:
-    query = """select bridge.enqueue_message(%s, null, 'a.task', 'celery', 9::smallint, '[]', '{}', null, null, null, null, '{}', '{}', null, null)"""  # noqa: E501
+    query = """select bridge.enqueue_message(%s, null, 'a.task', 'celery', 9::smallint, '[]', '{}', null, null, null, null, null, '{}', null, null)"""  # noqa: E501
     return bool(db.one(query, identity))
 
 
