@@ -211,7 +211,7 @@ def test_a_worker_whose_connections_were_forgotten_reports_before_it_is_missed(
     proxy, through = postgres_proxy
     db.do(TABLE)
     drainer()
-    worker("apps.ledger", dsn=through, concurrency=1)
+    worker("apps.ledger", dsn=through, concurrency=1, env={"LEDGER_DATABASE_URL": db.dsn})  # which has no patience of ours
     identity = db.enqueue("ledger.work", args=[1, 5.0])
     wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (identity,), value="running", timeout=60)
     proxy.forget()
