@@ -26,7 +26,6 @@ __all__ = [
     "ATTEMPT",
     "HEADER",
     "PLUGIN",
-    "SIGNATURE",
     "Delivery",
     "Envelope",
     "envelope",
@@ -37,7 +36,6 @@ __all__ = [
 ]
 
 HEADER = "bridge"
-SIGNATURE = "bridge_signature"  # see bridge.signing
 ATTEMPT = "bridge_attempt"  # of second and later attempts: which it is
 PLUGIN = "bridge"  # in what a worker answers about its queues: the id under which it reports
 # A bigint, and a uuid as Postgres writes it.

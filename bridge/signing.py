@@ -20,9 +20,9 @@ from kombu.utils.json import object_hook
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Signer"]
+__all__ = ["SIGNATURE", "Signer"]
 
-_NAME = "bridge_signature"  # of the header
+SIGNATURE = "bridge_signature"  # the header
 _TYPED = "__type__"  # what kombu writes beside a value that JSON has no form for
 _ADDED = re.compile(r"x-(death|delivery-count|acquired-count|(first|last)-death-\w+)$")  # headers that RabbitMQ adds on the way
 _ROUTE = ("exchange", "routing_key")
@@ -52,7 +52,7 @@ class Signer:
         # A worker sees the body when kombu has unpacked it.
         whole = decompress(body, read["compression"]) if read.get("compression") else body
         signature = _mac(self.keys[0], _text(read, whole, kind, route, properties))
-        return f'{headers.rstrip().removesuffix("}")}, "{_NAME}": "{signature}"}}'
+        return f'{headers.rstrip().removesuffix("}")}, "{SIGNATURE}": "{signature}"}}'
 
     def objection(self, message: Any) -> str | None:
         """What is wrong with a message of kombu's that has come: ``unsigned`` or ``forged``; None when a drainer with a key has sent it.
@@ -60,7 +60,7 @@ class Signer:
         Nothing of the body is decoded for it.
         """
         headers, sent = dict(message.headers), message.delivery_info
-        signature = headers.pop(_NAME, None)
+        signature = headers.pop(SIGNATURE, None)
         if not isinstance(signature, str):
             return "unsigned"
         body = message.body.encode() if isinstance(message.body, str) else bytes(message.body or b"")

@@ -126,10 +126,10 @@ class RedisBroker(PortableBroker):
     def _depth(self, key: str) -> int:
         """How many messages of a list to look at: fewer where they are large. A list that is shorter is looked at whole."""
         try:
-            size, count = int(self._client.memory_usage(key) or 0), int(self._client.llen(key))
+            size = int(self._client.memory_usage(key) or 0)
+            return _LOOK if size <= _LOOK_BYTES else max(1, min(_LOOK, _LOOK_BYTES * int(self._client.llen(key)) // size))
         except NoPermissionError:
             return _LOOK
-        return _LOOK if size <= _LOOK_BYTES else max(1, min(_LOOK, _LOOK_BYTES * count // size))
 
     def describe(self) -> dict[str, Any]:
         """Version, memory and what happens when memory is full, as far as we may ask."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def connect(dsn: str, *, name: str, timeout: float = 10.0, patience: float | Non
         dsn: the database, as libpq takes it.
         name: shows as application_name.
         timeout: seconds for connecting and for each statement.
-        patience: seconds without a byte until an answer is given up; half as many again as the timeout where nothing is said.
+        patience: seconds without a byte until an answer is given up, where that is to be less than one and a half timeouts.
         asynchronous_commit: commits return before they are on disk; a crash can lose the last of them, never tear one.
 
     Raises:
@@ -76,7 +77,7 @@ def connect(dsn: str, *, name: str, timeout: float = 10.0, patience: float | Non
         said = conninfo.conninfo_to_dict(dsn)
         way: dict[str, Any] = {word: value for word, value in {**_KEEPALIVE, "tcp_user_timeout": milliseconds}.items() if word not in said}
         connection = Session.connect(dsn, autocommit=True, connect_timeout=max(2, round(timeout)), application_name=name, **way)
-        connection.patience = patience or timeout * _SILENCE
+        connection.patience = min(patience or math.inf, timeout * _SILENCE)
         settings = {"timeout": str(milliseconds), "commit": "off" if asynchronous_commit else "on", "pid": connection.info.backend_pid}
         connection.pooled = connection.execute(_BEGIN, settings).fetchone()[:1] != (True,)  # type: ignore[index]
     except psycopg.Error as error:
@@ -149,9 +150,8 @@ def translated() -> Iterator[None]:
             f"a text holds {error.object[error.start : error.end]!r}, which is no Unicode", "leave it out"
         ) from error
     except psycopg.Error as error:
-        if str(error).startswith(
-            ("cannot adapt type", "cannot convert")
-        ):  # psycopg does not know the class, or Postgres has no such number
+        # psycopg does not know the class, or Postgres has no such number.
+        if str(error).startswith(("cannot adapt type", "cannot convert")):
             raise InvalidArgumentError(str(error).partition(" using")[0], _TYPES) from error
         own = _own(error)
         if own is None:

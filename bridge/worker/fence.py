@@ -27,7 +27,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from bridge.errors import BridgeError, ServerError
 from bridge.job import job_id
-from bridge.message import HEADER, Delivery
+from bridge.message import Delivery
 from bridge.queries.results import Value
 from bridge.results.failure import noted_error
 from bridge.results.text import columns
@@ -95,7 +95,7 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
 
     @wraps(trace)
     def fenced_trace(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        delivery = Delivery.parse((request or {}).get(HEADER))
+        delivery = Delivery.of(request)
         if delivery is None:
             return trace(task_id, args, kwargs, request)
         run = _start(joined, delivery, task_id)

@@ -17,7 +17,7 @@ from celery.worker import state
 
 import bridge
 from bridge.errors import ServerError
-from bridge.message import HEADER, Delivery
+from bridge.message import Delivery
 from bridge.queries import runs
 from bridge.queries.connection import connect
 from bridge.worker.signed import refusals
@@ -107,7 +107,7 @@ class Heartbeat(threading.Thread):
         """The connection; with less patience than others at first, because a worker that does not report for long is taken for dead."""
         if self._connection is None or self._connection.closed:
             settings = self._joined.settings
-            patience = min(self._interval * (1 + self._failures), settings.timeout * 1.5)
+            patience = self._interval * (1 + self._failures)
             self._connection = connect(
                 settings.require_database(), name="bridge heartbeat", timeout=settings.timeout, patience=patience, asynchronous_commit=True
             )
@@ -174,7 +174,7 @@ def _held(consumer: Any) -> dict[str, Any]:
 
 
 def _by_token(requests: Iterable[Any]) -> dict[str, Any]:
-    found = ((Delivery.parse(request.request_dict.get(HEADER)), request) for request in requests)
+    found = ((Delivery.of(request.request_dict), request) for request in requests)
     return {delivery.token: request for delivery, request in found if delivery is not None}
 
 
@@ -186,7 +186,7 @@ def forget_dropped() -> None:
     """
     alive = {*_copy(state.reserved_requests), *_copy(state.active_requests)}
     for request in _copy(state.requests.values()):
-        if request not in alive and Delivery.parse(request.request_dict.get(HEADER)) is not None:
+        if request not in alive and Delivery.of(request.request_dict) is not None:
             state.requests.pop(request.id, None)
 
 

@@ -17,7 +17,7 @@ from kombu.utils.imports import symbol_by_name
 from bridge.application import membership
 from bridge.errors import CompletingError, ServerError
 from bridge.job import job_id
-from bridge.message import HEADER, Delivery
+from bridge.message import Delivery
 from bridge.queries import revokes
 from bridge.worker import outcome
 from bridge.worker.fence import Refusal
@@ -92,7 +92,7 @@ class RowRequest:
         return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]
 
     def _was_completed(self) -> bool:
-        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)
+        delivery, joined = Delivery.of(self.request_dict), membership(self.app)
         return delivery is not None and joined is not None and outcome.was_completed(joined, delivery)
 
     def _on_undecided(self, exc: BaseException) -> None:
@@ -103,7 +103,7 @@ class RowRequest:
         threading.Thread(target=self._decide_later, args=(exc,), name="bridge-decide", daemon=True).start()
 
     def _decide_later(self, exc: BaseException) -> None:
-        delivery, joined = Delivery.parse(self.request_dict.get(HEADER)), membership(self.app)
+        delivery, joined = Delivery.of(self.request_dict), membership(self.app)
         if delivery is None or joined is None:
             return
         if outcome.insist(self._was_completed):
@@ -202,4 +202,4 @@ def _is_given_back(task: Any) -> bool:
 
 
 def _is_row(request: Any) -> bool:
-    return Delivery.parse(request.request_dict.get(HEADER)) is not None
+    return Delivery.of(request.request_dict) is not None
