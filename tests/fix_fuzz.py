@@ -6,13 +6,13 @@ What is called is read from the catalog, so that a new function is met by itself
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from fix_effort import EFFORT
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from invariants import RULES
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from fix_sql import Session
 
-EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 # The gate tries the same values every time; with more effort they are new ones.
 TRIES = settings(max_examples=4 * EFFORT, deadline=None, suppress_health_check=QUIET, derandomize=EFFORT == 1, database=None)

@@ -1,11 +1,7 @@
-"""Schedules in tests: made with short names, ticked at a time that is passed in, and what the log of runs says of them.
-
-BRIDGE_TEST_EFFORT=20 has the tests that go by chance try twenty times as much.
-"""
+"""Schedules in tests: made with short names, ticked at a time that is passed in, and what the log of runs says of them."""
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +17,6 @@ if TYPE_CHECKING:
 
 DAY = datetime(2031, 5, 5, tzinfo=UTC)  # a Monday, later than now: simulated time only goes on
 HOUR = timedelta(hours=1)
-EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
 
 
 def schedule(db: Session, name: str = "nightly", cron: str = "0 * * * *", task: str | None = "a.task", **options: Any) -> str:

@@ -119,3 +119,11 @@ def db(dsn: str) -> Iterator[Session]:
     yield session
     assert_sound(dsn)
     session.connection.close()
+
+
+@pytest.fixture
+def other(db: Session) -> Iterator[Session]:
+    """Somebody else's session on the same database: another worker, drainer or operator."""
+    session = Session(db.dsn)
+    yield session
+    session.connection.close()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from fix_fuzz import EFFORT, World
+from fix_effort import EFFORT
+from fix_fuzz import World
 from fix_sql import Session
 
 import bridge

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 from fix_client import command
-from fix_fuzz import EFFORT, World
+from fix_effort import EFFORT
+from fix_fuzz import World
 from fix_sql import Session
 
 from bridge.cli import main

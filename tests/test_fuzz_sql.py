@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from fix_fuzz import EFFORT, TRIES, Routine, World, calls, outcome, routines
+from fix_effort import EFFORT
+from fix_fuzz import TRIES, Routine, World, calls, outcome, routines
 from fix_sql import Session
 from hypothesis import given, settings
 from hypothesis import strategies as st

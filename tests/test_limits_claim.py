@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_servers import wait_until
-from fix_sql import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def other(db: Session) -> Iterator[Session]:
-    """A second drainer's session."""
-    session = Session(db.dsn)
-    yield session
-    session.connection.close()
+    from fix_sql import Session
 
 
 def set_limit(db: Session, name: str = "l", **options: Any) -> str:

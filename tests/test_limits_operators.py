@@ -16,21 +16,11 @@ import bridge
 from bridge.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fix_calls import MakeApp
 
 pytestmark = pytest.mark.usefixtures("ours")
 command, answer = partial(fix_client.command, "limits"), partial(fix_client.answer, "limits")
 WAITS = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and pid = %s"
-
-
-@pytest.fixture
-def other(db: Session) -> Iterator[Session]:
-    """Somebody else's session."""
-    session = Session(db.dsn)
-    yield session
-    session.connection.close()
 
 
 def test_limits_are_set_read_and_removed_from_python(db: Session) -> None:

@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_effort import EFFORT
 from model.explore import Explored, explore, has_ended, stuck, way_to
 from model.rows import PRODUCT, Rules
 from model.state import Bounds
@@ -18,7 +19,6 @@ from model.walk import Walk, prepare
 if TYPE_CHECKING:
     from fix_sql import Session
 
-EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
 # Without a broker that brings messages back by itself: see the last test.
 CRASH: dict[str, Any] = {"faults": 0, "crashes": 1, "repeats": False, "hand": 1}
 BOUNDS = {

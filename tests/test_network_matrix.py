@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fix_schedules import EFFORT
+from fix_effort import EFFORT
 from laboratory.faults import FAULTS
 from laboratory.runner import Plan, run
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from apps.ledger import TABLE
+from fix_effort import EFFORT
 from fix_poison import FOREIGN, envelope, envelopes, header, texts
-from fix_schedules import EFFORT
 from fix_servers import wait_for_value, wait_until
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st

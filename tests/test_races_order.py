@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_effort import EFFORT
 from invariants import assert_sound
 from races_locks import Edge, Prober
 from races_table import ALONE, CALLS, functions_of
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from fix_sql import Session
     from races_table import Call
 
-EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
 # What others may call, and may write.
 CATALOG = """
     select distinct p.proname from pg_proc p join bridge.listed_rights() l on l.object = 'routine ' || p.oid::regprocedure

@@ -1,16 +1,16 @@
 """Two sessions, every pair of functions that change state, on one job: it becomes of it what comes of one after the other.
 
 The second comes while the first has done its own and has not committed. Then the first commits, or rolls back. The gate tries some hundred
-pairs, the same each time; BRIDGE_TEST_EFFORT=20 tries all, in all stages of a job, both ways.
+pairs, the same each time; BRIDGE_TEST_EFFORT=60 tries all, in all stages of a job, both ways.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 from typing import TYPE_CHECKING
 
 import pytest
+from fix_effort import EFFORT
 from invariants import assert_sound
 from races_run import Met, Outcome, Races
 from races_table import CALLS
@@ -19,7 +19,6 @@ from races_world import STAGES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EFFORT = int(os.environ.get("BRIDGE_TEST_EFFORT", "1"))
 STRIDE = max(1, 60 // EFFORT)  # of the pairs of a stage, each how-manieth is tried
 # What the answers of two say otherwise than those of one after the other; the job is the same.
 EXCUSED = {

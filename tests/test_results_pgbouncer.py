@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import signal
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -12,12 +11,9 @@ import pytest
 from celery import Celery, chord
 from fix_servers import missing, wait_until
 from fix_stack import Stack
-from psycopg import conninfo
+from laboratory.pooler import HOW_TO_GET_IT, Pooler, find_pgbouncer
 
 import bridge
-from bridge.local.account import server_account
-from bridge.local.broker import free_port
-from bridge.local.process import Process
 from bridge.queries.connection import connect, is_pooled
 
 if TYPE_CHECKING:
@@ -25,38 +21,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE = 60  # seconds
-CONFIG = """
-[databases]
-* = {server}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 4
-max_client_conn = 200
-"""
 
 
 @pytest.fixture(scope="module")
 def pooled(bare_stack: Stack, server_folder: Path) -> Iterator[str]:
     """DSN of the stack's database through a pgbouncer of our own."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
-        missing("pgbouncer", "apt-get install pgbouncer")
-    direct, port = conninfo.conninfo_to_dict(bare_stack.dsn), free_port()
+    if find_pgbouncer() is None:
+        missing("pgbouncer", HOW_TO_GET_IT)
     folder = server_folder / f"pgbouncer-{secrets.token_hex(3)}"
-    folder.mkdir(mode=0o755)
-    config = folder / "pgbouncer.ini"
-    server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
-    config.write_text(CONFIG.format(server=server, port=port))
-    process = Process("pgbouncer", [program, str(config)], log=folder / "log", account=server_account(), death_signal=signal.SIGKILL)
-    process.start()
-    dsn = conninfo.make_conninfo("", host="127.0.0.1", port=port, user=direct["user"], dbname=direct["dbname"])
-    process.wait_ready(lambda: _answers(dsn))
-    yield dsn
-    process.stop()
+    pooler = Pooler(bare_stack.dsn, folder, sessions=4)
+    pooler.start()
+    pooler.process.wait_ready(lambda: _answers(pooler.dsn))
+    yield pooler.dsn
+    pooler.stop()
     shutil.rmtree(folder, ignore_errors=True)
 
 

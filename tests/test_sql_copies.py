@@ -6,22 +6,13 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_sql import Claim, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from fix_sql import Claim, Session
 
 STEADY = "update bridge.tick_state set steady_since = '-infinity', ticked_at = clock_timestamp()"
 GONE = "update bridge.worker set seen_at = clock_timestamp() - interval '1 hour' where id = %s"
 FAIR = "update bridge.setting set value = '1' where name = 'worker_lost'"  # the server may have been started a moment ago
-
-
-@pytest.fixture
-def other(db: Session) -> Iterator[Session]:
-    """A second worker."""
-    session = Session(db.dsn)
-    yield session
-    session.connection.close()
 
 
 def running(db: Session) -> Claim:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 from croniter import CroniterBadDateError, croniter
-from fix_schedules import EFFORT
+from fix_effort import EFFORT
 from fix_sql import Session
 from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st

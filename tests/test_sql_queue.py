@@ -18,14 +18,6 @@ PAUSES = "select kind, name, pause from bridge.pauses order by 1, 2"
 
 
 @pytest.fixture
-def other(db: Session) -> Iterator[Session]:
-    """Somebody else's session."""
-    session = Session(db.dsn)
-    yield session
-    session.connection.close()
-
-
-@pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as pool:
         yield pool

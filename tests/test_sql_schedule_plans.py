@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from fix_schedules import EFFORT
+from fix_effort import EFFORT
 from fix_sql import Session
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fix_schedules import EFFORT, HOUR, schedule, tick
+from fix_effort import EFFORT
+from fix_schedules import HOUR, schedule, tick
 from schedule_model import Model, Run
 
 if TYPE_CHECKING:

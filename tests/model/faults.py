@@ -161,8 +161,7 @@ def leave(state: State, bounds: Bounds) -> Iterator[Step]:
         if worker.up and worker.holds():
             rows = state.rows
             for job, token in given:
-                row = step.release(rows[job], token)
-                rows = with_row(rows, job, row) if row else rows
+                rows = with_row(rows, job, step.release(rows[job], token))
             after = with_worker(commit(state, rows, forced=False), index, worker._replace(hand=()))
             yield ("release", f"by {index}"), after._replace(broker=tuple(sorted(state.broker + worker.hand)))
 
@@ -174,11 +173,9 @@ def stop(state: State, bounds: Bounds) -> Iterator[Step]:
         if worker.up and worker.child:
             rows = state.rows
             for child in worker.child:
-                row = step.break_off(rows[child.job], index)
-                rows = with_row(rows, child.job, row) if row else rows
+                rows = with_row(rows, child.job, step.break_off(rows[child.job], index))
             for job, token in worker.holds():
-                row = step.release(rows[job], token)
-                rows = with_row(rows, job, row) if row else rows
+                rows = with_row(rows, job, step.release(rows[job], token))
             after = with_worker(commit(state, rows, forced=False), index, Worker(report=worker.report))
             yield ("stop_worker", f"{index}"), after._replace(broker=tuple(sorted(state.broker + worker.hand)))
 

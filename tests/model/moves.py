@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,16 @@ def commit(state: State, rows: tuple[Row, ...], *, forced: bool) -> State:
     return state._replace(rows=rows, older=older)
 
 
-def with_row(rows: tuple[Row, ...], job: int, row: Row) -> tuple[Row, ...]:
-    """The rows with another one for this job."""
-    return (*rows[:job], row, *rows[job + 1 :])
+def with_row(rows: tuple[Row, ...], job: int, row: Row | None) -> tuple[Row, ...]:
+    """The rows with another one for this job; as they are where there is none."""
+    return (*rows[:job], row, *rows[job + 1 :]) if row else rows
+
+
+def with_each(rows: tuple[Row, ...], jobs: Iterable[int], change: Callable[[Row], Row | None]) -> tuple[Row, ...]:
+    """The rows with those of several jobs changed, as far as they let themselves be changed."""
+    for job in jobs:
+        rows = with_row(rows, job, change(rows[job]))
+    return rows
 
 
 def with_worker(state: State, index: int, worker: Worker) -> State:
@@ -139,10 +147,8 @@ def mark(state: State, bounds: Bounds) -> Iterator[Step]:
     """A drainer marks what the broker has confirmed."""
     for index, drainer in enumerate(state.drainers):
         if drainer.phase == "sent":
-            rows = state.rows
-            for job, _ in drainer.jobs:
-                row = step.mark_published(rows[job], bounds.rules, drainer.shipment)
-                rows = with_row(rows, job, row) if row else rows
+            mark_one = partial(step.mark_published, rules=bounds.rules, shipment=drainer.shipment)
+            rows = with_each(state.rows, (job for job, _ in drainer.jobs), mark_one)
             after = with_drainer(state, index, IDLE)
             yield ("mark_published",), commit(after, rows, forced=bounds.rules.mark_is_forced)
 
@@ -151,10 +157,8 @@ def unclaim(state: State, bounds: Bounds) -> Iterator[Step]:
     """A drainer puts back what it could not send."""
     for index, drainer in enumerate(state.drainers):
         if drainer.phase == "refused":
-            rows = state.rows
-            for job, _ in drainer.jobs:
-                row = step.unclaim(rows[job], bounds.rules, drainer.shipment)
-                rows = with_row(rows, job, row) if row else rows
+            put_back = partial(step.unclaim, rules=bounds.rules, shipment=drainer.shipment)
+            rows = with_each(state.rows, (job for job, _ in drainer.jobs), put_back)
             yield ("unclaim",), commit(with_drainer(state, index, IDLE), rows, forced=False)
 
 
@@ -231,7 +235,7 @@ def end_run(state: State, bounds: Bounds) -> Iterator[Step]:
         for child in worker.child:
             for name, ends in (("finish", step.finish), ("fail", step.fail)):
                 row = ends(state.rows[child.job], bounds.rules, child.token, child.run)
-                rows = with_row(state.rows, child.job, row) if row else state.rows
+                rows = with_row(state.rows, child.job, row)
                 after = commit(state, rows, forced=True) if row else state
                 yield (name, f"by {index}", f"of job {child.job}"), with_worker(after, index, worker._replace(child=()))
 

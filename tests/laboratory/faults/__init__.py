@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -33,7 +34,7 @@ class Cost:
     most: int | None = None
 
 
-class Fault:
+class Fault(ABC):
     """One strike. Its docstring's first line is shown by --list.
 
     Attributes:
@@ -50,11 +51,11 @@ class Fault:
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
 
+    @abstractmethod
     def strike(self, world: World) -> Cost:
         """Do it, and return soon with what it may cost."""
-        raise NotImplementedError
 
-    def mend(self, world: World) -> None:
+    def mend(self, world: World) -> None:  # noqa: B027 - most strikes leave nothing to be undone
         """Undo it; also called after a strike that failed."""
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
-from psycopg import conninfo
-
-from bridge.local.account import server_account
-from bridge.local.broker import free_port
-from bridge.local.process import Process
-from laboratory.errors import LabError
 from laboratory.faults import Cost, Fault, fault
+from laboratory.pooler import Pooler
 from laboratory.world import EXTRAS, Needs
 
 if TYPE_CHECKING:
@@ -67,49 +61,14 @@ for (_role, _server), _state in product(PAIRS, STATES):
     _about = {"name": f"net-{_state}-{_role}-{_server}", "role": _role, "server": _server, "state": _state}
     fault(type("NetworkFault", (NetworkFault,), {**_about, "__doc__": f"The line from a {_role} to its {_server}: {_state}."}))
 
-CONFIG = """
-[databases]
-* = {server}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 10
-max_client_conn = 300
-"""
+
+def _pooler(world: World) -> Pooler:
+    pooler = Pooler(world.dsn, world.folder / "pgbouncer", sessions=10)
+    pooler.start()
+    return pooler
 
 
-class Pooler:
-    """A pgbouncer in transaction mode, before the Postgres of a world."""
-
-    def __init__(self, world: World) -> None:
-        program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-        if program is None:
-            raise LabError("no pgbouncer here: apt-get install pgbouncer")
-        folder = world.folder / "pgbouncer"
-        folder.mkdir(mode=0o755)
-        self.port = free_port()
-        direct = conninfo.conninfo_to_dict(world.dsn)
-        server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
-        config = folder / "pgbouncer.ini"
-        config.write_text(CONFIG.format(server=server, port=self.port))
-        self._command, self._log = [program, str(config)], folder / "log"
-        self.start()
-
-    def start(self) -> None:
-        """Start it, unless it runs."""
-        self.process = Process("pgbouncer", self._command, log=self._log, account=server_account(), death_signal=signal.SIGKILL)
-        self.process.start()
-
-    def stop(self) -> None:
-        """End it for good."""
-        self.process.kill(signal.SIGCONT)
-        self.process.stop()
-
-
-EXTRAS["pgbouncer"] = Pooler
+EXTRAS["pgbouncer"] = _pooler
 
 
 @fault

@@ -29,8 +29,29 @@ class OneProcess(Fault):
         return self.slot
 
 
-class Frozen(OneProcess):
+class Signalled(OneProcess):
+    """One process is sent a signal.
+
+    Attributes:
+        number: the signal.
+        whole: whether all that the process has started get it too.
+        most: so many runs may be lost by it.
+    """
+
+    number: ClassVar[signal.Signals]
+    whole: ClassVar[bool] = False
+    most: ClassVar[int] = 0
+
+    def strike(self, world: World) -> Cost:
+        victim = self.victim(world)
+        (victim.signal_all if self.whole else victim.signal)(self.number)
+        return Cost({victim.name}, most=self.most) if self.most else Cost()
+
+
+class Frozen(Signalled):
     """A process that is stopped, and goes on later."""
+
+    number = signal.SIGSTOP
 
     def mend(self, world: World) -> None:  # noqa: ARG002
         """Let it go on."""
@@ -39,14 +60,11 @@ class Frozen(OneProcess):
 
 
 @fault
-class DrainerKilled(OneProcess):
+class DrainerKilled(Signalled):
     """SIGKILL of a drainer, wherever it is."""
 
     name, role = "drainer-kill", "drainer"
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal(signal.SIGKILL)
-        return Cost()
+    number = signal.SIGKILL
 
 
 @fault
@@ -54,10 +72,6 @@ class DrainerFrozen(Frozen):
     """SIGSTOP of a drainer, for longer than the lease of what it has claimed, then SIGCONT."""
 
     name, role, hold = "drainer-freeze", "drainer", (1.0, 12.0)
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal(signal.SIGSTOP)
-        return Cost()
 
 
 class AtBoundary(OneProcess):
@@ -127,25 +141,19 @@ class ChildFrozen(OneProcess):
 
 
 @fault
-class WorkerKilled(OneProcess):
+class WorkerKilled(Signalled):
     """SIGKILL of a worker's main process and its children, as by systemd or a power cut."""
 
     name, role = "worker-kill", "worker"
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal_all(signal.SIGKILL)
-        return Cost({self.slot.name}, most=CHILDREN)
+    number, whole, most = signal.SIGKILL, True, CHILDREN
 
 
 @fault
-class WorkerMainKilled(OneProcess):
+class WorkerMainKilled(Signalled):
     """SIGKILL of a worker's main process alone: children end the tasks that they have begun."""
 
     name, role = "worker-main-kill", "worker"
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal(signal.SIGKILL)
-        return Cost({self.slot.name}, most=CHILDREN)
+    number, most = signal.SIGKILL, CHILDREN
 
 
 @fault
@@ -153,10 +161,7 @@ class WorkerFrozen(Frozen):
     """SIGSTOP of a worker with its children, shorter or longer than it takes to be given up, then SIGCONT."""
 
     name, role, hold = "worker-freeze", "worker", (1.0, 15.0)
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal_all(signal.SIGSTOP)
-        return Cost({self.slot.name}, most=CHILDREN)
+    whole, most = True, CHILDREN
 
 
 @fault
@@ -164,41 +169,31 @@ class WorkerMainFrozen(Frozen):
     """SIGSTOP of a worker's main process alone, then SIGCONT: no heartbeat comes, and its children go on."""
 
     name, role, hold = "worker-main-freeze", "worker", (1.0, 15.0)
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal(signal.SIGSTOP)
-        return Cost({self.slot.name}, most=CHILDREN)
+    most = CHILDREN
 
 
 @fault
-class WorkerReplaced(OneProcess):
+class WorkerReplaced(Signalled):
     """SIGTERM of a worker, as at a deployment: it ends its tasks and gives the rest back, and another comes."""
 
     name, role = "worker-term", "worker"
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal(signal.SIGTERM)
-        return Cost()
+    number = signal.SIGTERM
 
 
 @fault
-class DrainerReplaced(OneProcess):
+class DrainerReplaced(Signalled):
     """SIGTERM of a drainer, as at a deployment."""
 
     name, role = "drainer-term", "drainer"
-
-    def strike(self, world: World) -> Cost:
-        self.victim(world).signal(signal.SIGTERM)
-        return Cost()
+    number = signal.SIGTERM
 
 
 @fault
-class ClientKilled(OneProcess):
+class ClientKilled(Signalled):
     """SIGKILL of the process that makes jobs, in the midst of a transaction or not."""
 
     name, role = "client-kill", "client"
+    number = signal.SIGKILL
 
     def strike(self, world: World) -> Cost:
-        if world.targets("client"):
-            self.victim(world).signal(signal.SIGKILL)
-        return Cost()
+        return super().strike(world) if world.targets("client") else Cost()
