@@ -124,6 +124,19 @@ begin
 end
 $$;
 
+create or replace function bridge.hold_options(p_options jsonb[]) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- What bridge.hold_shared does, for jobs given as objects of what is asked of them. What is wrong with one is said where it is written.
+begin
+  if exists (select from unnest(p_options) o where o->>'unique_key' is not null or o->>'batch' is not null) then
+    perform bridge.hold_shared(
+      array_agg((o->>'batch')::uuid) filter (where o->>'batch' ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'),
+      array_agg(case when bridge.tenants_are_on() then bridge.tenant_key(o->>'unique_key') else o->>'unique_key' end),
+      array_agg(coalesce(o->>'on_conflict' in ('replace', 'move', 'debounce'), false)))
+    from unnest(p_options) o;
+  end if;
+end
+$$;
+
 create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- What bridge.enqueue_buffered does where messages are among it, one by one.
 declare
@@ -133,6 +146,9 @@ declare
   v_hint text;
   v_code text;
 begin
+  if strpos(p_jobs::text, '"unique_key"') > 0 or strpos(p_jobs::text, '"batch"') > 0 then  -- few calls have any of what others may want too
+    perform bridge.hold_options(array(select coalesce(e->'job', e->'options')::jsonb from json_array_elements(p_jobs) e));
+  end if;
   for v_job in
     select r.* from json_to_recordset(p_jobs) as r (id uuid, job json, task_id text, task text, queue text, rank smallint, args json, kwargs json,
       embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,

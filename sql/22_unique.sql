@@ -89,6 +89,42 @@ begin
 end
 $$;
 
+create or replace function bridge.hold_keys(p_keys text[], p_now timestamptz) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Ask for unique keys in the one order in which that is done. A key that is free, or whose time is over, is this transaction's from then
+  -- on, though no row is left of it: whoever else asks waits.
+  --
+  -- Locks    waits for a transaction that takes or gives back one of the keys
+declare
+  v_key text;
+begin
+  for v_key in select distinct k from unnest(p_keys) k where octet_length(k) between 1 and 2000 order by k loop
+    delete from bridge.unique_key u where u.key = v_key and u.kept_until <= p_now;
+    insert into bridge.unique_key (key, seq) values (v_key, 0) on conflict (key) do nothing;
+    if found then
+      delete from bridge.unique_key u where u.key = v_key;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function bridge.hold_shared(p_batches uuid[], p_keys text[], p_changes boolean[]) returns void language plpgsql
+  set search_path = pg_catalog, pg_temp as $$
+  -- Before jobs are written one by one: lock what they share with others in the order in which bridge.hold_ended does, all batches, then all
+  -- keys, then the places of the jobs that have one of these and are to be changed.
+  --
+  --   p_keys     of the jobs, as they are kept; null where there is none
+  --   p_changes  to the same length, whether the job changes another that has its key
+  --
+  -- Locks    see there, bridge.hold_keys and bridge.hold_places. A key that is given back meanwhile by a job that was not to be changed
+  --          is asked for again when its row is written
+begin
+  perform from bridge.batch b where b.id = any (p_batches) order by b.id for share;
+  perform bridge.hold_keys(p_keys, clock_timestamp());
+  perform bridge.hold_places(array(select u.id from unnest(p_keys, p_changes) r (key, changes) join bridge.unique_key u on u.key = r.key
+    where r.changes and u.kept_until is null));
+end
+$$;
+
 create or replace function bridge.refuse_key(p_asked bridge.job_request, p_held bridge.unique_key) returns void language plpgsql
   set search_path = pg_catalog, pg_temp as $$
   -- Say whose a key is, and what to do. Errors  JB003

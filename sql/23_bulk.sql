@@ -101,7 +101,9 @@ declare
   v_open boolean;
 begin
   for i in 1..100 loop
-    delete from bridge.unique_key u where u.key = any (p_keys) and u.kept_until <= p_now;
+    if exists (select from bridge.unique_key u where u.key = any (p_keys) and u.kept_until <= p_now) then
+      perform bridge.hold_keys(p_keys, p_now);
+    end if;
     insert into bridge.unique_key (key, seq, id, until_start, kept_until)
     select distinct on (r.key) r.key, r.seq, r.id, bridge.is_free_at_start(p_asked[r.which]), p_now + (p_asked[r.which]).unique_for
     from unnest(p_ids, p_which, p_keys, p_seqs) with ordinality r (id, which, key, seq, place)
@@ -157,6 +159,9 @@ begin
     v_seqs := array(select nextval('bridge.job_seq_seq') from generate_series(1, cardinality(p_ids)));
     perform bridge.check_keys(v_asked, p_which, p_keys);
     v_keys := case when bridge.tenants_are_on() then array(select bridge.tenant_key(k) from unnest(p_keys) with ordinality u (k, n) order by u.n) else p_keys end;
+    if true = any (v_alone) then
+      perform bridge.hold_shared(null, v_keys, array(select (v_asked[w]).on_conflict not in ('skip', 'raise') from unnest(p_which) with ordinality r (w, n) order by r.n));
+    end if;
     v_stands := bridge.take_keys(v_asked, v_alone, p_ids, p_which, v_keys, v_seqs, v_now);
   end if;
   select g.* into v_gate from bridge.gate g;

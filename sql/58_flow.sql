@@ -153,6 +153,7 @@ begin
     select distinct (v_places->>n.name)::integer as parent, e.number::integer as child
     from unnest(v_jobs) with ordinality e (job, number) cross join jsonb_array_elements_text(coalesce(nullif(e.job->'depends_on', 'null'), '[]')) n (name)
     where v_places ? n.name) p;
+  perform bridge.hold_options(v_jobs);
   foreach v_number in array bridge.sort_flow(v_refs, v_parents, v_children) loop
     v_job := v_jobs[v_number];
     if jsonb_typeof(v_job->'depends_on') = 'array' then
