@@ -1,12 +1,14 @@
 -- What a worker does: start, and one of finish, fail, retry or lose. Every one names the run, so that whatever has been
 -- superseded writes nothing on the row.
 
-create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uuid, p_pid integer) returns uuid language plpgsql
-  security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uuid, p_pid integer, p_run uuid default null) returns uuid
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The start fence: of all copies of a delivery, one starts.
   --
   --   p_seq, p_token  from the message
   --   p_worker        id of the worker's main process, which reports what it holds
+  --   p_run           the id that the run is to have, a new one for each copy: who names it may ask again, because an answer that was lost
+  --                   has perhaps been given. Null for one that is made here
   --
   -- A start is forced to disk where a second copy may exist, or its claim may not be on disk yet: a crash must not forget that it
   -- started. Elsewhere forgetting does no harm, because what ends a run also takes a delivery whose start was forgotten; and the disk
@@ -14,7 +16,7 @@ create or replace function bridge.start(p_seq bigint, p_token uuid, p_worker uui
   --
   -- Returns  the id of the run; null when this copy must not run (it ran, or was cancelled, expired, superseded)
 declare
-  v_run constant uuid := gen_random_uuid();
+  v_run constant uuid := coalesce(p_run, gen_random_uuid());
   v_forced boolean;
   v_frees_key boolean;
 begin
@@ -23,7 +25,7 @@ begin
   where i.seq = p_seq and i.token = p_token and i.state in ('claimed', 'published')
   returning i.copied or i.published_at is null, i.frees_key into v_forced, v_frees_key;
   if not found then
-    return null;
+    return (select i.run from bridge.inflight i where i.seq = p_seq and i.token = p_token and i.run = p_run);
   end if;
   if v_frees_key then
     perform bridge.free_key(p_seq);
@@ -232,6 +234,22 @@ begin
 end
 $$;
 
+create or replace function bridge.told_failure(p_seq bigint, p_run uuid, p_error json, p_id uuid) returns text language sql stable
+  set search_path = pg_catalog, pg_temp as $$
+  -- What a failure made of its job that was told before, in the same words: who tells it again has not heard the answer. Null for any other.
+  --
+  -- Index  finished_seq, attempt_id
+  with told as (
+    select coalesce(p_id, (select j.id from bridge.job j where j.seq = p_seq), (select f.id from bridge.finished f where f.seq = p_seq limit 1)) as id
+  )
+  select coalesce(
+    (select f.status from bridge.finished f
+     where f.seq = p_seq and f.id = t.id and f.run = p_run and f.status in ('failed', 'cancelled') and f.error::text = p_error::text limit 1),
+    (select case when exists (select from bridge.scheduled s where s.seq = p_seq) then 'scheduled' else 'queued' end from bridge.attempt a
+     where a.id = t.id and a.run = p_run and a.outcome = 'failed' and a.error::text = p_error::text limit 1))
+  from told t
+$$;
+
 create or replace function bridge.fail(p_seq bigint, p_run uuid, p_error json, p_final boolean default false, p_outcome jsonb default null,
     p_token uuid default null, p_id uuid default null)
   returns text language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
@@ -242,13 +260,17 @@ create or replace function bridge.fail(p_seq bigint, p_run uuid, p_error json, p
   --   p_outcome  what Celery's result needs beyond the error
   --   p_token, p_id  as in bridge.finish
   --
-  -- Returns  the job's new status (failed, cancelled, scheduled or queued); null when the run has been superseded
+  -- Returns  the job's new status (failed, cancelled, scheduled or queued), also when it is told again; null when the run has been superseded
 declare
   v_row constant bridge.inflight := bridge.leave(p_seq, p_run, p_token);
+  v_told text;
 begin
   if v_row.seq is null then
-    perform bridge.keep_late(p_seq, p_run, null, p_error, p_id);
-    return null;
+    v_told := bridge.told_failure(p_seq, p_run, p_error, p_id);
+    if v_told is null then
+      perform bridge.keep_late(p_seq, p_run, null, p_error, p_id);
+    end if;
+    return v_told;
   end if;
   return bridge.settle_failure(v_row, p_error, p_final, p_outcome);
 end

@@ -17,6 +17,7 @@ drop function if exists bridge.take_dead(uuid);  -- bridge.take_ended
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);
 drop function if exists bridge.set_webhook(text, text, text, text, text[], text, boolean, text);  -- without headers
+drop function if exists bridge.start(bigint, uuid, uuid, integer);  -- without the run's id
 drop function if exists bridge.lose(bigint, uuid, text);  -- whoever had begun it
 drop function if exists bridge.end_delivery(bigint, uuid, uuid, text, json, boolean, jsonb);
 

@@ -19,10 +19,12 @@ import bridge
 from bridge import schema
 from bridge.client import forget_connections
 from bridge.errors import BridgeError, ServerError, WaitTimeoutError
+from bridge.message import Delivery
 from bridge.queries.connection import connect
-from bridge.queries.runs import Finish
+from bridge.queries.runs import Finish, prepare
 from bridge.settings import load
 from bridge.worker.channel import RunChannel
+from bridge.worker.fence import _start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,6 +164,21 @@ def test_an_outcome_whose_answer_was_lost_counts_once(far: Proxy, db: Session) -
     channel.settle()
     assert db.rows("select status, attempts from bridge.jobs") == [("succeeded", 1)] * 2
     assert db.one("select count(*) from bridge.attempt where outcome = 'superseded'") == len(db.attempts(claim.id)) - 1
+
+
+def test_a_start_whose_answer_was_lost_is_no_loss(far: Proxy, far_app: Any, db: Session) -> None:
+    identity = db.enqueue()
+    claim = db.publish()
+    delivery = Delivery(claim.seq, str(claim.token))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: far_app.bridge.channels.get().ask(prepare)).result(BOUND)
+        far.drop("answers")
+        asked = pool.submit(_start, far_app.bridge, delivery, str(identity))
+        wait_until(lambda: db.status(identity) == "running", what="the start")
+        far.heal()
+        run = asked.result(BOUND)
+    assert run is not None
+    assert db.one("select run from bridge.inflight") == run.id
 
 
 def test_a_finish_is_sent_again_before_its_run_is_missed(db: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,19 @@ def test_of_two_copies_of_one_delivery_one_starts(db: Session, dsn: str) -> None
     assert sum(run is not None for run in runs) == 1
 
 
+def test_a_start_whose_answer_was_lost_may_be_asked_for_again(db: Session) -> None:
+    db.enqueue()
+    claim, run, other = db.publish(), uuid.uuid4(), uuid.uuid4()
+    ask = "select bridge.start(%s, %s, %s, 1, %s)"
+    assert db.one(ask, claim.seq, claim.token, db.worker, run) == run
+    assert db.one(ask, claim.seq, claim.token, db.worker, run) == run
+    assert db.one(ask, claim.seq, claim.token, db.worker, other) is None, "another copy, in the same process"
+    assert db.start(claim) is None
+    assert db.one(ask, claim.seq, uuid.uuid4(), db.worker, run) is None, "another delivery"
+    db.finish(claim, run)
+    assert db.one(ask, claim.seq, claim.token, db.worker, run) is None, "it is over"
+
+
 def test_a_copy_may_start_before_the_drainer_has_marked_it(db: Session) -> None:
     db.enqueue()
     claims = db.claim()
@@ -167,6 +180,17 @@ def test_the_late_failure_of_a_superseded_run_is_kept_aside_too(db: Session) -> 
     assert db.fail(claim, old, message="late") is None
     assert db.rows("select status, error from bridge.jobs where id = %s", identity) == [("succeeded", None)]
     assert ("superseded",) in db.rows("select outcome from bridge.attempts where id = %s", identity)
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [({}, "failed"), ({"max_attempts": 2, "backoff": 0}, "queued"), ({"max_attempts": 2}, "scheduled")]
+)
+def test_a_failure_that_is_told_again_is_answered_alike_and_counts_once(db: Session, options: dict[str, Any], status: str) -> None:
+    identity = db.enqueue(**{"max_attempts": 1, **options})
+    claim, run = db.run()
+    assert [db.fail(claim, run), db.fail(claim, run)] == [status] * 2
+    assert db.attempts(identity) == [(1, "failed")]
+    assert db.fail(claim, run, message="another") is None, "that is none that was told"
 
 
 def test_a_lost_run_is_due_again_at_once_and_charged_as_a_loss(db: Session) -> None:

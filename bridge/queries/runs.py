@@ -45,7 +45,7 @@ __all__ = [
 
 # These two go around psycopg's cursor: a tenth of a small job's time is spent there otherwise.
 _PREPARED = {
-    b"bridge_start": b"select bridge.start($1::bigint, $2::uuid, $3::uuid, $4::integer)",
+    b"bridge_start": b"select bridge.start($1::bigint, $2::uuid, $3::uuid, $4::integer, $5::uuid)",
     b"bridge_finish": b"select bridge.finish($1::bigint, $2::uuid, $3, $4::json, $5::json, $6::jsonb, $7::uuid, $8::uuid)",
 }
 _UNPREPARED = b"26000"  # invalid_sql_statement_name: first use on this connection
@@ -83,10 +83,14 @@ class NeverRan:
     error: str
 
 
-def start(connection: Connection, seq: int, token: str, worker: UUID, pid: int) -> UUID | None:
-    """The start fence: the id of the run, or None when this copy must not run."""
+def start(connection: Connection, seq: int, token: str, worker: UUID, pid: int, run: UUID | None = None) -> UUID | None:
+    """The start fence: the id of the run, or None when this copy must not run.
+
+    With the id that the run is to have, the question may be repeated when its answer was lost.
+    """
+    named = None if run is None else run.hex.encode()
     with translated():
-        value = _execute(connection, b"bridge_start", [b"%d" % seq, token.encode(), worker.hex.encode(), b"%d" % pid])
+        value = _execute(connection, b"bridge_start", [b"%d" % seq, token.encode(), worker.hex.encode(), b"%d" % pid, named])
     return None if value is None else UUID(value.decode())
 
 
@@ -194,7 +198,7 @@ def _wait(connection: Connection, *, to_write: bool = False) -> None:
 def fail(
     connection: Connection, seq: int, run: UUID, token: str, job: UUID, error: str, *, final: bool, outcome: str | None
 ) -> str | None:  # fmt: skip
-    """A run failed; the job's new status, or None when the run has been superseded."""
+    """A run failed; the job's new status, also when it is told again, or None when the run has been superseded."""
     return _status(connection, "select bridge.fail(%s, %s, %s, %s, %s, %s, %s)", (seq, run, error, final, outcome, token, job))
 
 

@@ -74,9 +74,9 @@ class InlineChannel:
         """This channel."""
         return self
 
-    def start(self, seq: int, token: str, worker: UUID, pid: int) -> UUID | None:
+    def start(self, seq: int, token: str, worker: UUID, pid: int, run: UUID | None = None) -> UUID | None:
         """Ask the fence."""
-        run = runs.start(self._connections.get(), seq, token, worker, pid)
+        run = runs.start(self._connections.get(), seq, token, worker, pid, run)
         if isinstance(self._connections, Shared):
             self._connections.save()
         return run

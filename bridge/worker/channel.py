@@ -55,13 +55,13 @@ class RunChannel:
         self._unread: Finish | None = None
         self._sent_at = 0.0
 
-    def start(self, seq: int, token: str, worker: UUID, pid: int) -> UUID | None:
-        """Ask the fence; the run's id, or None when this copy must not run.
+    def start(self, seq: int, token: str, worker: UUID, pid: int, run: UUID | None = None) -> UUID | None:
+        """Ask the fence; the run's id, or None when this copy must not run. With the same ``run`` it may be asked again.
 
         Raises:
             ServerError: Postgres is away.
         """
-        return self.ask(lambda connection: runs.start(connection, seq, token, worker, pid))
+        return self.ask(lambda connection: runs.start(connection, seq, token, worker, pid, run))
 
     def ask(self, question: Callable[[Connection], Answer]) -> Answer:
         """Put a question where starts are asked for: what runs have to tell needs no connection of its own.

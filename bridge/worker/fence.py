@@ -13,6 +13,7 @@ import traceback as tracebacks
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import psycopg
 from billiard import common
@@ -194,25 +195,29 @@ def _report(task: Any, request: Any, exc: BaseException) -> None:
 
 
 def _start(joined: Membership, delivery: Delivery, task_id: str) -> Run | None:
-    """Ask for admission; Postgres may be away for a moment, but not for long: the message is then left unstarted."""
+    """Ask for admission; Postgres may be away for a moment, but not for long: the message is then left unstarted.
+
+    The run has its id from here, so that a start whose answer was lost admits its own copy when it is asked again.
+    """
+    wanted = uuid4()
     try:
-        identity = _ask(joined, delivery)
+        identity = _ask(joined, delivery, wanted)
     except _OUTAGE:
-        identity = _ask_again(joined, delivery)
+        identity = _ask_again(joined, delivery, wanted)
     return None if identity is None else Run(delivery, identity, job_id(task_id))
 
 
-def _ask(joined: Membership, delivery: Delivery) -> UUID | None:
-    return joined.channels.get().start(delivery.seq, delivery.token, joined.worker_id, os.getpid())
+def _ask(joined: Membership, delivery: Delivery, wanted: UUID) -> UUID | None:
+    return joined.channels.get().start(delivery.seq, delivery.token, joined.worker_id, os.getpid(), wanted)
 
 
-def _ask_again(joined: Membership, delivery: Delivery) -> UUID | None:
+def _ask_again(joined: Membership, delivery: Delivery, wanted: UUID) -> UUID | None:
     patience = stop_after_delay(joined.settings.start_patience)
     wait = wait_random_exponential(multiplier=0.05, max=1)
     try:
-        return Retrying(retry=retry_if_exception_type(_OUTAGE), stop=patience, wait=wait, reraise=True)(_ask, joined, delivery)
+        return Retrying(retry=retry_if_exception_type(_OUTAGE), stop=patience, wait=wait, reraise=True)(_ask, joined, delivery, wanted)
     except _OUTAGE as error:
-        # Not started, so still published: once no worker reports the message, a drainer publishes it again.
+        # Not started as far as anybody knows, so still published: once no worker reports the message, a drainer publishes it again.
         log.warning("handed back, postgres is away delivery=%s error=%s", delivery, error)
         return None
 
