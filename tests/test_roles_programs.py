@@ -7,13 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 import redis
 from fix_receiver import SECRET
 from fix_servers import ROOT, wait_for_row, wait_for_value, wait_until
 from psycopg import conninfo
+
+from bridge.errors import ServerError
+from bridge.queries.connection import connect
+from bridge.queries.runs import Finish
+from bridge.settings import load
+from bridge.worker.channel import RunChannel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,3 +154,23 @@ def assert_nowhere(db: Session, redis_url: str, pids: list[int | None], logs: st
 def command_line(pid: int) -> str:
     """What a list of processes shows of one and its children."""
     return subprocess.run(["ps", "-o", "args=", "-p", str(pid), "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+
+
+def test_a_login_that_has_no_connection_left_keeps_the_end_of_its_run_until_it_has_one(
+    db: Session, logins: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = db.enqueue()
+    claim, run = db.run()
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", logins["worker"])
+    channel, name = RunChannel(load()), conninfo.conninfo_to_dict(logins["worker"])["user"]
+    channel.ask(lambda connection: connection.execute("select 1"))
+    db.do(f"alter role {name} connection limit 1")
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(channel.finish, Finish(claim.seq, UUID(str(run)), str(claim.token), claim.id, "succeeded", "1"))
+        with pytest.raises(ServerError, match=f'too many connections for role "{name}"'):
+            connect(logins["worker"], name="test")
+        assert db.status(identity) == "running"
+        db.do(f"alter role {name} connection limit -1")
+        ended.result(60)
+    channel.settle()
+    assert db.rows("select status, attempts, losses from bridge.jobs") == [("succeeded", 1, 0)]
