@@ -38,6 +38,9 @@ __all__ = ["FenceStep", "LeaveStep", "register"]
 log = logging.getLogger("bridge.worker")
 
 _UID = "bridge"
+_BROKER_HEARTBEAT = 20  # seconds; RabbitMQ and Celery both give a silent line up after two, and Celery looks three times in each
+_SILENCE = 10.0  # seconds that a broker may let its answer be waited for; above the second that a pop of Redis may take
+_LIMITS = {"redis": "socket_timeout", "py-amqp": "read_timeout"}  # what kombu calls that, by the client
 _LAST_POP = 1.2  # seconds until Redis has given up a blocking pop that is not answered by then; Celery's is one second long
 
 
@@ -121,11 +124,12 @@ def _name_jobs(*loggers: logging.Logger) -> None:
 
 
 def _on_init(sender: Any = None, **_: Any) -> None:
-    """Before the pool forks: check the pool and the schema, and make the identity that children inherit."""
+    """Before the pool forks: check the pool and the schema, hear of a silent broker, and make the identity that children inherit."""
     joined = membership(sender.app)
     if joined is not None:
         joined.worker_id = uuid.uuid4()
         _check_pool(sender.pool_cls)
+        _hear_of_silence(sender.app, sender.pool_cls)
         name_the_plugin()
         heed_commands()
         _check_schema(joined)
@@ -144,6 +148,21 @@ def _check_pool(named: Any) -> None:
             f"error: pool {kind} cannot run jobs that are rows: a query to postgres would hold up all of its tasks; "
             "start the worker with --pool=gevent or --pool=threads"
         )
+
+
+def _hear_of_silence(app: Any, named: Any) -> None:
+    """Have the worker notice in time that its line to the broker has gone silent, where the application says nothing of that itself.
+
+    It would wait for ever: for Redis in a question that it puts every few seconds, so that kombu's own check never got its turn; for
+    RabbitMQ while it closes, with all courtesy, what heartbeats have found dead. And those take two minutes as Celery agrees on them.
+    The solo pool keeps them: it sends none while a task runs, and RabbitMQ would end the connection under each task of 40 seconds.
+    """
+    limit, options = _LIMITS.get(app.connection_for_read().transport.driver_name), app.conf.broker_transport_options
+    if limit is not None and limit not in options:
+        app.conf.broker_transport_options = {**options, limit: _SILENCE}
+    runs_tasks_itself = get_implementation(named).__module__.endswith(".solo")
+    if not runs_tasks_itself and not app.conf.value_set_for("broker_heartbeat"):
+        app.conf.broker_heartbeat = _BROKER_HEARTBEAT
 
 
 def _check_schema(joined: Membership) -> None:
