@@ -27,7 +27,7 @@ BOUNDS = {
     "a crash of Postgres while people cancel and stop": (1, {**CRASH, "people": 1}),
     "a fault while people cancel and stop": (1, {"faults": 1, "people": 1, "hand": 1}),
     "a fault while the job expires": (1, {"faults": 1, "expires": True, "hand": 1}),
-    "two jobs": (1, {"jobs": 2, "faults": 0, "hand": 1}),
+    "two jobs": (4, {"jobs": 2, "faults": 0, "hand": 1}),
     "a crash of Postgres and a fault": (4, {**CRASH, "faults": 1}),
     "two crashes of Postgres": (4, {**CRASH, "crashes": 2, "people": 1}),
     "two faults": (4, {"faults": 2, "hand": 1}),
@@ -64,6 +64,7 @@ GUARDS: dict[str, tuple[dict[str, Any], str]] = {
     "attempts_are_bounded": ({"faults": 0}, "has ended 3 attempts, and may 2"),
     "losses_are_bounded": ({"faults": 2}, "was lost 2 times, and may be 1"),
 }
+LONG = {"republish_notes_copies", "losses_are_bounded"}  # whose counterexamples are tens of thousands of states away: with more effort
 
 
 def shown(found: Explored) -> str:
@@ -85,6 +86,8 @@ def test_whatever_happens_the_promise_holds_and_every_job_can_end(name: str) -> 
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_without_this_guard_the_promise_breaks(guard: str) -> None:
+    if guard in LONG and EFFORT < 4:
+        pytest.skip("BRIDGE_TEST_EFFORT=4 looks for it")
     bounds, said = GUARDS[guard]
     rules = Rules(**dict.fromkeys(guard.split(), False))
     found = explore(Bounds(**{"hand": 1, **bounds}, rules=rules), most=40_000)
@@ -115,5 +118,5 @@ def test_a_broker_that_brings_a_message_back_beside_a_crash_that_forgets_its_sta
 def test_every_step_of_the_model_is_what_the_sql_functions_do(db: Session) -> None:
     seed = int(os.environ.get("BRIDGE_TEST_SEED", "7"))
     prepare(db)
-    for number in range(40 * EFFORT):
+    for number in range(30 * EFFORT):
         Walk(db, Random(f"{seed} {number}")).go(25)  # noqa: S311 - to be repeated by its seed

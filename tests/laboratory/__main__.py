@@ -35,6 +35,7 @@ SHOWN = 20  # sins that are printed with their histories
 @click.option(
     "--page", type=click.Path(path_type=Path), help="Of a long run: write a page there (FILE.md), and pictures beside it (FILE/)."
 )
+@click.option("--trace/--no-trace", default=None, help="Replay all changes of rows against the model.  [default: yes; no in a long run]")
 @click.option("--report", "folder", type=click.Path(path_type=Path), help="Write report.json and report.txt there.")
 @click.option("--keep", is_flag=True, help="Keep the folder of the servers, with all logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")
@@ -66,9 +67,13 @@ def plan_of(given: dict[str, Any]) -> Plan:
     seed = random.randrange(10**6) if given["seed"] is None else given["seed"]  # noqa: S311
     names = tuple(filter(None, given["faults"].split(",")))
     if given["minutes"] is None:
-        return Plan(given["seconds"], seed, given["broker"], names, given["every"] or 5.0, given["rate"] or 20.0)
+        return Plan(
+            given["seconds"], seed, given["broker"], names, given["every"] or 5.0, given["rate"] or 20.0, trace=given["trace"] is not False
+        )
     seconds = 60 * given["minutes"]
-    return Plan(seconds, seed, given["broker"], names, given["every"] or 20.0, given["rate"] or 10.0, spared=ELDERS)
+    return Plan(
+        seconds, seed, given["broker"], names, given["every"] or 20.0, given["rate"] or 10.0, spared=ELDERS, trace=bool(given["trace"])
+    )
 
 
 def _nothing(_line: str) -> None:

@@ -14,6 +14,7 @@ from laboratory.errors import LabError, wait_until
 from laboratory.faults import FAULTS, Cost, Fault
 from laboratory.judgement import judge
 from laboratory.tasks import QUEUES
+from laboratory.traced import replayed
 from laboratory.world import BROKEN, Needs, World, drop_folder, new_folder
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Plan:
         every: seconds between two strikes, about.
         rate: calls of the load a second.
         spared: slots whose processes faults of processes leave alone.
+        trace: record all changes of the jobs' rows, and replay them against the model.
     """
 
     seconds: float = 60.0
@@ -51,6 +53,7 @@ class Plan:
     every: float = 5.0
     rate: float = 20.0
     spared: tuple[str, ...] = ()
+    trace: bool = False
 
 
 @dataclass(frozen=True, order=True)
@@ -140,7 +143,8 @@ class Run:
         Raises:
             LabError: the laboratory failed, not the product.
         """
-        with World(self.folder, needs_of(self.plan), seed=self.plan.seed, rate=self.plan.rate, say=self.say) as world:
+        plan = self.plan
+        with World(self.folder, needs_of(plan), seed=plan.seed, rate=plan.rate, say=self.say, trace=plan.trace) as world:
             world.spared = frozenset(self.plan.spared)
             self._began = time.monotonic()
             self._strike_all(world)
@@ -237,6 +241,10 @@ class Run:
         if self._sampler is not None:
             raised = dict(world.ledger.all("select pid, count(*) from event where event = 'raised' group by pid"))
             self.report.sins += judge(self._sampler.samples, raised)
+        if self.plan.trace:
+            sins, taken = replayed(world.dsn, max_losses=world.settings["max_losses"])
+            self.report.sins += sins
+            self.say("steps of the model: " + ", ".join(f"{name} {count}" for name, count in taken.most_common()))
         statuses: dict[str, int] = {}
         for jobs in known.jobs.values():
             for job in jobs:

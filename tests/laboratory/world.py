@@ -16,6 +16,7 @@ import psycopg
 import redis
 from fix_rabbitmq import HOW_TO_GET_IT, RabbitServer, find_programs
 from fix_tls import make_certificates
+from model import trace
 
 from bridge import schema
 from bridge.local.binaries import find_postgres
@@ -79,12 +80,20 @@ class World:
         seed: what the load draws from.
         rate: calls of the load a second; 0: no load.
         say: where lines of the report go.
+        trace: record every change of the jobs' rows, see model.trace.
     """
 
     def __init__(
-        self, folder: Path, needs: Needs | None = None, *, seed: int = 0, rate: float = 0.0, say: Callable[[str], None] = lambda _: None
+        self,
+        folder: Path,
+        needs: Needs | None = None,
+        *,
+        seed: int = 0,
+        rate: float = 0.0,
+        say: Callable[[str], None] = lambda _: None,
+        trace: bool = False,
     ) -> None:
-        self.folder, self.seed, self.rate, self.say = folder, seed, rate, say
+        self.folder, self.seed, self.rate, self.say, self.trace = folder, seed, rate, say, trace
         self.needs = (needs or Needs()).with_(Needs(broker="redis" if needs is None or needs.broker is None else needs.broker))
         self.settings = dict(SETTINGS)
         self.slack = SETTINGS["worker_lost"] + SLACK
@@ -158,6 +167,8 @@ class World:
             for name, value in self.settings.items():
                 connection.execute("update bridge.setting set value = %s where name = %s", (str(value), name))
             connection.execute("select bridge.set_limit('lab', task => 'lab.limited', concurrency => 2)")
+        if self.trace:
+            trace.install(self.dsn)
 
     def _open_extra(self, name: str) -> None:
         if name not in EXTRAS:
