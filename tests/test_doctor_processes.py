@@ -181,3 +181,15 @@ def test_this_machine_is_named_when_its_clock_is_wrong(dsn: str) -> None:
     assert found.status is Grade.WARNING
     assert "this machine +30.0 s" in found.found
     assert examine(settings, Limits(), names=["clocks"])[-1].status is Grade.OK
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"), [("republish_grace", "8", "two heartbeats"), ("worker_lost", "10", "worker_lost should be more")]
+)
+def test_graces_that_do_not_fit_each_other_are_a_warning(dsn: str, name: str, value: str, words: str) -> None:
+    doctor = Doctor(dsn)
+    assert doctor.look("graces").status is Grade.OK
+    execute(dsn, "update bridge.setting set value = %s where name = %s", value, name)
+    found = doctor.look("graces")
+    assert found.status is Grade.WARNING
+    assert words in found.found

@@ -56,6 +56,7 @@ CHECKS: dict[str, Check] = {
     "breakers": Check(breakers.tripped, "does a circuit breaker hold a queue or task back", _SCHEMA),
     "callbacks": Check(callbacks.undelivered, "have webhooks or notifications not arrived in all their attempts", _SCHEMA),
     "clocks": Check(processes.clocks, "do the clocks agree with the database's", _SCHEMA),
+    "graces": Check(processes.graces, "do heartbeat, republish_grace and worker_lost fit each other", _SCHEMA),
     "snapshots": Check(storage.snapshots, "does something keep dead rows from being vacuumed", ("database",)),
     "connections": Check(storage.connections, "how many connections of the server are in use", ("database",)),
     "upkeep": Check(storage.upkeep, "do cleanups go well, are indexes and settings of tables in order", _SCHEMA),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bridge.doctor.subject import Subject
     from bridge.queries.health import Process
 
-__all__ = ["clocks", "drainers", "plugin", "refused", "workers"]
+__all__ = ["clocks", "drainers", "graces", "plugin", "refused", "workers"]
 
 _JOIN = "bridge.install(app) in its application, or CELERY_LOADER=bridge.loader.Loader in its environment, then restart it"
 _SETTLE = "say what became of them: select bridge.settle_unreported(ran => true), or false to run them again"
@@ -109,6 +109,20 @@ def clocks(subject: Subject) -> Finding:
             "run a time service (chrony, systemd-timesyncd) there and on the database's machine", value=abs(skews[name]),
         )  # fmt: skip
     return ok("clocks", f"{len(skews)} within {abs(skews[name]):.2f} s of the database's", value=abs(skews[name]))
+
+
+def graces(subject: Subject) -> Finding:
+    """What is missing may be published again once every living worker has had two chances to say that it has it."""
+    heartbeat, grace, lost = health.graces(subject.postgres)
+    found = f"heartbeat is {heartbeat:g} s, republish_grace {grace:g} s, worker_lost {lost:g} s"
+    wrong = ["republish_grace should be two heartbeats or more"] if grace < 2 * heartbeat else []
+    wrong += ["worker_lost should be more than republish_grace"] if lost <= grace else []
+    if wrong:
+        return warning(
+            "graces", f"{found}: {', and '.join(wrong)}, or what a worker has in hand may be published again",
+            "update bridge.setting set value = '…' where name = '…'",
+        )  # fmt: skip
+    return ok("graces", found)
 
 
 def _skew_here(subject: Subject) -> tuple[float, float]:

@@ -30,6 +30,7 @@ __all__ = [
     "advice",
     "connections",
     "drainers",
+    "graces",
     "many",
     "may_see_sessions",
     "missing_days",
@@ -226,6 +227,15 @@ def stuck(connection: Connection) -> list[StuckGroup]:
         select s.state, s.jobs, extract(epoch from clock_timestamp() - s.since)::float8, s.example
         from bridge.stuck_in_flight(clock_timestamp() - bridge.seconds('stuck_after'), p_most => %(most)s) s"""
     return [StuckGroup(*row) for row in many(connection, query, {"most": MOST_STUCK})]
+
+
+def graces(connection: Connection) -> tuple[float, float, float]:
+    """The settings ``heartbeat``, ``republish_grace`` and ``worker_lost``, in seconds."""
+    heartbeat, grace, lost = one(
+        connection,
+        "select bridge.setting('heartbeat')::float8, bridge.setting('republish_grace')::float8, bridge.setting('worker_lost')::float8",
+    )
+    return heartbeat, grace, lost
 
 
 def snapshot_holders(connection: Connection) -> list[Holder]:
