@@ -15,6 +15,7 @@ from celery.worker import state
 from kombu.utils.imports import symbol_by_name
 
 from bridge.application import membership
+from bridge.content import OURS
 from bridge.errors import CompletingError, ServerError
 from bridge.job import job_id
 from bridge.message import Delivery
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["RowRequest", "compose_requests"]
 
 log = logging.getLogger("bridge.worker")
+
+_IN_BODIES = {"callbacks", "errbacks", "chain", "chord"}  # the words of Celery's protocol for the third part of a body
 
 
 def compose_requests(app: Any) -> None:
@@ -58,13 +61,17 @@ class RowRequest:
         """Refuse, as Celery refuses an eta that is no time, what would fail only when a process of the pool is already set aside for it.
 
         Raises:
-            InvalidTaskError: the message's time limits are no numbers, or a row's id is no text.
+            InvalidTaskError: the message's time limits are no numbers, a row's id is no text, or its body says what headers are there for.
         """
         super().__init__(*args, **options)
         if not _are_limits(self.time_limits):
             raise InvalidTaskError(f"invalid time limits {self.time_limits!r}")
         if not isinstance(self.id, str) and _is_row(self):
             raise InvalidTaskError(f"invalid task id {self.id!r}")
+        said_again = _embedded(self) & ({*OURS, *self.request_dict} - _IN_BODIES if _is_row(self) else {*OURS})
+        if said_again:
+            # Celery lays them over the headers: the fence would look for a delivery in vain, and let the task run beside its row.
+            raise InvalidTaskError(f"a body that says what headers say: {', '.join(sorted(said_again))}")
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -199,6 +206,12 @@ def _are_limits(limits: Any) -> bool:
 def _is_given_back(task: Any) -> bool:
     """Whether the message of a task whose child died returns to its queue. Celery 5.7 may retry instead: the job is live then."""
     return bool(task.acks_late and task.reject_on_worker_lost and not getattr(task, "retry_on_worker_lost", False))
+
+
+def _embedded(request: Any) -> set[str]:
+    """What the third part of a message's body names."""
+    embed = request._payload[2]  # noqa: SLF001 - Celery's classes of requests
+    return {str(name) for name in embed} if isinstance(embed, dict) else set()
 
 
 def _is_row(request: Any) -> bool:
