@@ -12,6 +12,10 @@ create or replace function bridge.store_result(p_id uuid, p_task_id text, p_stat
   --
   -- Returns  false when the id has succeeded already: that is never written over
 begin
+  if p_id is null or p_task_id is null or p_state is null then
+    perform bridge.refuse(format('%s of a result is null', case when p_id is null then 'p_id' when p_task_id is null then 'p_task_id' else 'p_state' end),
+      'give the id of a task, as uuid and as text, and its state');
+  end if;
   if exists (select from bridge.finished f where f.id = p_id and f.status = 'succeeded' and not coalesce(f.outcome ? 'forgotten', false)) then
     return false;
   end if;

@@ -140,6 +140,10 @@ DEFECTS = [
         f"select bridge.enqueue_message(gen_random_uuid(), 'i', 'a', 'q', 9::smallint, DEEP(500)::text::json, '{{}}', {'null, ' * 7} null)",
         "args of task a are nested deeper than 200 levels: pass a flat document, or a reference to it",
     ),
+    (
+        "select bridge.store_result(uuid_nil, null, 'SUCCESS', '\"planted\"')",
+        "p_task_id of a result is null: give the id of a task, as uuid and as text, and its state",
+    ),
     ("select bridge.enqueue_buffered('1')", "jobs is a JSON number: give a JSON array of objects"),
     ("select bridge.make_days(p_days => 2147483647)", "p_days is 2147483647: give 0 to 1000"),
     ("select bridge.next_runs('0 3 * * *', after => 'infinity')", "after is infinity: give a moment from the year 1 to 9900"),
