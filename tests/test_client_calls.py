@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from celery import Celery
+from fix_client import command
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session as OrmSession
 
 import bridge
-from bridge.errors import ConflictError, InvalidArgumentError, NotFoundError, PayloadTooLargeError, WaitTimeoutError, WrongStateError
+from bridge.errors import (
+    BridgeError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    PayloadTooLargeError,
+    WaitTimeoutError,
+    WrongStateError,
+)
+from bridge.queries import answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +48,19 @@ def own_environment(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     if client._connections.cache_info().currsize:
         client._connections().close()
     client._connections.cache_clear()
+
+
+def test_a_row_that_is_nested_deeper_than_python_reads_can_be_looked_at(db: Session) -> None:
+    deep, flat = db.enqueue("a.deep"), db.enqueue("a.flat", args=[1])
+    text = "[" * 5000 + "]" * 5000
+    db.do("update bridge.job set args = %s, kwargs = %s where id = %s", text, f'{{"a": {text}}}', deep)
+    job = bridge.get(deep)
+    assert (job.args, job.kwargs, bridge.get(flat).args) == (text, f'{{"a": {text}}}', [1])
+    for words in (["jobs", "show", str(deep)], ["jobs", "show", str(deep), "--json"], ["jobs", "list"], ["jobs", "list", "--json"]):
+        assert command(*words).exit_code == 0, words
+    assert bridge.cancel(deep)
+    with pytest.raises(BridgeError, match="nested deeper than Python reads"):
+        answers.value(db.connection, "select %s::json", (text,))
 
 
 def test_a_job_is_committed_when_enqueue_returns(db: Session) -> None:

@@ -100,6 +100,7 @@ def test_a_delivery_that_no_row_can_have_does_not_silence_the_worker_that_holds_
     [
         ({"body": base64.b64encode(b"[[1], {}").decode()}, "DecodeError"),
         ({"body": base64.b64encode(b"[]").decode()}, "ValueError"),
+        ({"body": base64.b64encode(b"[[" + b"[" * 600 + b"]" * 600 + b"], {}, {}]").decode()}, "RecursionError"),
         ({"body": base64.b64encode(b'[[1], {}, {"bridge": null}]').decode()}, "InvalidTaskError"),
         ({"body": base64.b64encode(b'[[1], {}, {"id": "another"}]').decode()}, "InvalidTaskError"),
         ({"content-type": "application/x-python-serialize"}, "ContentDisallowed"),
@@ -107,7 +108,7 @@ def test_a_delivery_that_no_row_can_have_does_not_silence_the_worker_that_holds_
         ({"headers": {"task": ["ledger.work"]}}, "TypeError"),
         ({"headers": {"task": "ledger.wrok"}}, "NotRegistered"),
     ],
-    ids=["truncated", "shape", "no delivery", "another id", "type", "header", "task", "unknown"],
+    ids=["truncated", "shape", "deep", "no delivery", "another id", "type", "header", "task", "unknown"],
 )
 def test_a_job_whose_own_message_no_worker_can_read_fails_with_the_reason(
     stack: Stack, client: redis.Redis, change: dict[str, Any], words: str

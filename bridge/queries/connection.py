@@ -46,6 +46,7 @@ _SILENCE = 1.5
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _TYPES = "give arguments of the types that they are documented with"
 _NAME = "give schema.table, a part that is no plain name in double quotes"
+_DEEP = "pass flat values; what is stored can be read in SQL"
 _VALUES = "give a value that the type of the argument has"
 # Not in the start packet: poolers refuse unknown start parameters. Behind one, a session's settings would be left to strangers, and the
 # process id that the server gives is not the one that the connection was opened with. The last two end the server's half of a connection
@@ -131,6 +132,7 @@ def translated() -> Iterator[None]:
     Raises:
         BridgeError: as the SQL function said it.
         InvalidArgumentError: a value is of another type than its argument, or out of its range.
+        BridgeError: also for a document that is nested too deep for Python to write or read.
         ServerError: the database went away.
     """
     try:
@@ -145,10 +147,8 @@ def translated() -> Iterator[None]:
         raise InvalidArgumentError(error.diag.message_primary or str(error), _NAME) from error
     except psycopg.DataError as error:
         raise InvalidArgumentError((error.diag.message_primary or str(error)).replace("\n", "\\n"), _VALUES) from error
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(
-            f"a text holds {error.object[error.start : error.end]!r}, which is no Unicode", "leave it out"
-        ) from error
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise _unwritable(error) from error
     except psycopg.Error as error:
         # psycopg does not know the class, or Postgres has no such number.
         if str(error).startswith(("cannot adapt type", "cannot convert")):
@@ -157,6 +157,12 @@ def translated() -> Iterator[None]:
         if own is None:
             raise
         raise own from error
+
+
+def _unwritable(error: UnicodeEncodeError | RecursionError) -> BridgeError:
+    if isinstance(error, RecursionError):
+        return BridgeError("a document is nested deeper than Python reads, or a value holds itself", _DEEP)
+    return InvalidArgumentError(f"a text holds {error.object[error.start : error.end]!r}, which is no Unicode", "leave it out")
 
 
 def _own(error: psycopg.Error) -> BridgeError | None:

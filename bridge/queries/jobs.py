@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
-from psycopg.types.json import Jsonb, JsonbLoader
+from psycopg.types.json import Jsonb, JsonbLoader, JsonLoader
 
 from bridge.job import Event, Job, Status
 from bridge.queries.answers import columns
@@ -137,10 +137,26 @@ def _job_rows(cursor: Cursor[Any]) -> RowMaker[Job]:
     return job
 
 
+class _Json(JsonLoader):
+    """Reads documents; one that is nested deeper than Python goes stays the text that it is, so that its row can be read at all."""
+
+    def load(self, data: Any) -> Any:
+        """One value."""
+        try:
+            return super().load(data)
+        except RecursionError:
+            return bytes(data).decode()
+
+
+class _Jsonb(_Json, JsonbLoader):
+    """The same of jsonb."""
+
+
 def _job_cursor(connection: Connection) -> Cursor[Job]:
     """A cursor whose rows are jobs, also on a connection that a framework has taught to read jsonb as text."""
     cursor = connection.cursor(row_factory=_job_rows)
-    cursor.adapters.register_loader("jsonb", JsonbLoader)
+    cursor.adapters.register_loader("json", _Json)
+    cursor.adapters.register_loader("jsonb", _Jsonb)
     return cursor
 
 
