@@ -29,7 +29,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["alone"])
+@pytest.fixture(scope="module", params=["alone", "composed"])
 def backend(request: pytest.FixtureRequest, bare_stack: Stack) -> Iterator[str]:
     """The URL of the result backend; a drainer and a worker run over it."""
     url = "bridge://" if request.param == "alone" else f"bridge+{bare_stack.broker_url}"
