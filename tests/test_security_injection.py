@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_client import command
 from fix_servers import ROOT
 
 if TYPE_CHECKING:
@@ -115,3 +116,14 @@ def test_hostile_words_stay_words(db: Session, evil: str) -> None:
     db.do("select bridge.tick('test')")
     db.do("select * from bridge.health()")
     assert db.rows("select who from public.mark") == []
+
+
+@pytest.mark.parametrize("evil", [*EVIL, "postgresql://127.0.0.1:1/x", "x host=127.0.0.1 port=1"])
+def test_the_database_that_ticks_is_a_name_and_nothing_else(db: Session, monkeypatch: pytest.MonkeyPatch, evil: str) -> None:
+    db.do("create table mark (who text); grant insert on mark to public")
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
+    done = command("install", "--cron-database", evil)
+    assert (done.exit_code, db.rows("select who from public.mark")) == (0, [])
+    assert done.output.rstrip().endswith("the drainer ticks"), done.output
+    assert len(done.output.splitlines()) == 1, "one line"
+    assert "127.0.0.1:1" not in done.output.replace(evil, ""), "it is no address"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,13 +181,16 @@ def work(dsn: str) -> str:
 
 
 def answers(port: int) -> str:
-    """What a drainer tells over HTTP."""
+    """What a drainer or `bridge web` tells over HTTP."""
     token = {"Authorization": f"Bearer {WORDS['BRIDGE_WEB_TOKEN']}"}
     texts = []
     for path in ("metrics", "health"):
         request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", headers=token)
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
-            texts.append(answer.read().decode())
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+                texts.append(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            texts.append(error.read().decode())
     return "\n".join(texts)
 
 
@@ -203,7 +207,10 @@ def test_secrets_are_in_no_log_row_event_message_or_list_of_processes(
         ours = drainer(env=env, dsn=dsn, broker_url=url)
         theirs = worker("apps.sealed", "--loglevel=DEBUG", "-E", env=sealed, dsn=dsn, broker_url=url, concurrency=1)
         seen["rows"] = work(dsn)
-    seen |= {"events": str(listener.heard), "http": answers(port), "ps": programs(launcher)}
+    words = [sys.executable, "-m", "bridge", "web", "--listen", str(at := free_port())]
+    web = launcher.start("web", words, env, dsn=dsn, broker_url=url)
+    web.wait_ready(lambda: "listening on" in web.log_text(), 60)
+    seen |= {"events": str(listener.heard), "http": answers(port), "web's http": answers(at), "ps": programs(launcher)}
     for words in ("doctor --json", "jobs list --json", "callbacks list --json"):
         seen[words] = command(guarded, *words.split())
     with guarded.redis.client() as client:
@@ -213,7 +220,7 @@ def test_secrets_are_in_no_log_row_event_message_or_list_of_processes(
     guarded.postgres.stop()
     wait_until(lambda: "heartbeat fails" in theirs.log_text(), 60)
     seen |= {"jobs without postgres": command(guarded, "jobs", "list"), "doctor without both": command(guarded, "doctor", "--json")}
-    seen |= {"drainer": ours.log_text(), "worker": theirs.log_text()}
+    seen |= {"web without postgres": answers(at), "web": web.log_text(), "drainer": ours.log_text(), "worker": theirs.log_text()}
     seen["postgres' log"] = (guarded.postgres.directory / "postgres.log").read_text()
     assert "select bridge.enqueue" in seen["postgres' log"], "it logs statements"
     assert "TypeError" in seen["worker"], "it logs tracebacks"
