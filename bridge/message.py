@@ -11,7 +11,6 @@ import os
 import re
 from binascii import b2a_base64
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING, Any
@@ -123,8 +122,8 @@ def envelope(
         if ranked and job.rank < _DEFAULT_RANK:
             properties.setdefault("priority", _DEFAULT_RANK - job.rank)
     exchange, routing_key = properties.pop("exchange", ""), properties.pop("routing_key", job.queue)
-    if job.expires_at is not None:
-        properties["expiration"] = max(0.0, (job.expires_at - datetime.now(UTC)).total_seconds())
+    if job.expires_in is not None:
+        properties["expiration"] = max(0.0, job.expires_in)
     body, content_type, encoding = _body(job)
     declare = properties.pop("declare", [])
     properties = {"correlation_id": task_id(job), "reply_to": "", "delivery_mode": 2, **properties}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import celery
 import pytest
 from apps.ledger import TABLE
+from fix_clock import SHIFT, shifted
 from fix_doctor import Doctor
 from fix_events import listening
 from fix_rabbitmq import USER
@@ -24,6 +26,7 @@ from bridge.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from fix_calls import MakeApp
     from fix_rabbitmq import RabbitServer, Vhost
@@ -76,6 +79,18 @@ def test_a_whole_shipment_is_confirmed_and_marked(db: Session, vhost: Vhost, pub
     assert publisher.publish() == 450
     assert vhost.count() == 450
     assert states(db) == {"published": 450}
+
+
+def test_a_message_lives_by_the_clock_of_postgres_and_not_by_the_drainers(
+    db: Session, vhost: Vhost, drainer: StartDrainer, tmp_path: Path
+) -> None:
+    now = db.one("select clock_timestamp()")
+    db.enqueue("ledger.work", expires_at=now + timedelta(seconds=SHIFT / 2))
+    process = drainer(env=shifted(SHIFT, tmp_path), broker_url=vhost.url, ready=False)
+    wait_for_value(db.dsn, "select status from bridge.jobs", value="published", timeout=60)
+    with vhost.channel() as channel:
+        taken = wait_until(lambda: channel.basic_get("celery", no_ack=True), 20, f"the message to be there: {process.log_text()}")
+    assert 0 < int(taken.properties["expiration"]) <= 1000 * SHIFT / 2
 
 
 def test_jobs_run_on_rabbitmq_once_each_with_their_results(

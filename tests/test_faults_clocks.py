@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from apps.ledger import TABLE
+from fix_clock import SHIFT, shifted
 from fix_doctor import Doctor
 from fix_schedules import EFFORT
-from fix_servers import ROOT, drainer_reports, missing, wait_for_value, wait_until
+from fix_servers import drainer_reports, wait_for_value, wait_until
 
 from bridge.doctor.finding import Grade
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fix_servers import StartDrainer, StartWorker
     from fix_sql import Session
-
-SHIFT = 600  # seconds
-# libfaketime 0.9.10 takes the shifted clock for that of clock_nanosleep, by which Python sleeps.
-SLEEP = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
-
-
-def shifted(seconds: int, folder: Path) -> dict[str, str]:
-    """Environment of a process whose clock is so many seconds ahead."""
-    (folder / "sitecustomize.py").write_text(SLEEP)
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not found:
-        missing("libfaketime", "apt-get install faketime")
-    path = os.pathsep.join(map(str, (folder, ROOT, ROOT / "tests")))
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"{seconds:+d}s", "DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": path}
 
 
 @pytest.mark.timeout(300)

@@ -35,7 +35,10 @@ __all__ = [
 
 
 class Claimed(NamedTuple):
-    """One claimed job, as ``bridge.claimed_job`` has it: what its message is made of. JSON parts are text."""
+    """One claimed job, as ``bridge.claimed_job`` has it: what its message is made of. JSON parts are text.
+
+    ``expires_in`` are the seconds until ``expires_at`` by the clock of Postgres, which a drainer's own may differ from by hours.
+    """
 
     seq: int
     token: str
@@ -54,6 +57,7 @@ class Claimed(NamedTuple):
     properties: str | None
     expires_at: datetime | None
     attempt: int
+    expires_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,11 @@ class Suspect:
     missing_since: datetime | None
 
 
-_CLAIM = f"select {columns(Claimed)} from bridge.claim(%s, %s, %s, %s, %s)".encode()
+_EXPIRES_IN = "extract(epoch from expires_at - clock_timestamp())::float8"
+_CLAIMED = columns(Claimed).replace('"expires_in"', _EXPIRES_IN)
+_CLAIM = f"select {_CLAIMED} from bridge.claim(%s, %s, %s, %s, %s)".encode()
 _SUSPECTS = f"select {columns(Suspect)} from bridge.suspects()".encode()
-_REPUBLISH = f"select {columns(Claimed)} from bridge.republish(%s, %s, %s::uuid[])".encode()
+_REPUBLISH = f"select {_CLAIMED} from bridge.republish(%s, %s, %s::uuid[])".encode()
 
 
 def ready_queues(connection: Connection) -> list[str]:

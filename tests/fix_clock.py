@@ -1,0 +1,22 @@
+"""Processes whose clocks are wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fix_servers import ROOT, missing
+
+SHIFT = 600  # seconds
+# libfaketime 0.9.10 takes the shifted clock for that of clock_nanosleep, by which Python sleeps.
+SLEEP = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
+
+
+def shifted(seconds: int, folder: Path) -> dict[str, str]:
+    """Environment of a process whose clock is so many seconds ahead."""
+    (folder / "sitecustomize.py").write_text(SLEEP)
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        missing("libfaketime", "apt-get install faketime")
+    path = os.pathsep.join(map(str, (folder, ROOT, ROOT / "tests")))
+    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"{seconds:+d}s", "DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": path}
