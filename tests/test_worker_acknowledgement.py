@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
 from celery import Celery
 from fix_servers import wait_until
+from kombu import Connection, Producer, Queue
+
+from bridge.worker.acknowledgement import keep_rows_out_of_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,3 +91,27 @@ def test_what_a_stopping_worker_holds_runs_elsewhere_uncharged(stack: Stack, bro
     worker_of_one(stack)
     job = stack.wait(waiting, timeout=30)
     assert (job["status"], job["attempts"], job["losses"]) == ("succeeded", 1, 0)
+
+
+def test_a_worker_waits_for_a_redis_that_is_full(stack: Stack, broker: redis.Redis) -> None:
+    broker.config_set("maxmemory", "1")
+    try:
+        worker = stack.start("worker", "-m", "celery", "-A", "apps.kinds", "worker", "--concurrency=1", "--loglevel=INFO")
+        wait_until(lambda: "maxmemory" in worker.log_text() or not worker.alive, 90, "Redis to say that it is full")
+    finally:
+        broker.config_set("maxmemory", "0")
+    wait_until(lambda: " ready." in worker.log_text() or not worker.alive, 90, "the worker to be ready")
+    assert worker.alive, worker.log_text()
+
+
+def test_a_message_held_on_a_connection_that_is_gone_does_not_hold_up_its_end(broker: redis.Redis, stack: Stack) -> None:
+    connection = Connection(stack.broker_url)
+    channel = connection.default_channel
+    keep_rows_out_of_redis(channel)
+    queue = Queue("held", channel=channel)
+    queue.declare()
+    Producer(channel).publish({}, routing_key="held", headers={"bridge": f"7:{uuid.uuid4()}"})
+    assert queue.get() is not None
+    connection._do_close_transport()  # as Celery's `collect` does after a call on a broken connection has failed
+    channel.close()
+    broker.delete("held")

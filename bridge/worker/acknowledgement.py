@@ -14,10 +14,14 @@ from queue import Empty
 from typing import Any
 
 from kombu.transport.virtual import QoS
+from redis import exceptions
 
 from bridge.message import Delivery
 
-__all__ = ["keep_rows_out_of_redis", "stop_fetching"]
+__all__ = ["keep_rows_out_of_redis", "outlive_refusals", "stop_fetching"]
+
+# Of a Redis whose memory is full, and of one that has become a replica. Older redis-py has no class for the first.
+_REFUSALS = (exceptions.ReadOnlyError, getattr(exceptions, "OutOfMemoryError", exceptions.ReadOnlyError))
 
 
 def keep_rows_out_of_redis(channel: Any) -> None:
@@ -25,6 +29,14 @@ def keep_rows_out_of_redis(channel: Any) -> None:
     held = getattr(channel, "qos", None)
     if hasattr(held, "restore_by_tag") and not isinstance(held, _RowQoS):
         held.__class__ = type("BridgeQoS", (_RowQoS, type(held)), {})
+
+
+def outlive_refusals(consumer: Any) -> None:
+    """Take a Redis that refuses all writes for one that is away: connect again until it takes them, where Celery ends the worker.
+
+    To be called before the consumer connects.
+    """
+    consumer.connection_errors = (*consumer.connection_errors, *_REFUSALS)
 
 
 def stop_fetching(consumer: Any) -> None:
@@ -67,7 +79,10 @@ class _RowQoS(QoS):
         QoS.ack(self, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """The worker stops: what it holds goes back to the queue."""
+        """The worker stops, or has lost its connection: what it holds goes back to the queue, if that can still be reached."""
+        if self.channel.connection.client is None:  # kombu has let go of it, after a call on the broken connection failed
+            self._delivered.clear()  # rows are published again; of others Redis has a copy
+            return
         for tag, message in list(self._delivered.items()):
             if _is_row(message):
                 self._put_back(message)
