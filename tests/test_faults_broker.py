@@ -187,3 +187,26 @@ def test_a_look_at_large_messages_reads_some_of_them(rig: Rig) -> None:
     read: Any = int(rig.client.info("stats")["total_net_output_bytes"]) - before  # type: ignore[index]
     assert read < 2 * 60_000_000
     assert rig.db.rows("select distinct missing_since is null from bridge.inflight") == [(True,)]
+
+
+def test_a_rate_of_one_a_minute_lets_one_through_a_minute_whatever_is_behind_it(rig: Rig) -> None:
+    rig.db.do("select bridge.set_limit('slow', queue => 'reports', rate => 1, per => '1 minute')")
+    for queue in ("reports", "mail"):
+        rig.enqueue(40, queue)
+    rig.drainer.drain_once()
+    assert rig.run(rig.take("mail")) == 40, "another queue is not slowed"
+    for minute in range(1, 6):
+        assert rig.drainer.drain_once() == 0, "no second one within the minute"
+        assert rig.look_twice() == 0
+        assert rig.client.llen("reports") == 1
+        if minute == 3:
+            rig.client.flushall()
+            assert rig.look_twice() == 1, "what is lost goes out again"
+            assert rig.drainer.drain_once() == 0, "and costs no second turn"
+        assert rig.run(rig.take("reports")) == 1
+        assert rig.db.one("select count(*) from bridge.jobs where queue = 'reports' and status = 'succeeded'") == minute
+        rig.db.do("update bridge.bucket set refilled_at = refilled_at - interval '61 seconds', due_at = now()")
+        assert rig.drainer.drain_once() == 1
+    assert rig.db.rows("select distinct republished from bridge.inflight") == [(0,)]
+    assert set(rig.started.values()) == {1}
+    assert_sound(rig.db.dsn)
