@@ -93,6 +93,27 @@ def test_a_message_lives_by_the_clock_of_postgres_and_not_by_the_drainers(
     assert 0 < int(taken.properties["expiration"]) <= 1000 * SHIFT / 2
 
 
+@pytest.fixture
+def impatient(rabbitmq: RabbitServer) -> Iterator[None]:
+    """A node that closes a channel on which a message has been unacknowledged for a second; by default that takes half an hour."""
+    setting = "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {})."
+    rabbitmq.control("eval", setting.format(1000, 500))
+    yield
+    rabbitmq.control("eval", setting.format(1_800_000, 60_000))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_tasks_longer_than_the_brokers_patience_run_once(ledger: Session, vhost: Vhost, drainer: StartDrainer, worker: StartWorker) -> None:
+    drainer(broker_url=vhost.url)
+    process = worker("apps.ledger", concurrency=1, broker_url=vhost.url)
+    for number in range(3):  # one runs, the others wait in the worker's memory
+        ledger.enqueue("ledger.work", args=[number, 2.0])
+    wait_until(lambda: "PRECONDITION_FAILED" in process.log_text(), 60, "the node to lose patience")
+    succeeded(ledger, 3)
+    assert process.alive, process.log_text()
+    assert ledger.one("select count(*) from bridge.attempt") == 0, "nothing was lost, and nothing ran again"
+
+
 def test_jobs_run_on_rabbitmq_once_each_with_their_results(
     ledger: Session, vhost: Vhost, drainer: StartDrainer, worker: StartWorker
 ) -> None:

@@ -10,15 +10,20 @@ in the process alone. Other messages are acknowledged as ever.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import wraps
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from kombu.transport.virtual import QoS
 from redis import exceptions
 
 from bridge.message import Delivery
 
-__all__ = ["keep_rows_out_of_redis", "outlive_refusals", "stop_fetching"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["keep_rows_out_of_redis", "outlive_impatience", "outlive_refusals", "stop_fetching"]
 
 # Of a Redis whose memory is full, and of one that has become a replica. Older redis-py has no class for the first.
 _REFUSALS = (exceptions.ReadOnlyError, getattr(exceptions, "OutOfMemoryError", exceptions.ReadOnlyError))
@@ -37,6 +42,27 @@ def outlive_refusals(consumer: Any) -> None:
     To be called before the consumer connects.
     """
     consumer.connection_errors = (*consumer.connection_errors, *_REFUSALS)
+
+
+def outlive_impatience(consumer: Any) -> None:
+    """Connect again where RabbitMQ has closed the channel on which a message waited for too long, where Celery ends the worker.
+
+    A task that runs for longer than RabbitMQ's ``consumer_timeout``, half an hour, makes the messages behind it wait for as long. They
+    go back into their queue; the rows know who runs what. To be called before the consumer connects: a queue that is declared otherwise
+    than it is there raises the same exception then, and that is a mistake in the configuration.
+    """
+    consumer.loop = _connecting_anew(consumer.loop)
+
+
+def _connecting_anew(theirs: Callable[..., None]) -> Callable[..., None]:
+    @wraps(theirs)
+    def loop(*args: Any, **options: Any) -> None:
+        try:
+            theirs(*args, **options)
+        except PreconditionFailed as error:
+            raise RecoverableConnectionError(str(error)) from error
+
+    return loop
 
 
 def stop_fetching(consumer: Any) -> None:

@@ -19,7 +19,7 @@ from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.results import chord, composed
 from bridge.results.failure import error_of
 from bridge.worker import notifiers, webhooks
-from bridge.worker.acknowledgement import keep_rows_out_of_redis, outlive_refusals, stop_fetching
+from bridge.worker.acknowledgement import keep_rows_out_of_redis, outlive_impatience, outlive_refusals, stop_fetching
 from bridge.worker.answers import name_the_plugin
 from bridge.worker.commands import heed_commands
 from bridge.worker.fence import fence
@@ -59,6 +59,7 @@ class FenceStep(bootsteps.StartStopStep):
         if joined is not None:
             parent.update_strategies = _preparing(parent, joined, parent.update_strategies)
             outlive_refusals(parent)
+            outlive_impatience(parent)
             guard_consumer(parent)
             accept_signed_alone(parent, joined)  # outermost: a message that was changed on its way must not touch its row
 

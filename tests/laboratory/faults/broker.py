@@ -178,7 +178,7 @@ def control(server: RabbitServer, *words: str) -> None:
     try:
         server.control(*words)
     except AssertionError as error:
-        raise OSError(f"rabbitmqctl {words[0]}: {str(error)[:200]}") from error
+        raise OSError(f"rabbitmqctl {words[0]}: {str(error).splitlines()[0]}") from error
 
 
 @fault
