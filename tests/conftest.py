@@ -1,6 +1,7 @@
 """What every test may ask for; the servers are in fix_servers.py."""
 
 pytest_plugins = [
+    "fix_folders",
     "fix_servers",
     "fix_sql",
     "fix_stack",

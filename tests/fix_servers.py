@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,15 +96,6 @@ class GivenServer:
 
     def dsn_of(self, database: str) -> str:
         return conninfo.make_conninfo(self.url, dbname=database)
-
-
-@pytest.fixture(scope="session")
-def server_folder() -> Iterator[Path]:
-    """A short folder that also the user whom root drops to can walk through; pytest's own are closed to him."""
-    folder = Path(tempfile.mkdtemp(prefix="br-", dir="/tmp"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_postgres(folder: Path, settings: Mapping[str, str]) -> PostgresServer:

@@ -215,12 +215,12 @@ def test_an_interrupted_first_start_is_begun_again(server: PostgresServer) -> No
 
 @as_root
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a small /dev/shm")
-def test_a_small_shared_memory_is_not_used(folder: Path) -> None:
+def test_a_small_shared_memory_is_not_used(disk_folder: Path) -> None:
     script = f"""
 from pathlib import Path
 import psycopg
 from bridge.local.postgres import PostgresServer
-server = PostgresServer(Path({str(folder / "pg")!r})).start()
+server = PostgresServer(Path({str(disk_folder / "pg")!r})).start()
 with psycopg.connect(server.dsn) as connection:
     print(connection.execute("show dynamic_shared_memory_type").fetchone()[0])
 server.stop()
