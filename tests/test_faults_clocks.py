@@ -9,7 +9,7 @@ import pytest
 from apps.ledger import TABLE
 from fix_clock import SHIFT, shifted
 from fix_doctor import Doctor
-from fix_schedules import EFFORT
+from fix_effort import EFFORT
 from fix_servers import drainer_reports, wait_for_value, wait_until
 
 from bridge.doctor.finding import Grade

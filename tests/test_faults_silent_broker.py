@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from apps.ledger import TABLE
 from celery import Celery
-from fix_schedules import EFFORT
+from fix_effort import EFFORT
 from fix_servers import wait_for_value
 from laboratory.proxy import Proxy
 

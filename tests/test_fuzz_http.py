@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from fix_fuzz import EFFORT, QUIET
+from fix_effort import EFFORT
+from fix_fuzz import QUIET
 from fix_servers import Launcher, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
