@@ -17,7 +17,7 @@ from fix_sql import Session
 import bridge
 from bridge.errors import InvalidArgumentError, NotFoundError, WrongStateError
 from bridge.message import envelope
-from bridge.queries.dispatch import Claimed
+from bridge.queries.dispatch import CLAIMED, Claimed
 
 if TYPE_CHECKING:
     from fix_calls import MakeApp
@@ -209,7 +209,7 @@ def test_the_command_line_says_the_same(db: Session) -> None:
 
 
 def claimed(db: Session, queue: str) -> Claimed:
-    found = db.rows("select * from bridge.claim(%s, %s, %s)", db.drainer, queue, uuid.uuid4())
+    found = db.rows(f"select {CLAIMED} from bridge.claim(%s, %s, %s)", db.drainer, queue, uuid.uuid4())
     return Claimed._make(found[0])
 
 

@@ -9,7 +9,7 @@ import redis
 from fix_servers import wait_until
 
 from bridge.message import redis_messages
-from bridge.queries.dispatch import Claimed
+from bridge.queries.dispatch import CLAIMED, Claimed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,7 @@ def test_a_second_copy_of_a_message_does_not_run(stack: Stack, tmp_path: Path) -
     started, go = tmp_path / "started", tmp_path / "go"
     identity = stack.enqueue("kinds.hold", str(started), str(go))
     wait_until(started.exists, 30)
-    delivery = "select d.* from bridge.inflight i join bridge.job j using (seq), bridge.deliveries(array[i.seq]) d where j.id = %s"
+    delivery = f"select {CLAIMED} from (select d.* from bridge.inflight i, bridge.deliveries(array[i.seq]) d where d.id = %s::text) d"
     row = stack.sql.execute(delivery, (identity,), binary=True).fetchone()
     with redis.Redis.from_url(stack.broker_url) as client:
         client.lpush("celery", *redis_messages([Claimed._make(row or ())] * 2))

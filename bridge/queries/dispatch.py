@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
 
 __all__ = [
+    "CLAIMED",
     "Claimed",
     "Suspect",
     "claim",
@@ -74,10 +75,10 @@ class Suspect:
 
 
 _EXPIRES_IN = "extract(epoch from expires_at - clock_timestamp())::float8"
-_CLAIMED = columns(Claimed).replace('"expires_in"', _EXPIRES_IN)
-_CLAIM = f"select {_CLAIMED} from bridge.claim(%s, %s, %s, %s, %s)".encode()
+CLAIMED = columns(Claimed).replace('"expires_in"', _EXPIRES_IN)
+_CLAIM = f"select {CLAIMED} from bridge.claim(%s, %s, %s, %s, %s)".encode()
 _SUSPECTS = f"select {columns(Suspect)} from bridge.suspects()".encode()
-_REPUBLISH = f"select {_CLAIMED} from bridge.republish(%s, %s, %s::uuid[])".encode()
+_REPUBLISH = f"select {CLAIMED} from bridge.republish(%s, %s, %s::uuid[])".encode()
 
 
 def ready_queues(connection: Connection) -> list[str]:

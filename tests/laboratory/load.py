@@ -317,10 +317,11 @@ def operate(load: Load, lab: int, action: str, do: Callable[[], str]) -> None:
 
 
 def bridge_connection() -> psycopg.Connection[Any]:
-    """A connection of the caller's own, as an application has it."""
+    """A connection of the caller's own. It gives a forgotten line up: the load must not end with its first one."""
     from bridge import settings
+    from bridge.queries.connection import connect
 
-    return psycopg.connect(settings.load().require_database(), autocommit=True, connect_timeout=5)
+    return connect(settings.load().require_database(), name="load", timeout=5)
 
 
 class Backlog:
