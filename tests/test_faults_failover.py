@@ -97,11 +97,12 @@ def failover(replicated: Replicated, dsn: str, drainer: StartDrainer, worker: St
 def test_a_synchronous_standby_has_every_job_and_an_asynchronous_one_all_that_it_had_received(failover: Failover, tmp_path: Path) -> None:
     lose_nothing(failover)
     failover.servers.follow()
-    lose_the_tail(failover, tmp_path / "go")
+    lose_the_tail(failover, tmp_path)
     name_two_primaries(failover)
     assert failover.drainer.alive
     assert failover.worker.alive
-    assert "Traceback" not in failover.worker.log_text()
+    log = failover.worker.log_text()
+    assert log.count("Traceback (most") == log.count("raised unexpected: ForgottenError") == 1
 
 
 def lose_nothing(failover: Failover) -> None:
@@ -128,25 +129,34 @@ def name_two_primaries(failover: Failover) -> None:
     failover.servers.primary.kill()
 
 
-def lose_the_tail(failover: Failover, go: Path) -> None:
-    """The standby has not heard of the last jobs, nor of the last starts and ends of others."""
+def lose_the_tail(failover: Failover, folder: Path) -> None:
+    """The standby has not heard of the last jobs, nor of the last starts, ends and completions of others."""
     failover.servers.replicate(synchronous=False)
+    old = failover.primary()
+    old.do("create table effect (run uuid not null)")
+    go, first, then = (folder / name for name in ("go", "first", "then"))
+    completing = old.enqueue("ledger.complete", args=[str(first), str(then)], priority=9)
     failover.work(80)
     failover.wait_for_ends(200)
+    noted = "select 1 from ledger where task_id = %s and event = %s"
+    wait_for_row(failover.ledger.dsn, noted, (str(completing), "start"), timeout=60)
+    failover.jobs.append(completing)
     kept = list(failover.jobs)
     failover.servers.cut()
-    old = failover.primary()
-    holding = old.enqueue("ledger.hold", args=[str(go)], priority=9)
-    tail = [holding, *failover.work(80)]
-    numbers = {row[0] for row in old.rows("select seq from bridge.job where id = any(%s)", tail)}
+    tail = failover.work(45)
+    holding = old.enqueue("ledger.hold", args=[str(go)])
+    tail += [holding, *failover.work(80)]
     failover.wait_for_ends(240)
-    held = "select 1 from ledger where task_id = %s and event = %s"
-    wait_for_row(failover.ledger.dsn, held, (str(holding), "start"), timeout=60)
+    numbers = {row[0] for row in old.rows("select seq from bridge.job where id = any(%s)", tail)}
+    wait_for_row(failover.ledger.dsn, noted, (str(holding), "start"), timeout=60)
+    first.touch()
+    wait_for_row(failover.ledger.dsn, noted, (str(completing), "completed"), timeout=60)
     wait_until(lambda: old.one("select count(*) from bridge.jobs where id = any(%s) and status = 'published'", tail), 60, "lost messages")
     old.connection.close()
     failover.servers.primary.kill()
     before = failover.ledger.one("select clock_timestamp()")
     failover.servers.promote()
+    then.touch()
 
     # The numbers of lost jobs are given again while a run of one of them goes on.
     fresh = failover.work(60)
@@ -155,12 +165,15 @@ def lose_the_tail(failover: Failover, go: Path) -> None:
     assert again, "no number was given twice"
     wait_until(lambda: db.one("select count(*) from bridge.finished where id = any(%s)", fresh) > 20, 90, "new jobs to end")
     go.touch()
-    wait_for_row(failover.ledger.dsn, held, (str(holding), "end"), timeout=60)
+    wait_for_row(failover.ledger.dsn, noted, (str(holding), "end"), timeout=60)
     db = failover.wait_for_all()
     there = {row[0] for row in db.rows("select id from bridge.jobs")}
     assert {*kept, *fresh} <= there
     assert there <= set(failover.jobs)
     assert holding not in there
     failover.check(db)
+    runs = "select count(distinct run) from ledger where task_id = %s"
+    assert failover.ledger.one(runs, str(completing)) == 2, "a forgotten completion is no success"
+    assert db.rows("select run from effect") == db.rows("select run from bridge.finished where id = %s", completing)
     late = failover.ledger.rows("select task_id from ledger where event = 'start' and at > %s", before + GRACE)
     assert {row[0] for row in late} <= {str(identity) for identity in there}, "messages of jobs that are not there start nothing"

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["COMPLETE", "HOLD", "KEEP_UNTOLD", "ask", "by_hand", "fate", "told", "was_completed", "written"]
+__all__ = ["COMPLETE", "HOLD", "KEEP_UNTOLD", "ask", "by_hand", "fate", "life_of_server", "told", "was_completed", "written"]
 
 # The places of parameters are numbered, for whoever writes them as its driver does.
 HOLD = "select bridge.hold_run({0}::text::bigint, {1}::text::uuid, {2}::text::uuid)"
-COMPLETE = "select bridge.complete_run({0}::text::bigint, {1}::text::uuid, {2}::text::json, {3}::text::jsonb, {4}::text::uuid)"
+_LIFE = "extract(epoch from pg_postmaster_start_time())::text"
+_RUN = "{0}::text::bigint, {1}::text::uuid, {2}::text::json, {3}::text::jsonb, {4}::text::uuid"
+COMPLETE = f"select {_LIFE} from bridge.complete_run({_RUN})"  # gives the life of the server
 
 KEEP_UNTOLD = "select bridge.keep_untold({0}::text::bigint, {1}::text::uuid, {2}::text::json)"
 
@@ -39,6 +41,11 @@ def ask(connection: Connection, statement: str, values: Sequence[str | None]) ->
 def fate(connection: Connection, seq: int, run: UUID, token: str) -> str:
     """What became of a run that was completed: ``completed``, ``running`` (rolled back), ``open`` (not decided yet), or ``over``."""
     return str(value(connection, "select bridge.fate_of_run(%s, %s, %s)", (seq, run, token)))
+
+
+def life_of_server(connection: Connection) -> str:
+    """Which life of which server this is: another after a failover, and after a restart."""
+    return str(value(connection, f"select {_LIFE}"))
 
 
 def was_completed(connection: Connection, seq: int, token: str) -> bool:

@@ -128,6 +128,8 @@ class RowWriter(Waiting):
         run, delivery = outcome.run_of(request), outcome.delivery_of(request)
         if run is not None:
             outcome.patiently(leave_sessions)
+            if isinstance(exc, completion.ForgottenError):
+                return outcome.forgotten(self._bridge, run, str(exc))
             final = isinstance(exc, PermanentError | Reject)
             return outcome.failed(self._bridge, run, self._error(original(exc), traceback), final=final, beyond=self._beyond(request))
         if delivery is None:

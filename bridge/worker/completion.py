@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bridge.transaction.target import Target
     from bridge.worker.fence import Run
 
-__all__ = ["Completion", "LeftOpenError", "complete", "of_request", "stands"]
+__all__ = ["Completion", "ForgottenError", "LeftOpenError", "complete", "of_request", "stands"]
 
 log = logging.getLogger("bridge.worker")
 
@@ -42,6 +42,14 @@ class LeftOpenError(WrongStateError, EncodeError):
     """A task has ended with the transaction still open in which it completed its job.
 
     An EncodeError, because that is what the tracers of all releases of Celery take for a failure of the task at this point.
+    """
+
+
+class ForgottenError(WrongStateError, EncodeError):
+    """A task has returned, and its completion is not there on a server that is not the one which it was given to.
+
+    Either its transaction has rolled back, or it has committed, and a failover or a crash has forgotten that: nobody can tell. The effect
+    is there in neither case, so the run counts as lost. An EncodeError for the same reason as above.
     """
 
 
@@ -58,6 +66,8 @@ class Completion:
     children: int  # how many the task had before those that follow it
     told: bool = False  # the application's own result backend, too, has the result
     left_open: bool = False
+    forgotten: bool = False
+    server: str | None = None  # which life of which server heard of it
     decided: bool | None = None
 
     def stands(self) -> bool:
@@ -66,18 +76,21 @@ class Completion:
             fate = outcome.patiently(self._fate)
             if fate == "open":
                 fate = self._end_what_is_open()
-            self._decide(stands=fate in {"completed", "open"})
+            self._decide(fate)
         return bool(self.decided)
 
     def is_withdrawn(self) -> bool:
         """Whether its transaction has rolled back, so that the run goes on; to be asked while the task's function goes on."""
-        if self.decided is None and outcome.patiently(self._fate) == "running":
-            self._decide(stands=False)
+        if self.decided is None and (fate := outcome.patiently(self._fate)) in {"running", "forgotten"}:
+            self._decide(fate)
         return self.decided is False
 
     def _fate(self) -> str:
-        delivery = self.run.delivery
-        return queries.fate(self.joined.connections.get(), delivery.seq, self.run.id, delivery.token)
+        """As the query has it, or ``forgotten``: the run goes on, on a server that the completion was not given to."""
+        delivery, connection = self.run.delivery, self.joined.connections.get()
+        fate = queries.fate(connection, delivery.seq, self.run.id, delivery.token)
+        is_elsewhere = fate == "running" and queries.life_of_server(connection) != self.server
+        return "forgotten" if is_elsewhere else fate
 
     def _end_what_is_open(self) -> str:
         """Roll back what the task has left open: it holds the job's row, which must be written now."""
@@ -95,15 +108,18 @@ class Completion:
             log.error(words, self.request.id)  # noqa: TRY400 - it has been tried often enough
             return "open"
 
-    def _decide(self, *, stands: bool) -> None:
-        self.decided, self.target = stands, None
-        if stands:
+    def _decide(self, fate: str) -> None:
+        self.decided, self.target = fate in {"completed", "open"}, None
+        if self.decided:
             self.run.settled, self.run.next = True, None
-        else:
-            log.info("completion rolled back, the run goes on task_id=%s", self.request.id)
-            self.run.completion = None
-            del self.request.children[self.children :]
-            self.request.__class__ = Context
+            return
+        del self.request.children[self.children :]
+        if fate == "forgotten":  # a return alone would be taken for a success whose effect is not there
+            self.forgotten = True
+            return
+        log.info("completion rolled back, the run goes on task_id=%s", self.request.id)
+        self.run.completion = None
+        self.request.__class__ = Context
 
     def of(self, returned: Any) -> Any:
         """The result, which is what was given, whatever the task has returned."""
@@ -150,6 +166,10 @@ class _CompletedContext(Context):
                 raise LeftOpenError(
                     "the transaction in which the job was completed was still open when its task returned, and was rolled back",
                     "commit it before the task returns",
+                )
+            if completion.forgotten:
+                raise ForgottenError(
+                    "the completion is not there after a failover or restart of postgres, which may have forgotten it: the job runs again"
                 )
         return self.__dict__.get(name)
 
@@ -222,7 +242,7 @@ def _write(made: Completion, session: Any) -> None:
     value, untold = writer.value_of_completed(made.result, made.request), writer.untold(made.request)
     if untold is not None:
         target.ask(queries.KEEP_UNTOLD, *named_run, untold)
-    target.ask(queries.COMPLETE, *named_run, value.result, value.outcome, run.delivery.token)
+    made.server = target.ask(queries.COMPLETE, *named_run, value.result, value.outcome, run.delivery.token)
 
 
 def _writer(task: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ __all__ = [
     "delivery_of",
     "ended_outside",
     "failed",
+    "forgotten",
     "go_on",
     "ignores_result",
     "insist",
@@ -147,6 +149,12 @@ def failed(joined: Membership, run: Run, error: dict[str, Any], *, final: bool, 
             )
         )
     )
+
+
+def forgotten(joined: Membership, run: Run, reason: str) -> Status | None:
+    """What the run has come to cannot be told: it is lost, and its job is due again; the job's new status."""
+    run.settled = True
+    return lost(joined, run.delivery, reason, os.getpid())
 
 
 def lost(joined: Membership, delivery: Delivery, reason: str, pid: int | None) -> Status | None:

@@ -88,6 +88,21 @@ def hold(self: Any, until: str) -> int:
         return 1
 
 
+@app.task(name="ledger.complete", bind=True)
+def complete(self: Any, first: str, then: str) -> int:
+    """Once there is a file at one path, write an effect and the end of the job in one transaction; return when there is one at another."""
+    with noted(self.request):
+        while not Path(first).exists():
+            time.sleep(0.05)
+        with psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], connect_timeout=5) as connection:
+            connection.execute("insert into effect (run) values (%s)", (self.request.bridge_run.id,))
+            bridge.complete(connection, 1)
+        _note(self.request, "completed")
+        while not Path(then).exists():
+            time.sleep(0.05)
+        return 1
+
+
 @app.task(name="ledger.call", bind=True)
 def call(self: Any, relay: str) -> None:
     """Fail while there is no file at this path."""
