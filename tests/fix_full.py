@@ -7,8 +7,6 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from fix_servers import missing
-
 from bridge.local.account import server_account
 
 if TYPE_CHECKING:
@@ -17,8 +15,19 @@ if TYPE_CHECKING:
 _PIECE = 1 << 16  # bytes; what is left when the rest is taken is less
 
 
+REMEDY = "run as root, in a container with --cap-add SYS_ADMIN"
+
+
+class NoDiskError(Exception):
+    """This process may mount nothing."""
+
+
 class SmallDisk:
-    """A filesystem in memory, mounted on a folder that the account of our servers owns; gone after `remove`."""
+    """A filesystem in memory, mounted on a folder that the account of our servers owns; gone after `remove`.
+
+    Raises:
+        NoDiskError: it may not be mounted.
+    """
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
@@ -29,7 +38,7 @@ class SmallDisk:
         done = subprocess.run([*_as_root(), "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False, capture_output=True)
         if done.returncode:
             folder.rmdir()
-            missing("right to mount a small filesystem", "run as root, in a container with --cap-add SYS_ADMIN")
+            raise NoDiskError(f"no right to mount a small filesystem here: {REMEDY}")
 
     def fill(self) -> None:
         """Take all the room that there is."""

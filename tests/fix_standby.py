@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from fix_servers import FAST, _make_postgres, missing, wait_until
 
+from bridge.local.broker import free_port
 from bridge.local.home import socket_folder
 from bridge.local.postgres import SOCKET_PORT, SUPERUSER, PostgresServer
 
@@ -24,25 +25,30 @@ PLACES = ("a", "b", "c")  # folders, of which sockets have short names
 
 
 class Standby(PostgresServer):
-    """A server whose data folder is a copy of another's, which it follows."""
+    """A server whose data folder is a copy of another's, which it follows; it listens on a port of its own where the other has one."""
 
     def __init__(self, directory: Path, primary: PostgresServer) -> None:
-        super().__init__(directory, primary.database, settings=primary.settings, binaries=primary.binaries)
+        port = None if primary.port is None else free_port()
+        super().__init__(directory, primary.database, port=port, settings=primary.settings, binaries=primary.binaries)
         self.primary = primary
+        self._password = primary._password
 
     @property
     def source(self) -> str:
         """Where it streams from."""
-        return f"host={self.primary.sockets} port={SOCKET_PORT} user={SUPERUSER} application_name={NAME}"
+        return f"host={self.primary.sockets} port={self.primary.port or SOCKET_PORT} user={SUPERUSER} application_name={NAME}"
 
     def _make_data(self) -> None:
         if (self.data / "PG_VERSION").exists():
             return
         self._run("pg_basebackup", ["--pgdata", self.data, "--dbname", self.source, "--write-recovery-conf", "--checkpoint=fast"])
-        with (self.data / "postgresql.auto.conf").open("a") as file:
-            file.write(f"primary_conninfo = '{self.source}'\n")
+        # Of what `alter system` has told the other nothing is the copy's own: a moment's refusal of writes would come back with it.
+        (self.data / "postgresql.auto.conf").write_text(f"primary_conninfo = '{self.source}'\n")
 
     def _create_cron(self) -> None:
+        """It is in the copy."""
+
+    def _set_password(self) -> None:
         """It is in the copy."""
 
 

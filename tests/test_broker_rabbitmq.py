@@ -16,6 +16,7 @@ from fix_events import listening
 from fix_rabbitmq import USER
 from fix_servers import wait_for_row, wait_for_value, wait_until
 from kombu import Queue
+from laboratory.faults.broker import is_alarmed
 from laboratory.proxy import Proxy
 
 from bridge.broker import open_broker
@@ -267,6 +268,7 @@ def test_a_broker_with_an_alarm_gets_its_jobs_when_it_is_over(
 ) -> None:
     process = drainer(broker_url=vhost.url, env={"BRIDGE_TIMEOUT": "2"})
     with rabbitmq.alarm():
+        assert is_alarmed(rabbitmq)
         many(db, 50)
         wait_until(lambda: "blocks all who publish" in process.log_text(), 60, "the alarm to be noticed")
         assert states(db) == {"queued": 50}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from apps.ledger import TABLE
-from fix_full import SmallDisk
-from fix_servers import FAST, _make_postgres, drainer_reports, wait_until
+from fix_full import REMEDY, NoDiskError, SmallDisk
+from fix_servers import FAST, _make_postgres, drainer_reports, missing, wait_until
 from fix_sql import Session
 from invariants import assert_sound
 
@@ -93,7 +93,10 @@ def disks(server_folder: Path) -> Iterator[Callable[[int], SmallDisk]]:
     made: list[SmallDisk] = []
 
     def make(size: int) -> SmallDisk:
-        made.append(SmallDisk(server_folder / f"disk{secrets.token_hex(2)}", size))
+        try:
+            made.append(SmallDisk(server_folder / f"disk{secrets.token_hex(2)}", size))
+        except NoDiskError:
+            missing("right to mount a small filesystem", REMEDY)
         return made[-1]
 
     yield make

@@ -7,18 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fix_servers import missing
 from fix_sql import Session
 from laboratory import checker, facts, plots
 from laboratory.errors import LabError
 from laboratory.faults import FAULTS
 from laboratory.judgement import MIB, judge
 from laboratory.ledger import Ledger, Wish
-from laboratory.runner import Plan, Report, beats_of, kinds_of, run
+from laboratory.runner import Plan, Report, beats_of, kinds_of
 from laboratory.samples import Process, Sample
 from laboratory.tasks import EFFECTS
-
-from bridge.local.broker import HOW_TO_GET_IT, find_redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -218,10 +215,14 @@ def lost_two_by_one_kill(stage: Stage) -> None:
 
 @plants(checker.ran_after_cancel)
 def started_late(stage: Stage) -> None:
-    identity = stage.job(1, expected=("cancelled",))
-    number = stage.ledger.operate(1, "cancel")
+    _cancel_and_run(stage, 1)
+
+
+def _cancel_and_run(stage: Stage, lab: int) -> None:
+    identity = stage.job(lab, expected=("cancelled",))
+    number = stage.ledger.operate(lab, "cancel")
     stage.ledger.answer(number, str(stage.db.one("select bridge.cancel(%s)", identity)))
-    stage.note(1, uuid.uuid4(), "start")
+    stage.note(lab, uuid.uuid4(), "start")
 
 
 @plants(checker.out_of_order)
@@ -312,6 +313,23 @@ def test_a_run_that_two_strikes_may_have_cost_is_charged_to_the_one_that_has_roo
     assert stage.sins() == []
 
 
+def test_what_an_asynchronous_failover_forgets_is_no_sin_and_what_it_does_not_is_one(stage: Stage) -> None:
+    stage.ask(1)
+    stage.ledger.do("update asked set told_at = told_at - interval '1 minute'")
+    stage.ledger.strike(1, "failover-async")
+    stage.ledger.cost(1, ["worker1"], tail=True)
+    stage.ask(2)
+    _cancel_and_run(stage, 3)
+    forgotten = uuid.uuid4()
+    stage.note(4, forgotten, "start")
+    stage.note(4, forgotten, "end")
+    stage.job(5, parents=(4,))
+    stage.run(5)
+    stage.job(4)
+    stage.run(4)
+    assert [(sin.rule, sin.lab) for sin in stage.sins()] == [("lost", 1)]
+
+
 def test_a_sin_is_told_with_the_history_of_its_job(stage: Stage) -> None:
     lost_without_a_reason(stage)
     (sin,) = stage.sins()
@@ -332,6 +350,14 @@ def test_a_fault_that_is_unknown_or_does_not_fit_the_broker_is_refused() -> None
     with pytest.raises(LabError, match="no fault is called drainer-kil"):
         kinds_of(Plan(faults=("drainer-kil",)))
     assert FAULTS["drainer-kill"] in kinds_of(Plan(broker="rabbitmq"))
+
+
+def test_what_a_world_has_beside_the_usual_brings_the_faults_that_need_it() -> None:
+    plain = {kind.name for kind in kinds_of(Plan())}
+    more = {kind.name for kind in kinds_of(Plan(having=("standby-async", "disk")))}
+    assert more - plain == {"failover-async", "disk-full", "disk-full-log"}
+    with pytest.raises(LabError, match="standby-async cannot be had together with standby-sync"):
+        kinds_of(Plan(having=("standby-sync", "standby-async")))
 
 
 def long_run(**grows: float) -> list[Sample]:
@@ -363,21 +389,3 @@ def test_a_long_run_is_judged_by_memory_handles_and_connections(tmp_path: Path) 
     page = plots.page(report, long_run(), pictures, "long-run")
     assert "**0 sins.** asked 600." in page
     assert all((tmp_path / "long-run" / name).read_text().startswith("<?xml") and name in page for name, _ in pictures)
-
-
-@pytest.mark.timeout(400)
-def test_nothing_is_lost_and_nothing_runs_twice_while_processes_die_under_load() -> None:
-    if find_redis() is None:
-        missing("redis-server", HOW_TO_GET_IT)
-    faults = (
-        "drainer-kill-sent",
-        "drainer-kill-confirmed",
-        "drainer-freeze-claimed",
-        "child-kill-started",
-        "worker-kill",
-        "worker-main-freeze",
-    )
-    report = run(Plan(seconds=10, seed=6, faults=faults, every=1.4, rate=12))
-    assert report.sins == [], report.lines
-    assert {beat.fault for beat in report.beats} == set(faults)
-    assert report.counts["asked"] > 30

@@ -17,7 +17,7 @@ import click
 from laboratory import plots
 from laboratory.errors import LabError
 from laboratory.faults import FAULTS
-from laboratory.runner import Plan, Report, run
+from laboratory.runner import HAVING, Plan, Report, run
 from laboratory.samples import Sampler
 
 ELDERS = ("drainer2", "worker2")  # spared by faults of processes in a long run, so that they grow old
@@ -30,6 +30,7 @@ SHOWN = 20  # sins that are printed with their histories
 @click.option("--seed", type=int, help="Repeats a run, as far as processes allow.  [default: drawn and printed]")
 @click.option("--broker", type=click.Choice(["redis", "rabbitmq"]), default="redis", show_default=True)
 @click.option("--faults", default="", help="Only these, separated by commas.  [default: all that fit]")
+@click.option("--with", "having", multiple=True, type=click.Choice(list(HAVING)), help="Have this as well, and the faults that need it.")
 @click.option("--every", type=float, help="Seconds between two strikes.  [default: 5; of a long run 20]")
 @click.option("--rate", type=float, help="Calls of the load a second; a call makes two jobs on average.  [default: 20; of a long run 10]")
 @click.option(
@@ -65,14 +66,17 @@ def main(**given: Any) -> None:
 def plan_of(given: dict[str, Any]) -> Plan:
     """The plan that a command line asks for."""
     seed = random.randrange(10**6) if given["seed"] is None else given["seed"]  # noqa: S311
-    names = tuple(filter(None, given["faults"].split(",")))
-    if given["minutes"] is None:
-        return Plan(
-            given["seconds"], seed, given["broker"], names, given["every"] or 5.0, given["rate"] or 20.0, trace=given["trace"] is not False
-        )
-    seconds = 60 * given["minutes"]
+    long = given["minutes"] is not None
     return Plan(
-        seconds, seed, given["broker"], names, given["every"] or 20.0, given["rate"] or 10.0, spared=ELDERS, trace=bool(given["trace"])
+        60 * given["minutes"] if long else given["seconds"],
+        seed,
+        given["broker"],
+        tuple(filter(None, given["faults"].split(","))),
+        given["every"] or (20.0 if long else 5.0),
+        given["rate"] or (10.0 if long else 20.0),
+        spared=ELDERS if long else (),
+        trace=not long if given["trace"] is None else given["trace"],
+        having=given["having"],
     )
 
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from laboratory.facts import Facts, Run, Strike
 
 FINAL = ("succeeded", "failed", "cancelled", "expired")
@@ -190,6 +192,8 @@ def ran_after_cancel(facts: Facts) -> Iterator[tuple[int, str]]:
     """Who was told that a job is cancelled sees no start of it."""
     for lab, actions in facts.operated.items():
         for one in actions:
+            if one.told_at is not None and forgotten(facts, one.told_at):
+                continue
             late = [run for run in facts.runs.get(lab, []) if one.told_at is not None and run.started > one.told_at]
             if one.action == "cancel" and one.answer == "cancelled" and late:
                 yield lab, f"run {late[0].run} started at {late[0].started:%X.%f}, cancelled at {one.told_at:%X.%f}"
@@ -202,6 +206,7 @@ def out_of_order(facts: Facts) -> Iterator[tuple[int, str]]:
     for lab, asked in facts.asked.items():
         for parent in asked.parents if lab in facts.runs else ():
             before = [ended[run] for run in facts.succeeded_runs(parent) if ended.get(run) is not None]
+            before += [run.ended for run in facts.runs.get(parent, []) if run.ended and forgotten(facts, run.ended)]
             if not before or facts.runs[lab][0].started < min(before):  # type: ignore[type-var]
                 yield lab, f"it started at {facts.runs[lab][0].started:%X.%f}, its parent {parent} ended at {before or 'no time'}"
 
@@ -281,10 +286,13 @@ def culprits_of(facts: Facts, run: Run, until: Any) -> list[Strike]:
 def _in_a_tail(facts: Facts, lab: int) -> bool:
     """Whether it was committed just before an asynchronous failover, or waits for what was."""
     asked = facts.asked[lab]
+    return forgotten(facts, asked.told_at) or any(parent in facts.asked and _in_a_tail(facts, parent) for parent in asked.parents)
+
+
+def forgotten(facts: Facts, at: datetime) -> bool:
+    """Whether what was committed then may be gone: just before an asynchronous failover."""
     since = timedelta(seconds=TAIL)
-    told = asked.told_at
-    hit = any(one.tail and told >= one.at - since and (one.mended_at is None or told <= one.mended_at) for one in facts.strikes)
-    return hit or any(parent in facts.asked and _in_a_tail(facts, parent) for parent in asked.parents)
+    return any(one.tail and one.at - since <= at and (one.mended_at is None or at <= one.mended_at) for one in facts.strikes)
 
 
 def _runs(facts: Facts) -> Iterator[Run]:

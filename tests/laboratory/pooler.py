@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psycopg import conninfo
 
@@ -14,6 +14,7 @@ from bridge.local.process import Process
 from laboratory.errors import LabError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 HOW_TO_GET_IT = "apt-get install pgbouncer"
@@ -55,15 +56,23 @@ class Pooler:
         folder.mkdir(mode=0o755)
         direct, self.port = conninfo.conninfo_to_dict(dsn), free_port()
         self.dsn = conninfo.make_conninfo("", host="127.0.0.1", port=self.port, user=direct["user"], dbname=direct["dbname"])
-        server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
-        config = folder / "pgbouncer.ini"
-        config.write_text(CONFIG.format(server=server, port=self.port, sessions=sessions))
-        self._command, self._log = [program, str(config)], folder / "log"
+        self._config, self._sessions = folder / "pgbouncer.ini", sessions
+        self._write(direct)
+        self._command, self._log = [program, str(self._config)], folder / "log"
 
     def start(self) -> None:
         """Start it, unless it runs."""
         self.process = Process("pgbouncer", self._command, log=self._log, account=server_account(), death_signal=signal.SIGKILL)
         self.process.start()
+
+    def lead_to(self, dsn: str) -> None:
+        """Have it lead to another server from now on, after a failover."""
+        self._write(conninfo.conninfo_to_dict(dsn))
+        self.process.kill(signal.SIGHUP)
+
+    def _write(self, direct: Mapping[str, Any]) -> None:
+        server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
+        self._config.write_text(CONFIG.format(server=server, port=self.port, sessions=self._sessions))
 
     def stop(self) -> None:
         """End it for good."""

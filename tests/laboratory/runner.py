@@ -28,6 +28,15 @@ PEACE = 180.0  # seconds that everything may take to end when all is mended
 BROKER_PEACE = 40.0  # and the broker to be empty
 TOLD = 5.0  # seconds between two lines of progress
 COMBINED = 0.3  # of the strikes come with a second
+HAVING = {
+    "standby-sync": Needs(standby="sync"),
+    "standby-async": Needs(standby="async"),
+    "pgbouncer": Needs(pgbouncer=True),
+    "cron": Needs(cron=True),
+    "durable": Needs(durable=True),
+    "disk": Needs(disk=True),
+}
+OFTEN = 0.4  # of the strikes are of what the world has beside the usual
 LIVE = "select count(*) from bridge.job"
 
 
@@ -44,6 +53,7 @@ class Plan:
         rate: calls of the load a second.
         spared: slots whose processes faults of processes leave alone.
         trace: record all changes of the jobs' rows, and replay them against the model.
+        having: what the world has beside the usual, words of `HAVING`; faults that need it are drawn as well.
     """
 
     seconds: float = 60.0
@@ -54,6 +64,7 @@ class Plan:
     rate: float = 20.0
     spared: tuple[str, ...] = ()
     trace: bool = False
+    having: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, order=True)
@@ -83,21 +94,31 @@ def kinds_of(plan: Plan) -> list[type[Fault]]:
     Raises:
         LabError: one that it names is unknown, or does not fit its broker.
     """
-    has = Needs(broker=plan.broker)  # type: ignore[arg-type]
+    has = has_of(plan)
     unknown = [name for name in plan.faults if name not in FAULTS]
     if unknown:
         raise LabError(f"no fault is called {', '.join(unknown)}: --list shows those that are")
     unfit = [name for name in plan.faults if not FAULTS[name].needs.fits(has)]
     if unfit:
-        raise LabError(f"{', '.join(unfit)} cannot be had with {plan.broker}")
+        raise LabError(f"{', '.join(unfit)} cannot be had with {', '.join((plan.broker, *plan.having))}")
     named = [FAULTS[name] for name in plan.faults]
-    plain = [kind for _, kind in sorted(FAULTS.items()) if kind.needs in (Needs(), has)]
+    plain = [kind for _, kind in sorted(FAULTS.items()) if kind.needs.fits(has) and has.with_(kind.needs) == has]
     return named or plain
+
+
+def has_of(plan: Plan) -> Needs:
+    """What the world has in any case."""
+    has = Needs(broker=plan.broker)  # type: ignore[arg-type]
+    for word in plan.having:
+        if not has.fits(HAVING[word]):
+            raise LabError(f"{word} cannot be had together with {', '.join(one for one in plan.having if one != word)}")
+        has = has.with_(HAVING[word])
+    return has
 
 
 def needs_of(plan: Plan) -> Needs:
     """What the world must have for them."""
-    needs = Needs(broker=plan.broker)  # type: ignore[arg-type]
+    needs = has_of(plan)
     for kind in kinds_of(plan):
         if not kind.needs.fits(needs):
             raise LabError(f"{kind.name} cannot be had together with the others: it needs {kind.needs}")
@@ -106,15 +127,19 @@ def needs_of(plan: Plan) -> Needs:
 
 
 def beats_of(plan: Plan) -> list[Beat]:
-    """All strikes of a plan, drawn from its seed: the same seed, the same list. Every fault comes before any comes twice."""
+    """All strikes of a plan, drawn from its seed: the same seed, the same list.
+
+    Every fault comes before any comes twice, but for those that need what the world has beside the usual: it has that for them.
+    """
     chance = random.Random(plan.seed)  # noqa: S311
     kinds, deck, beats = kinds_of(plan), [], []  # type: ignore[var-annotated]
+    asked = [kind for kind in kinds if kind.needs not in (Needs(), Needs(broker=plan.broker))] if plan.having else []  # type: ignore[arg-type]
     at = plan.every / 2
     while at < plan.seconds:
         for _ in range(2 if chance.random() < COMBINED else 1):
             if not deck:
                 deck = chance.sample(kinds, len(kinds))
-            kind = deck.pop()
+            kind = chance.choice(asked) if asked and chance.random() < OFTEN else deck.pop()
             beats.append(Beat(round(at, 2), round(chance.uniform(*kind.hold), 2), kind.name, chance.getrandbits(32)))
         at += plan.every * chance.uniform(0.7, 1.3)
     return beats
@@ -144,6 +169,9 @@ class Run:
             LabError: the laboratory failed, not the product.
         """
         plan = self.plan
+        for kind in kinds_of(plan):
+            if lack := kind.lacks():
+                raise LabError(f"{kind.name}: {lack}")
         with World(self.folder, needs_of(plan), seed=plan.seed, rate=plan.rate, say=self.say, trace=plan.trace) as world:
             world.spared = frozenset(self.plan.spared)
             self._began = time.monotonic()
@@ -253,7 +281,7 @@ class Run:
         again = sum(1 for _ in checker.repeated(known))
         self.report.counts = {
             "asked": len(known.asked), "unknown": sum(1 for one in known.asked.values() if one.outcome is None),
-            **statuses, "runs": runs, "run again": again, "strikes": len(known.strikes), "sins": len(self.report.sins),
+            **statuses, **_forgotten(known), "runs": runs, "run again": again, "strikes": len(known.strikes), "sins": len(self.report.sins),
         }  # fmt: skip
         self.say(", ".join(f"{name} {count}" for name, count in self.report.counts.items()))
 
@@ -261,6 +289,12 @@ class Run:
         asked = world.ledger.one("select count(*) from asked")
         ended = world.ledger.one("select count(distinct lab) from event where event = 'end'")
         self.say(f"asked for {asked}, ended {ended}, live {_live(world)}, in the broker {_messages(world)}")
+
+
+def _forgotten(known: facts.Facts) -> dict[str, int]:
+    """How many committed jobs an asynchronous failover has cost, where there was one."""
+    missing = [lab for lab, one in known.asked.items() if one.outcome == "committed" and lab not in known.jobs]
+    return {"lost in a tail": len(missing)} if any(one.tail for one in known.strikes) else {}
 
 
 def _live(world: World) -> int | None:

@@ -32,6 +32,7 @@ class Slot:
         generation: how many have been started.
         groups: process groups of all of them, which may have left children.
         ends: those that ended with an error of their own: slot, status, end of the log.
+        more: environment of the next process, beside the usual.
     """
 
     def __init__(self, name: str, role: str, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
@@ -39,6 +40,7 @@ class Slot:
         self.generation = 0
         self.groups: list[int] = []
         self.ends: list[tuple[str, int, str]] = []
+        self.more: dict[str, str] = {}
         self._command = command
         self._order = order_file(folder, name)
         self._env = {**env, VARIABLE: str(self._order)}
@@ -49,7 +51,7 @@ class Slot:
 
     def _new(self) -> Process:
         log = self._folder / "logs" / f"{self.name}-{self.generation}.log"
-        return Process(self.name, self._command, log=log, env=self._env, cwd=self._folder, death_signal=signal.SIGKILL)
+        return Process(self.name, self._command, log=log, env={**self._env, **self.more}, cwd=self._folder, death_signal=signal.SIGKILL)
 
     def start(self) -> None:
         """Start the next process here."""

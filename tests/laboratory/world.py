@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import psycopg
 import redis
+from fix_full import NoDiskError, SmallDisk
 from fix_rabbitmq import HOW_TO_GET_IT, RabbitServer, find_programs
 from fix_tls import make_certificates
 from model import trace
 
 from bridge import schema
+from bridge.errors import ServerError
 from bridge.local.binaries import find_postgres
 from bridge.local.broker import RedisServer, free_port
+from bridge.local.home import private_folder
 from bridge.local.postgres import PostgresServer
 from laboratory.errors import LabError, wait_until
 from laboratory.ledger import DSN, SLOT, Ledger
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent.parent
 LOOSE = {"fsync": "off", "max_connections": "120"}  # a crash of processes loses nothing that was written, only one of the machine does
+SMALL = {"min_wal_size": "32MB", "max_wal_size": "64MB"}
+DISK = 400 << 20  # bytes
 SETTINGS = {"heartbeat": 1, "worker_lost": 8, "publish_lease": 6, "republish_grace": 4, "window": 60, "max_losses": 50}
 TIMEOUT = 4  # seconds a call may take: below the lease of a publish, as by default
 SLACK = 4.0  # seconds beyond `worker_lost` until a worker that came back has told what it holds
@@ -51,6 +56,7 @@ class Needs:
         pgbouncer: a pooler between all processes and Postgres.
         cron: pg_cron in the main Postgres.
         durable: fsync on.
+        disk: the main Postgres on a small filesystem of its own.
     """
 
     broker: Literal["redis", "rabbitmq"] | None = None
@@ -58,6 +64,7 @@ class Needs:
     pgbouncer: bool = False
     cron: bool = False
     durable: bool = False
+    disk: bool = False
 
     def fits(self, other: Needs) -> bool:
         """Whether both can be had in one world."""
@@ -68,7 +75,7 @@ class Needs:
         return Needs(*(mine or its for mine, its in zip(self._all(), other._all(), strict=True)))
 
     def _all(self) -> tuple[Any, ...]:
-        return (self.broker, self.standby, self.pgbouncer, self.cron, self.durable)
+        return (self.broker, self.standby, self.pgbouncer, self.cron, self.durable, self.disk)
 
 
 class World:
@@ -141,15 +148,27 @@ class World:
             raise LabError("no postgres here: apt-get install postgresql-15")
         plain = replace(binaries, cron=False)
         witness = PostgresServer(self.folder / "witness", "witness", settings=LOOSE, binaries=plain)
-        settings = {} if self.needs.durable else LOOSE
+        settings = ({} if self.needs.durable else LOOSE) | (SMALL if self.needs.disk else {})
         chosen = binaries if self.needs.cron else plain
         self.postgres = PostgresServer(self.folder / "pg", "bridge", port=free_port(), settings=settings, binaries=chosen)
+        if self.needs.disk:
+            self._open_disk()
         self.broker = self._new_broker()
         for server in (witness, self.postgres, self.broker):
             self._closing.append(server.stop)
             server.start()
         self.ledger = Ledger(witness.dsn)
         self.ledger.create()
+
+    def _open_disk(self) -> None:
+        """Have the data of the main Postgres, which is not there yet, on a filesystem that can be filled."""
+        try:
+            self.disk = SmallDisk(self.folder / "disk", DISK)
+        except NoDiskError as error:
+            raise LabError(str(error)) from error
+        self._closing.append(self.disk.remove)
+        private_folder(self.postgres.directory, self.postgres.account)
+        (self.postgres.directory / f"{self.postgres.data.name}.new").symlink_to(self.disk.folder)
 
     def _new_broker(self) -> RedisServer | RabbitServer:
         if self.needs.broker == "redis":
@@ -200,11 +219,14 @@ class World:
         return [proxy for (slot, to), proxy in self._links.items() if to == server and (who is None or slot.startswith(who))]
 
     def retarget(self, server: str, port: int) -> None:
-        """Have all new connections go to another port, and `dsn` with them."""
-        for proxy in self.links(None, server):
-            proxy.target = port
+        """Have all new connections go to another port, and `dsn` with them; behind a pooler its connections."""
         if server == "postgres":
             self.dsn = _at_port(self.dsn, port)
+        if server == "postgres" and (pooler := self.extras.get("pgbouncer")) is not None:
+            pooler.lead_to(self.dsn)
+            return
+        for proxy in self.links(None, server):
+            proxy.target = port
 
     def heal(self) -> None:
         """Let every link be well."""
@@ -315,7 +337,8 @@ class World:
         return wait_until(look, timeout, what)
 
 
-BROKEN = (psycopg.OperationalError, redis.RedisError, OSError)  # what a look may meet while a server is away
+# What a look may meet while a server is away, or not yet the primary.
+BROKEN = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction, redis.RedisError, OSError, ServerError)
 
 
 def _at_port(url: str, port: int) -> str:

@@ -51,6 +51,11 @@ class Fault(ABC):
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
 
+    @classmethod
+    def lacks(cls) -> str | None:
+        """What this machine has not, and it needs; with the remedy."""
+        return None
+
     @abstractmethod
     def strike(self, world: World) -> Cost:
         """Do it, and return soon with what it may cost."""

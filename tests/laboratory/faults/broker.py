@@ -153,16 +153,15 @@ class RedisGone(RedisRestarted):
 
 
 class RabbitFault(Fault):
-    """Something that happens to a RabbitMQ; `do` is all of it where nothing needs to be mended."""
+    """Something that happens to a RabbitMQ; `do` is all of it where nothing needs to be mended, and gives what it has seen of it."""
 
     needs: ClassVar[Needs] = Needs(broker="rabbitmq")
 
     def strike(self, world: World) -> Cost:
-        with suppress(HTTPError):  # a connection or queue that is not there
-            self.do(server_of(world))
+        world.say(f"{self.name}: {self.do(server_of(world))}")
         return Cost()
 
-    def do(self, server: RabbitServer) -> None:
+    def do(self, server: RabbitServer) -> str:
         """What happens."""
         raise NotImplementedError
 
@@ -173,12 +172,23 @@ def server_of(world: World) -> RabbitServer:
     return server
 
 
-def control(server: RabbitServer, *words: str) -> None:
+def control(server: RabbitServer, *words: str) -> str:
     """rabbitmqctl, whose failure is an outage: a node that another fault has ended, or that is just starting."""
     try:
-        server.control(*words)
+        return server.control(*words)
     except AssertionError as error:
         raise OSError(f"rabbitmqctl {words[0]}: {str(error).splitlines()[0]}") from error
+
+
+def is_alarmed(server: RabbitServer) -> bool:
+    """Whether it has raised an alarm, so that it reads nothing of whoever publishes."""
+    try:
+        server.api("GET", "health/checks/local-alarms")
+    except HTTPError as error:
+        if error.code != 503:
+            raise
+        return True
+    return False
 
 
 @fault
@@ -208,8 +218,9 @@ class RabbitRestarted(RabbitFault):
     name = "rabbitmq-restart"
     hold: ClassVar[tuple[float, float]] = (0.0, 6.0)
 
-    def do(self, server: RabbitServer) -> None:
+    def do(self, server: RabbitServer) -> str:
         control(server, "stop_app")
+        return "stopped"
 
     def mend(self, world: World) -> None:
         if server_of(world).process.alive:
@@ -223,8 +234,11 @@ class RabbitAlarmed(RabbitFault):
     name = "rabbitmq-full"
     hold: ClassVar[tuple[float, float]] = (1.0, 10.0)
 
-    def do(self, server: RabbitServer) -> None:
+    def do(self, server: RabbitServer) -> str:
         control(server, "set_vm_memory_high_watermark", ALARM)
+        if not is_alarmed(server):
+            raise OSError("RabbitMQ has raised no alarm")
+        return "the alarm is on"
 
     def mend(self, world: World) -> None:
         if server_of(world).process.alive:
@@ -237,10 +251,12 @@ class RabbitConnectionsClosed(RabbitFault):
 
     name = "rabbitmq-connections-close"
 
-    def do(self, server: RabbitServer) -> None:
-        for one in server.api("GET", "connections"):
+    def do(self, server: RabbitServer) -> str:
+        found = server.api("GET", "connections")
+        for one in found:
             with suppress(HTTPError):  # gone already
                 server.api("DELETE", f"connections/{quote(one['name'], safe='')}")
+        return f"{len(found)} closed"
 
 
 @fault
@@ -249,8 +265,10 @@ class RabbitPurged(RabbitFault):
 
     name = "rabbitmq-purge"
 
-    def do(self, server: RabbitServer) -> None:
-        server.api("DELETE", f"queues/%2f/{self.chance.choice(QUEUES)}/contents")
+    def do(self, server: RabbitServer) -> str:
+        queue = self.chance.choice(QUEUES)
+        server.api("DELETE", f"queues/%2f/{queue}/contents")
+        return queue
 
 
 @fault
@@ -259,5 +277,7 @@ class RabbitQueueDeleted(RabbitFault):
 
     name = "rabbitmq-queue-delete"
 
-    def do(self, server: RabbitServer) -> None:
-        server.api("DELETE", f"queues/%2f/{self.chance.choice(QUEUES)}")
+    def do(self, server: RabbitServer) -> str:
+        queue = self.chance.choice(QUEUES)
+        server.api("DELETE", f"queues/%2f/{queue}")
+        return queue

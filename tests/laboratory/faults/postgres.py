@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from laboratory.faults import Cost, Fault, fault
+from laboratory.world import Needs
 
 if TYPE_CHECKING:
     from laboratory.world import World
 
+NO_ROOM = "No space left on device"
 OURS = "starts_with(application_name, 'bridge ') and datname = current_database()"
 
 
@@ -109,3 +111,47 @@ class WritesRefused(Fault):
             connection.execute("set default_transaction_read_only = off")
             connection.execute("alter system reset default_transaction_read_only")
             connection.execute("select pg_reload_conf()")
+
+
+@fault
+class DiskFull(Fault):
+    """The disk of Postgres is full for a while: what needs room fails."""
+
+    name = "disk-full"
+    needs = Needs(disk=True)
+    hold = (2.0, 8.0)
+
+    def strike(self, world: World) -> Cost:
+        """Fill it."""
+        self.server = world.postgres
+        if not self.server.data.is_symlink():
+            raise OSError("the primary is not on the small disk any more")
+        self.before = self.server.process.log_text().count(NO_ROOM)
+        world.disk.fill()
+        return Cost()
+
+    def mend(self, world: World) -> None:
+        """Make room, and start it where it has ended."""
+        if not hasattr(self, "before"):
+            return
+        world.disk.free()
+        if not self.server.alive and self.server is world.postgres:
+            self.server.start()
+        elif self.server is world.postgres:
+            world.sql().close()  # it may recover by itself, or end
+        world.say(f"{self.name}: {self.server.process.log_text().count(NO_ROOM) - self.before} complaints of Postgres")
+
+
+@fault
+class LogDiskFull(DiskFull):
+    """The disk is full where the log of Postgres has to grow: it panics, and comes back when there is room."""
+
+    name = "disk-full-log"
+
+    def strike(self, world: World) -> Cost:
+        """Fill it, and have the log grow."""
+        super().strike(world)
+        with suppress(psycopg.Error), world.sql() as connection:
+            for _ in range(100):
+                connection.execute("select pg_logical_emit_message(false, 'filler', repeat('x', 4000000))")
+        return Cost()

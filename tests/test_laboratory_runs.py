@@ -1,0 +1,75 @@
+"""Short fixed runs of the laboratory find no sin, and what they say shows that each fault did strike."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from amqp.exceptions import NotFound
+from fix_clock import HOW_TO_GET_IT as HOW_TO_GET_FAKETIME
+from fix_clock import find_faketime
+from fix_full import REMEDY, NoDiskError, SmallDisk
+from fix_servers import missing
+from kombu import Connection
+from laboratory.faults import FAULTS
+from laboratory.runner import Plan, run
+from laboratory.tasks import QUEUES
+
+from bridge.local.broker import HOW_TO_GET_IT, find_redis
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fix_rabbitmq import RabbitServer
+
+
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_and_nothing_runs_twice_while_processes_die_under_load() -> None:
+    if find_redis() is None:
+        missing("redis-server", HOW_TO_GET_IT)
+    faults = (
+        "drainer-kill-sent",
+        "drainer-kill-confirmed",
+        "drainer-freeze-claimed",
+        "child-kill-started",
+        "worker-kill",
+        "worker-main-freeze",
+    )
+    report = run(Plan(seconds=10, seed=6, faults=faults, every=1.4, rate=12))
+    assert report.sins == [], report.lines
+    assert {beat.fault for beat in report.beats} == set(faults)
+    assert report.counts["asked"] > 30
+
+
+@pytest.mark.timeout(400)
+def test_a_failover_costs_its_tail_and_a_full_disk_and_wrong_clocks_cost_nothing(server_folder: Path) -> None:
+    if find_redis() is None:
+        missing("redis-server", HOW_TO_GET_IT)
+    if find_faketime() is None:
+        missing("libfaketime", HOW_TO_GET_FAKETIME)
+    try:
+        SmallDisk(server_folder / "try", 1 << 20).remove()
+    except NoDiskError:
+        missing("right to mount a small filesystem", REMEDY)
+    faults = ("failover-async", "disk-full-log", "clock-worker")
+    report = run(Plan(seconds=11, seed=33, faults=faults, every=3, rate=10, trace=True))
+    said = "\n".join(report.lines)
+    assert report.sins == [], said
+    assert "could not strike" not in said
+    assert "disk-full-log: 0 complaints" not in said
+    assert "failover-async: the primary is pg2" in said
+
+
+def test_a_queue_is_gone_when_the_laboratory_says_so(rabbitmq: RabbitServer) -> None:
+    with Connection(rabbitmq.url("/")) as connection, connection.channel() as channel:
+        for queue in QUEUES:
+            channel.queue_declare(queue, durable=True, auto_delete=False)
+        fault: Any = FAULTS["rabbitmq-queue-delete"](Random(1))  # noqa: S311
+        gone = fault.do(rabbitmq)
+        with pytest.raises(NotFound, match=gone):
+            channel.queue_declare(gone, passive=True)
+        other = next(queue for queue in QUEUES if queue != gone)
+        with connection.channel() as fresh:
+            assert fresh.queue_declare(other, passive=True)
+            fresh.queue_delete(other)
