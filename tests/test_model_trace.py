@@ -27,6 +27,10 @@ union all
 select bridge.enqueue('ledger.fail', '["broken"]', max_attempts => 1 + n % 3, backoff => to_jsonb(n % 2)) from generate_series(1, 12) n
 union all select bridge.enqueue('ledger.work', '[4]', delay => make_interval(secs => n % 4)) from generate_series(1, 20) n"""
 
+# A step of a chain whose parent ran twice.
+CALL = """select bridge.enqueue_message(%s, null, 'a.task', 'celery', 0::smallint, '[]', '{}', null, null, null, null, null, '{}', null,
+  now() + interval '1 hour')"""
+
 
 def story(found: Replayed) -> str:
     return "\n".join(line for lines in list(found.refused.values())[:3] for line in [*lines, ""])
@@ -72,7 +76,7 @@ def test_every_step_of_jobs_whose_drainer_and_pool_child_die_is_one_of_the_model
 
 @pytest.fixture
 def records(db: Session, dsn: str) -> list[Record]:
-    """One job that fails, is lost, is put back by its drainer, and succeeds; one that is cancelled while it runs."""
+    """One job that fails, is lost, is put back by its drainer, succeeds, and is called once more; one that is cancelled while it runs."""
     trace.install(dsn)
     identity = db.enqueue(max_attempts=3, backoff=0)
     for ends in (db.fail, lambda claim, _run: db.do("select bridge.lose(%s, %s, 'killed')", claim.seq, claim.token)):
@@ -85,6 +89,7 @@ def records(db: Session, dsn: str) -> list[Record]:
     db.mark([claim])
     assert db.finish(claim, db.start(claim))
     assert db.status(identity) == "succeeded"
+    db.do(CALL, identity)
     identity = db.enqueue()
     db.run()
     db.do("select bridge.cancel(%s)", identity)

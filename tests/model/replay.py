@@ -100,7 +100,9 @@ class Story:
         )  # fmt: skip
 
     def _judge(self, before: Row | None, after: Row | None, fresh: int) -> str | None:
-        name = next((name for record in self.open for name in record.by if name in STEPS), "")
+        # What led away from a place tells more than what made another: an ended job's id may be called again, by a row that comes first.
+        told = sorted(self.open, key=lambda record: record.before is None)
+        name = next((name for record in told for name in record.by if name in STEPS), "")
         if before is None and after is not None:
             made = after in (Row(), Row("scheduled"), Row("blocked")) or after.place in FINAL - {"succeeded"}
             return None if made else f"it begins as {after}"
