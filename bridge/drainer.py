@@ -304,7 +304,11 @@ class Drainer:
 
     def _serve(self, queues: Iterable[str]) -> list[str]:
         """Those of these queues that this drainer serves now."""
-        return [queue for queue in queues if queue not in self._holds and (not self._wanted or queue in self._wanted)]
+        return [queue for queue in queues if queue not in self._holds and self._is_mine(queue)]
+
+    def _is_mine(self, queue: str) -> bool:
+        """Whether this drainer was started for the queue: others may lie with another broker."""
+        return not self._wanted or queue in self._wanted
 
     def _do_duties(self) -> None:
         """Tick, report and look for messages that are gone, each when it is due."""
@@ -353,7 +357,7 @@ class Drainer:
             How many jobs were published again.
         """
         connection, broker = self._postgres(), self._broker
-        suspects = dispatch.suspects(connection)
+        suspects = [one for one in dispatch.suspects(connection) if self._is_mine(one.queue)]
         if not suspects or broker is None:
             return 0
         missing = broker.missing(suspects)

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     events: Literal["auto", "on", "off"] = Field(
         default="auto", description="Celery's event task-sent when publishing; auto: while somebody listens; on: always; off: never"
     )
-    queues: str = Field(default="", description="queues a drainer serves, separated by commas; empty: all")
+    queues: str = Field(default="", description="queues a drainer serves and looks after, separated by commas; empty: all")
     only: str = Field(default="", description="patterns of the tasks whose calls become rows, separated by commas; empty: all")
     exclude: str = Field(default="", description="patterns of tasks to leave to the broker, separated by commas; a task's option wins")
     join: Literal["auto", "off"] = Field(

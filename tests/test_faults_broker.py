@@ -9,20 +9,24 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 from invariants import assert_sound
+from laboratory.proxy import Proxy
 
 from bridge.drainer import Drainer
 from bridge.errors import PublishError
+from bridge.local.broker import free_port
 from bridge.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Self
 
+    from fix_redis import Redises
     from fix_servers import RedisServer
     from fix_sql import Session
 
@@ -34,9 +38,10 @@ PAST = (
 class Rig:
     """A drainer in this process, its Redis, and a worker played by SQL."""
 
-    def __init__(self, db: Session, server: RedisServer) -> None:
-        self.db, self.client = db, redis.Redis.from_url(server.url)
-        self.drainer = Drainer(Settings(database_url=db.dsn, broker_url=server.url), threading.Event())
+    def __init__(self, db: Session, url: str, drained: str | None = None, queues: str = "") -> None:
+        """A drainer may reach the same Redis by another way, and serve some queues only."""
+        self.db, self.client = db, redis.Redis.from_url(url)
+        self.drainer = Drainer(Settings(database_url=db.dsn, broker_url=drained or url, queues=queues), threading.Event())
         self.started: Counter[str] = Counter()
         # Of a grace counts only the time since Postgres was started, which may be a moment ago.
         db.do("update bridge.setting set value = '0' where name = 'republish_grace'")
@@ -84,13 +89,15 @@ class Rig:
         assert set(self.started.values()) == {1}
         assert_sound(self.db.dsn)
 
+    def close(self) -> None:
+        self.drainer.close()
+        self.client.close()
+
 
 @pytest.fixture
 def rig(db: Session, redis_server: RedisServer) -> Iterator[Rig]:
-    rig = Rig(db, redis_server)
-    yield rig
-    rig.drainer.close()
-    rig.client.close()
+    with closing(Rig(db, redis_server.url)) as rig:
+        yield rig
 
 
 def test_a_full_window_that_no_worker_takes_for_half_an_hour_stays_as_it_is(rig: Rig) -> None:
@@ -210,3 +217,93 @@ def test_a_rate_of_one_a_minute_lets_one_through_a_minute_whatever_is_behind_it(
     assert rig.db.rows("select distinct republished from bridge.inflight") == [(0,)]
     assert set(rig.started.values()) == {1}
     assert_sound(rig.db.dsn)
+
+
+def test_a_redis_that_comes_back_elsewhere_with_nothing_in_it_runs_each_job_once(db: Session, redises: Redises) -> None:
+    first, second = free_port(), free_port()
+    for port in (first, second):
+        redises.start({"port": str(port)})
+    proxy = Proxy(first)
+    with closing(proxy), closing(Rig(db, f"redis://127.0.0.1:{second}/0", f"redis://127.0.0.1:{proxy.port}/0")) as rig:
+        rig.enqueue(40)
+        rig.drainer.drain_once()
+        with redis.Redis(port=first) as old:
+            assert rig.run([old.rpop("celery") for _ in range(15)]) == 15  # type: ignore[misc]
+            proxy.target = second
+            proxy.cut()
+            rig.enqueue(10)
+            with suppress(PublishError):  # the connection that the drainer had
+                rig.drainer.drain_once()
+            assert rig.look_twice() == 25, "what the old one had"
+            rig.run_all()
+            assert old.llen("celery") == 25, "nobody asks it any more"
+        assert len(rig.started) == 50
+
+
+class Purger(threading.Thread):
+    """Somebody who empties a queue again and again while a drainer fills it."""
+
+    def __init__(self, purge: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._purge, self._enough, self.times = purge, threading.Event(), 0
+
+    def run(self) -> None:
+        while not self._enough.is_set():
+            self._purge()
+            self.times += 1
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._enough.set()
+        self.join()
+
+
+def drained(rig: Rig, purger: Purger, rounds: int = 20) -> None:
+    """Shipments of 15, with a purge or more during each."""
+    for _ in range(rounds):
+        rig.enqueue(15)
+        before = purger.times
+        while purger.times < before + 2:
+            rig.drainer.drain_once()
+
+
+def test_jobs_whose_messages_are_deleted_while_they_are_published_run_once(rig: Rig) -> None:
+    with Purger(lambda: rig.client.delete("celery")) as purger:
+        drained(rig, purger)
+    rig.run_all()
+    assert len(rig.started) == 300
+
+
+def test_a_purge_while_a_drainer_publishes_leaves_no_job_that_neither_ran_nor_was_cancelled(rig: Rig, other: Session) -> None:
+    def purge() -> None:
+        other.do("select bridge.purge('celery')")
+        rig.client.delete("celery")
+
+    with Purger(purge) as purger:
+        drained(rig, purger)
+    rig.enqueue(5)
+    for _ in range(3):
+        rig.drainer.drain_once()
+        rig.run(rig.take())
+        rig.look_twice()
+    ends = dict(rig.db.rows("select status, count(*)::integer from bridge.finished group by status"))
+    assert set(ends) == {"cancelled", "succeeded"}
+    assert (sum(ends.values()), ends["succeeded"]) == (305, len(rig.started))
+    assert rig.db.one("select count(*) from bridge.job") == 0
+    assert set(rig.started.values()) == {1}
+    assert rig.client.llen("celery") == 0
+
+
+def test_a_drainer_of_some_queues_leaves_the_messages_of_others_to_theirs(db: Session, redis_server: RedisServer) -> None:
+    one, two = (f"{redis_server.url.removesuffix('/0')}/{number}" for number in (0, 1))
+    with closing(Rig(db, one, queues="mail")) as mail, closing(Rig(db, two, queues="reports")) as reports:
+        for rig, queue in ((mail, "mail"), (reports, "reports")):
+            rig.enqueue(5, queue)
+            assert rig.drainer.drain_once() == 5
+        assert (mail.look_twice(), reports.look_twice()) == (0, 0), "each broker has what it was sent"
+        reports.client.flushdb()
+        assert (mail.look_twice(), reports.look_twice()) == (0, 5)
+        assert [rig.client.llen("reports") for rig in (mail, reports)] == [0, 5]
