@@ -104,13 +104,19 @@ def impatient(rabbitmq: RabbitServer) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_tasks_longer_than_the_brokers_patience_run_once(ledger: Session, vhost: Vhost, drainer: StartDrainer, worker: StartWorker) -> None:
+def test_tasks_longer_than_the_brokers_patience_run_once(
+    ledger: Session, vhost: Vhost, drainer: StartDrainer, worker: StartWorker, tmp_path: Path
+) -> None:
     drainer(broker_url=vhost.url)
-    process = worker("apps.ledger", concurrency=1, broker_url=vhost.url)
+    process = worker("apps.lasting", concurrency=2, broker_url=vhost.url)
+    late = ledger.enqueue("lasting.late", args=[str(tmp_path / "go")])
     for number in range(3):  # one runs, the others wait in the worker's memory
         ledger.enqueue("ledger.work", args=[number, 2.0])
     wait_until(lambda: "PRECONDITION_FAILED" in process.log_text(), 60, "the node to lose patience")
-    succeeded(ledger, 3)
+    wait_until(lambda: f"task_id={late}" in process.log_text(), 60, "the message that is acknowledged late to come again, and be refused")
+    (tmp_path / "go").touch()
+    succeeded(ledger, 4)
+    wait_until(lambda: vhost.server.api("GET", f"queues/{vhost.name}/celery").get("messages") == 0, 60, "the queue to be empty")
     assert process.alive, process.log_text()
     assert ledger.one("select count(*) from bridge.attempt") == 0, "nothing was lost, and nothing ran again"
 

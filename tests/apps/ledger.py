@@ -79,13 +79,18 @@ def divide(self: Any, number: int) -> float:
         return 12 / number
 
 
+def hold_until(task: Any, path: str) -> int:
+    """Go on until there is a file at this path."""
+    with noted(task.request):
+        while not Path(path).exists():
+            time.sleep(0.05)
+        return 1
+
+
 @app.task(name="ledger.hold", bind=True)
 def hold(self: Any, until: str) -> int:
     """Go on until there is a file at this path."""
-    with noted(self.request):
-        while not Path(until).exists():
-            time.sleep(0.05)
-        return 1
+    return hold_until(self, until)
 
 
 @app.task(name="ledger.complete", bind=True)
