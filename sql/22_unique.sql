@@ -34,13 +34,17 @@ $$;
 
 create or replace function bridge.take_waiting(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Take a job that has not begun out of the place where it waits, to change it; one that is blocked stays there, and its row is locked.
-  -- Returns false when it runs, has begun, has ended, or is in other hands.
+  -- Returns false when it runs, has begun, has ended, or is in other hands; look again, it may have got a parent just now.
 begin
   if exists (select from bridge.replaced r where r.seq = p_seq) then
     return false;  -- its run has replaced itself
   end if;
   update bridge.blocked b set run_at = b.run_at where b.seq = p_seq;
-  return found or bridge.leave_waiting(p_seq);
+  if found then
+    return true;
+  end if;
+  delete from bridge.scheduled s where s.seq = p_seq;
+  return found or bridge.leave_due(p_seq);
 end
 $$;
 

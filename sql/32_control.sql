@@ -194,7 +194,7 @@ create or replace function bridge.cancel_jobs(filter jsonb, dry_run boolean defa
   --
   -- Returns  {"matched", "changed", "skipped", "more"}, see bridge.bulk_report; changed counts those that were asked to stop as well
   -- Errors   JB001 when the filter or the signal is none
-  -- Locks    see bridge.hold_places
+  -- Locks    see bridge.hold_chosen
 declare
   v_ids uuid[];
   v_id uuid;
@@ -205,9 +205,7 @@ begin
   perform bridge.check_signal(cancel_jobs.signal);
   perform bridge.require_filter(cancel_jobs.filter);
   v_ids := array(select bridge.select_jobs(cancel_jobs.filter, bridge.live_statuses()));
-  perform bridge.hold_places(v_ids) where not dry_run;
-  foreach v_id in array v_ids loop
-    exit when dry_run;
+  foreach v_id in array case when dry_run then '{}' else bridge.hold_chosen(v_ids, cancel_jobs.filter, bridge.live_statuses()) end loop
     v_status := bridge.cancel_one(v_id, cancel_jobs.terminate, cancel_jobs.signal, v_is_patient);
     v_changed := v_changed + (v_status in ('cancelled', 'running'))::integer;
     v_is_patient := v_is_patient and v_status <> 'completing';
@@ -281,6 +279,21 @@ begin
 end
 $$;
 
+create or replace function bridge.hurry(p_id uuid) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Have a scheduled job run at once. Returns false when it waits elsewhere, runs, has ended, or is in other hands.
+declare
+  v_job bridge.job;
+begin
+  delete from bridge.scheduled s where s.seq = (select j.seq from bridge.job j where j.id = p_id);
+  if not found then
+    return false;
+  end if;
+  update bridge.job j set run_at = clock_timestamp(), updated_at = clock_timestamp() where j.id = p_id returning j.* into v_job;
+  perform bridge.place(v_job.seq, v_job.queue, v_job.rank, v_job.size, v_job.run_at);
+  return true;
+end
+$$;
+
 create or replace function bridge.retry(id uuid, by text default null, note text default null) returns text language plpgsql security definer
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Run an ended job again, under the same id, with all its attempts before it; or a scheduled one at once.
@@ -293,32 +306,31 @@ create or replace function bridge.retry(id uuid, by text default null, note text
 declare
   v_old bridge.finished;
   v_keys text[];
-  v_seq bigint;
+  v_status text;
 begin
   if bridge.tenants_are_on() then
     perform bridge.require_own(array[retry.id]);
   end if;
-  v_keys := bridge.hold_ended(array[retry.id]);
-  v_old := bridge.take_ended(retry.id, false);
-  if v_old.id is not null then
-    perform bridge.refuse_taken(v_old, bridge.retake_key(v_old));
-    v_old.run_at := clock_timestamp();
-    perform bridge.reopen(v_old, 'retried', retry.by, retry.note);
-    return 'queued';
-  end if;
-  perform bridge.free_ended(v_keys);
-  select j.seq into v_seq from bridge.job j where j.id = retry.id;
-  if not found then
-    perform bridge.refuse(format('job %s does not exist', coalesce(retry.id::text, 'null')), 'see: select id, status from bridge.jobs', 'JB002');
-  end if;
-  delete from bridge.scheduled s where s.seq = v_seq;
-  if not found then
-    perform bridge.refuse(format('job %s is %s', retry.id, (select v.status from bridge.jobs v where v.id = retry.id)),
-      'only jobs that have ended or are scheduled can be retried', 'JB006');
-  end if;
-  update bridge.job j set run_at = clock_timestamp(), updated_at = clock_timestamp() where j.seq = v_seq;
-  perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = v_seq;
-  return 'queued';
+  for i in 1..10 loop  -- each time round, it has ended, or was scheduled anew
+    v_keys := bridge.hold_ended(array[retry.id]);
+    v_old := bridge.take_ended(retry.id, false);
+    if v_old.id is not null then
+      perform bridge.refuse_taken(v_old, bridge.retake_key(v_old));
+      v_old.run_at := clock_timestamp();
+      perform bridge.reopen(v_old, 'retried', retry.by, retry.note);
+      return 'queued';
+    end if;
+    perform bridge.free_ended(v_keys);
+    if bridge.hurry(retry.id) then
+      return 'queued';
+    end if;
+    v_status := (select v.status from bridge.jobs v where v.id = retry.id);
+    exit when v_status is null or v_status in ('blocked', 'queued', 'published', 'running');
+  end loop;
+  perform bridge.refuse(format('job %s %s', coalesce(retry.id::text, 'null'), coalesce('is ' || v_status, 'does not exist')),
+    case when v_status is null then 'see: select id, status from bridge.jobs' else 'only jobs that have ended or are scheduled can be retried' end,
+    case when v_status is null then 'JB002' else 'JB006' end);
+  return null;
 end
 $$;
 

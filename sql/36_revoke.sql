@@ -126,7 +126,7 @@ begin
   perform bridge.hold_places(v_ids);
   for v_row in
     select j.seq, coalesce(i.state = 'published', false) as sent from bridge.job j left join bridge.inflight i on i.seq = j.seq
-    where j.id = any (v_ids) order by j.seq
+    where j.id = any (v_ids) and j.queue = purge.queue order by j.seq  -- one that was moved meanwhile is another queue's
   loop
     continue when not (bridge.leave_waiting(v_row.seq) or bridge.leave_waiting(v_row.seq));  -- one that moved is looked for again
     perform bridge.end_job(v_row.seq, 'cancelled', null, null, null, 0, null, null, null, null);

@@ -297,6 +297,20 @@ begin
 end
 $$;
 
+create or replace function bridge.hold_chosen(p_ids uuid[], p_filter jsonb, p_statuses text[]) returns uuid[] language plpgsql
+  set search_path = pg_catalog, pg_temp set jit = off as $$
+  -- Lock the places of jobs that a filter has chosen; see bridge.hold_places.
+  --
+  -- Returns  those that it chooses still, in the same order: while others had them in hand, some have ended, or are what was not meant
+begin
+  if p_ids = '{}' then
+    return p_ids;
+  end if;
+  perform bridge.hold_places(p_ids);
+  return array(select bridge.select_jobs(p_filter - 'all' || jsonb_build_object('ids', p_ids), p_statuses));
+end
+$$;
+
 create or replace function bridge.bulk_report(p_filter jsonb, p_matched integer, p_changed integer, p_dry_run boolean) returns jsonb
   language sql immutable set search_path = pg_catalog, pg_temp
   -- What a bulk operation answers: how many jobs the filter chose, how many were changed, how many had moved on meanwhile, and whether there

@@ -198,6 +198,24 @@ begin
 end
 $$;
 
+create or replace function bridge.refuse_child(p_id uuid) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Say why a job cannot be made to wait. One that waits in Postgres alone is not refused: it is to be looked for again.
+  --
+  -- Errors  JB002 there is no such job; JB006 it is on its way, runs, has replaced itself, or has ended
+declare
+  v_status constant text := (select case when j.id is null then 'has ended as ' || v.status when r.seq is not null then 'has replaced itself'
+      when i.state = 'claimed' then 'is being published' else 'is ' || v.status end
+    from bridge.jobs v left join bridge.job j on j.id = v.id left join bridge.inflight i on i.seq = j.seq left join bridge.replaced r on r.seq = j.seq
+    where v.id = p_id);
+begin
+  if v_status is null then
+    perform bridge.refuse(format('child %s does not exist', coalesce(p_id::text, 'null')), 'name a job that waits', 'JB002');
+  elsif v_status not in ('is blocked', 'is scheduled', 'is queued') then
+    perform bridge.refuse(format('child %s %s', p_id, v_status), 'only a job that is blocked, scheduled or queued can be made to wait', 'JB006');
+  end if;
+end
+$$;
+
 create or replace function bridge.add_dependency(child uuid, parent uuid, on_parent_failure text default null) returns text language plpgsql
   security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Have a job that has not begun wait for another as well.
@@ -205,32 +223,32 @@ create or replace function bridge.add_dependency(child uuid, parent uuid, on_par
   --   on_parent_failure  of the child, for all of its parents: cancel, run or wait; null leaves it as it is, cancel at first
   --
   -- Returns  the child's status: blocked; what it was where the parent has ended already, with an end that the child need not wait for
-  -- Locks    one caller at a time, so that two cannot close a circle together
+  -- Locks    one caller at a time, so that two cannot close a circle together; then the row of the child's place
   -- Errors   JB001 a circle, or a parent that failed; JB002 no such job; JB006 the child is published, runs or has ended
 declare
   v_child bigint;
-  v_run_at timestamptz;
   v_mode text;
   v_parents bigint[];
 begin
   perform pg_advisory_xact_lock(hashtextextended('bridge.add_dependency', 0));
   perform bridge.check_on_failure(add_dependency.on_parent_failure);
-  select j.seq, j.run_at into v_child, v_run_at from bridge.job j where j.id = add_dependency.child;
-  if not found then
-    perform bridge.refuse(format('child %s %s', coalesce(add_dependency.child::text, 'null'), coalesce((select 'has ended as ' || f.status from bridge.finished f
-      where f.id = add_dependency.child limit 1), 'does not exist')), 'name a job that waits', case when exists (select from bridge.finished f where f.id = add_dependency.child)
-      then 'JB006' else 'JB002' end);
-  end if;
-  select coalesce(add_dependency.on_parent_failure, b.on_failure) into v_mode from (select v_child as seq) c left join bridge.blocked b on b.seq = c.seq;
-  v_parents := bridge.parents_of(array[add_dependency.parent], v_mode);
-  if add_dependency.child = add_dependency.parent or v_parents <> '{}' then
-    perform bridge.refuse_circle_through(v_child, coalesce(v_parents[1], v_child));
-    if exists (select from bridge.replaced r where r.seq = v_child) or not bridge.leave_unpublished(v_child) then
-      perform bridge.refuse(format('child %s is %s', add_dependency.child, (select v.status from bridge.jobs v where v.id = add_dependency.child)),
-        'only a job that is blocked, scheduled or queued can be made to wait', 'JB006');
+  loop  -- each time round, the child has moved on
+    select j.seq, coalesce(add_dependency.on_parent_failure, b.on_failure) into v_child, v_mode
+    from bridge.job j left join bridge.blocked b on b.seq = j.seq where j.id = add_dependency.child;
+    if not found then
+      perform bridge.refuse_child(add_dependency.child);
+      continue;
     end if;
-    perform bridge.block(v_child, v_run_at, v_parents, v_mode);
-  elsif add_dependency.on_parent_failure is not null then
+    v_parents := bridge.parents_of(array[add_dependency.parent], v_mode);
+    exit when v_parents = '{}' and add_dependency.child <> add_dependency.parent;
+    perform bridge.refuse_circle_through(v_child, coalesce(v_parents[1], v_child));
+    if not exists (select from bridge.replaced r where r.seq = v_child) and bridge.leave_unpublished(v_child) then
+      perform bridge.block(v_child, (select j.run_at from bridge.job j where j.seq = v_child), v_parents, v_mode);
+      exit;
+    end if;
+    perform bridge.refuse_child(add_dependency.child);
+  end loop;
+  if v_parents = '{}' and add_dependency.on_parent_failure is not null then
     update bridge.blocked b set on_failure = nullif(v_mode, 'cancel') where b.seq = v_child;
   end if;
   insert into bridge.link (above, below, kind, made_at) values (add_dependency.parent, add_dependency.child, 'depends', clock_timestamp())

@@ -156,17 +156,17 @@ create or replace function bridge.change_jobs(p_filter jsonb, p_dry_run boolean,
   --
   -- Returns  {"matched", "changed", "skipped", "more"}, see bridge.bulk_report; skipped have started meanwhile, or would end before
   -- Errors   JB001 when the filter is none
-  -- Locks    see bridge.hold_places
+  -- Locks    see bridge.hold_chosen
 declare
+  v_statuses constant text[] := array['blocked', 'scheduled', 'queued', 'published'];
   v_ids uuid[];
   v_id uuid;
   v_changed integer := 0;
 begin
   perform bridge.require_filter(p_filter);
-  v_ids := array(select bridge.select_jobs(p_filter, array['blocked', 'scheduled', 'queued', 'published']));
-  perform bridge.hold_places(v_ids) where not p_dry_run;
-  foreach v_id in array v_ids loop
-    if not p_dry_run and bridge.change_noted(v_id, p_action, p_rank, p_queue, p_run_at) is not null then
+  v_ids := array(select bridge.select_jobs(p_filter, v_statuses));
+  foreach v_id in array case when p_dry_run then '{}' else bridge.hold_chosen(v_ids, p_filter, v_statuses) end loop
+    if bridge.change_noted(v_id, p_action, p_rank, p_queue, p_run_at) is not null then
       v_changed := v_changed + 1;
     end if;
   end loop;

@@ -70,4 +70,5 @@ def assert_sound(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute("set transaction isolation level repeatable read")
         for rule, query in RULES.items():
-            assert connection.execute(query.encode()).fetchmany(5) == [], rule
+            rows = connection.execute(query.encode()).fetchmany(5)
+            assert rows == [], f"{rule}: {rows}"

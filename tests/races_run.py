@@ -28,6 +28,12 @@ class Outcome(NamedTuple):
     second: Any
     world: dict[str, Any]
 
+    def unlike(self, other: Outcome) -> str:
+        """Where this is not what the other is, each in its own words."""
+        mine, theirs = (told.world | {"first": told.first, "second": told.second} for told in (self, other))
+        parts = [part for part in sorted(mine.keys() | theirs.keys()) if mine.get(part) != theirs.get(part)]
+        return ", ".join(f"{part}: {mine.get(part)} / {theirs.get(part)}" for part in parts)
+
 
 class Met(NamedTuple):
     """What became of two sessions at once; `waited` says whether the second had to wait for the first."""
@@ -79,7 +85,7 @@ class Races:
         try:
             rows = session.connection.execute(f"select {call.sql}".encode(), world.named).fetchall()
         except psycopg.Error as error:
-            return f"error {error.sqlstate}: {plain(str(error), world)}"
+            return f"error {error.sqlstate}: {plain(error.diag.message_primary or '', world)}"
         return plain(repr(rows), world)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-WAITING = "blocked scheduled due ready overdue claimed published"
+WAITING = "blocked scheduled due ready held limited overdue claimed published"
 FLYING = "claimed published missing"
 ENDED = "failed succeeded cancelled"
 PART = "part planned guarded"  # a run that ends a chord, a slot of a schedule, a probe of a breaker
@@ -102,6 +102,9 @@ CALLS = {
     "step_aside": Call("bridge.step_aside(%(seq)s, %(run)s, %(token)s)", "replaced"),
     "end_delivery": Call("bridge.end_delivery(%(seq)s, %(token)s, %(worker)s, 'failed', '{\"type\": \"E\"}', false)", f"published {RUN}"),
     "end_delivery, expired": Call("bridge.end_delivery(%(seq)s, %(token)s, %(worker)s, 'expired', null)", "published claimed"),
+    "end_delivery of the second": Call(
+        "bridge.end_delivery(%(second_seq)s, %(second_token)s, %(worker)s, 'failed', '{\"type\": \"E\"}', false)", "held limited"
+    ),
     "lose": Call("bridge.lose(%(seq)s, %(token)s, 'dead')", f"published {RUN}"),
     "release": Call("bridge.release(array[%(token)s, %(second_token)s]::uuid[])", f"{FLYING} running several-published"),
     "stop_worker": Call("bridge.stop_worker(%(worker)s)", f"published {RUN} several-published", skips=True),
@@ -129,6 +132,9 @@ CALLS = {
         "bridge.cancel_jobs(jsonb_build_object('ids', array[%(child)s, %(job)s, %(second)s]))",
         "ready published running failed several several-published",
     ),
+    "cancel_jobs, queue": Call(
+        "bridge.cancel_jobs(jsonb_build_object('queue', %(queue)s::text))", "ready published running failed several"
+    ),
     "cancel_batch": Call("bridge.cancel_batch(%(batch)s)", "ready published running failed several"),
     "seal_batch": Call("bridge.seal_batch(%(batch)s)", "running failed"),
     "revoke": Call("bridge.revoke(array[%(job)s, %(absent)s, %(second)s])", f"{WAITING} running replaced several"),
@@ -148,6 +154,7 @@ CALLS = {
     "set_priority_jobs": Call(
         "bridge.set_priority_jobs(jsonb_build_object('ids', array[%(job)s, %(child)s, %(second)s]), 5)", "ready published several"
     ),
+    "set_priority_jobs, queue": Call("bridge.set_priority_jobs(jsonb_build_object('queue', %(queue)s::text), 5)", "ready published"),
     "move": Call("bridge.move(%(job)s, %(elsewhere)s)", WAITING),
     "move_jobs": Call("bridge.move_jobs(jsonb_build_object('ids', array[%(job)s]), %(elsewhere)s)", "ready published"),
     "reschedule": Call("bridge.reschedule(%(job)s, delay => '1 hour')", WAITING),
@@ -157,8 +164,8 @@ CALLS = {
     "pause, hard": Call("bridge.pause(%(queue)s, hard => true)", f"ready {FLYING} running several-published"),
     "resume": Call("bridge.resume(%(queue)s)", "ready published"),
     "set_window": Call("bridge.set_window(%(queue)s, 5)", "ready"),
-    "set_limit": Call("bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)", "ready published running"),
-    "remove_limit": Call("bridge.remove_limit(%(limit)s)", "ready running"),
+    "set_limit": Call("bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)", "ready limited published running"),
+    "remove_limit": Call("bridge.remove_limit(%(limit)s)", "ready limited running"),
     "reset_breaker": Call("bridge.reset_breaker(%(queue)s)", "guarded"),
     "remove_breaker": Call("bridge.remove_breaker(%(queue)s)", "guarded"),
     # schedules: the job is of a run of one that is due again

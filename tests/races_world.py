@@ -17,6 +17,8 @@ STAGES = {
     "scheduled": [],
     "due": ["make due"],
     "ready": [],
+    "held": ["claim"],  # behind the second, which has the turn of their serial key
+    "limited": ["limit", "claim"],  # the same, by a limit of one
     "overdue": ["expire"],
     "claimed": ["claim"],
     "published": ["claim", "mark"],
@@ -58,6 +60,7 @@ STEPS = {
     "fail": f"select bridge.fail({SEQ}, {RUN}, '{ERROR}', true)",
     "finish": f"select bridge.finish({SEQ}, {RUN}, 'succeeded', '1')",
     "cancel": "select bridge.cancel(%(job)s)",
+    "limit": "select bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)",
     "chord": "with c as (select bridge.begin_chord(%(chord)s, '{}', '[]', %(elsewhere)s, null), bridge.size_chord(%(chord)s, 1))"
     " update bridge.job set chord = %(chord)s, headers = '{\"group_index\": 0}' from c where id = %(job)s",
     "plan": "with s as (select bridge.schedule(%(schedule)s, '@hourly', 'a.task', queue => %(elsewhere)s, overlap => 'queue_one')), r as ("
@@ -77,7 +80,8 @@ STEPS = {
     " insert into bridge.scheduled select seq, now() - interval '1 second' from gone",
     "expire": "update bridge.job set expires_at = now() - interval '1 second' where id = %(job)s",
 }
-SECOND = {"failed": ["fail the second"], "several": []}  # how the second of a batch has ended, by the stage; completed in all others
+# How the second of a batch has ended, by the stage: completed in all others.
+SECOND: dict[str, list[str]] = {"failed": ["fail the second"], "several": [], "held": [], "limited": []}
 NUMBERS = """
     select j.seq, coalesce(i.token, gen_random_uuid()), coalesce(i.run, gen_random_uuid()),
       (select o.seq from bridge.job o where o.id = %(second)s),
@@ -94,12 +98,13 @@ SEEN = """
     with job as (
       select j.id, j.seq, v.status, i.state, j.rank, j.queue, j.attempts, j.losses, j.max_attempts, j.error->>'type' as error, j.unique_key,
         sign(extract(epoch from j.run_at - now()))::integer as later, i.stop_signal, i.cancelled_at is not null as cancelled, i.progress,
+        (select sign(extract(epoch from b.run_at - now()))::integer from bridge.blocked b where b.seq = j.seq) as free_later,
         i.taken_by, i.republished, i.missing_since is not null as missing, null::text as result, null::boolean as discarded
       from bridge.job j join bridge.live_jobs v on v.id = j.id left join bridge.inflight i on i.seq = j.seq
       where j.queue = any (array[%(queue)s, %(elsewhere)s, %(aside)s])
       union all
       select f.id, f.seq, f.status, null, f.rank, f.queue, f.attempts, f.losses, f.max_attempts, f.error->>'type', f.unique_key, null, null,
-        null, f.progress, null, null, null, f.result::text, f.discarded_at is not null
+        null, f.progress, null, null, null, null, f.result::text, f.discarded_at is not null
       from bridge.finished f where f.queue = any (array[%(queue)s, %(elsewhere)s, %(aside)s])
     )
     select jsonb_build_object(
@@ -126,6 +131,8 @@ SEEN = """
       'saved', (select jsonb_agg(c.data) from bridge.checkpoint c where c.id = %(job)s),
       'permits', (select count(*) from bridge.permit p join bridge.bucket b on b.id = p.bucket join bridge.job_limit l on l.id = b.job_limit
         where p.seq = %(seq)s and not p.freed and l.name = %(limit)s),
+      'turns', (select jsonb_agg(o.status order by o.status) from job o join bridge.permit p on p.seq = o.seq and not p.freed
+        join bridge.bucket b on b.id = p.bucket and b.job_limit = 0),
       'limits', (select jsonb_agg(l.concurrency) from bridge.job_limit l where l.name = %(limit)s),
       'paused', (select jsonb_agg(p.hard) from bridge.paused p where p.name = %(queue)s),
       'window', (select jsonb_agg(q."window") from bridge.queue q where q.name = %(queue)s),
@@ -174,6 +181,8 @@ class Maker:
     def clear(self) -> None:
         """Take all worlds away that were made, so that what looks at all jobs meets the next one alone."""
         self.db.do("truncate bridge.job, bridge.finished, bridge.unique_key, bridge.dependency, bridge.batch, bridge.worker")
+        self.db.do("select bridge.remove_limit(l.name) from bridge.job_limit l")
+        self.db.do("truncate bridge.held, bridge.lane, bridge.permit, bridge.bucket")
         self.db.do(
             "truncate bridge.replaced, bridge.blocked, bridge.scheduled, bridge.ready, bridge.inflight, bridge.second_look, bridge.attempt"
         )
@@ -199,6 +208,9 @@ def jobs_of(named: dict[str, Any], stage: str) -> dict[str, dict[str, Any]]:
     second = {"task": named["task"], "queue": named["aside"], "unique_key": named["second_key"], "batch": str(named["batch"])}
     if stage.startswith("several"):
         own["priority"] = 9
+    if stage.startswith(("several", "held", "limited")):
         second["queue"] = named["queue"]
+    if stage == "held":
+        own["serial_key"] = second["serial_key"] = named["key"]
     child = {"task": "a.child", "queue": named["elsewhere"], "depends_on": [str(named["job"])], "on_parent_failure": "wait"}
     return {"parent": {"task": "a.parent", "queue": named["elsewhere"]}, "second": second, "job": own, "child": child}

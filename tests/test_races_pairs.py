@@ -8,7 +8,7 @@ a job, both ways.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_effort import EFFORT
@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 STRIDE = max(1, 240 // EFFORT)  # of the pairs of a stage, each how-manieth is tried beside those of pairs_for_each
 # What the answers of two say otherwise than those of one after the other; the job is the same.
 EXCUSED = {
-    ("cancel_jobs", "cancel_jobs"): "both count a job that one of them has cancelled",
     ("mark_published", "purge"): "how many were with the broker is told by the moment before",
+}
+# Pairs in which a defect was found once, or could come back easily, by stage: these are tried each time.
+KEPT = {
+    "blocked": [("add_dependency", "enqueue, replace"), ("reschedule", "add_dependency"), ("complete", "add_dependency")],
+    "scheduled": [("reschedule", "retry"), ("cancel", "retry"), ("enqueue, replace", "add_dependency"), ("move", "purge")],
+    "ready": [("move", "cancel_jobs, queue"), ("move_jobs", "set_priority_jobs, queue"), ("purge", "cancel_jobs")],
+    "held": [("end_delivery of the second", "cancel"), ("move", "purge"), ("claim", "enqueue, replace")],
+    "limited": [("end_delivery of the second", "claim"), ("remove_limit", "cancel"), ("set_limit", "claim")],
+    "running": [("note", "stop_worker")],
 }
 
 
@@ -60,9 +68,9 @@ FOR_EACH = pairs_for_each()
 
 
 def pairs_of(stage: str) -> list[tuple[str, str]]:
-    """The pairs that are tried of a stage: those for each function, and a stride through all."""
+    """The pairs that are tried of a stage: those that are kept, those for each function, and a stride through all."""
     pairs = list(itertools.product(names_of(stage), repeat=2))
-    return list(dict.fromkeys(FOR_EACH[stage] + pairs[len(stage) % STRIDE :: STRIDE]))
+    return list(dict.fromkeys(KEPT.get(stage, []) + FOR_EACH[stage] + pairs[len(stage) % STRIDE :: STRIDE]))
 
 
 def test_each_function_comes_first_and_second_in_some_pair() -> None:
@@ -79,23 +87,38 @@ def is_serial(met: Met, races: Races, stage: str, first: str, second: str) -> bo
     turned = races.one_by_one(stage, two, one)
     if met.outcome == Outcome(turned.second, turned.first, turned.world):
         return True
-    return two.skips and met.outcome.world in (turned.world, races.one_by_one(stage, one).world)
+    return two.skips and (met.outcome.world == turned.world or is_passed_by(met, second, races.one_by_one(stage, one).world))
+
+
+def is_passed_by(met: Met, second: str, world: dict[str, Any]) -> bool:
+    """Whether the second has left a world as it is; a run that stop_worker leaves alone is one of a stopped worker: the tick ends it."""
+    if second == "stop_worker":
+        world |= {"worker": met.outcome.world["worker"]}
+    return met.outcome.world == world
 
 
 def test_two_at_once_come_to_what_one_after_the_other_comes_to(races: Races) -> None:
+    found = []
     for stage in STAGES:
         races.maker.clear()
         for first, second in pairs_of(stage):
             met = races.at_once(stage, CALLS[first], CALLS[second])
-            assert not (CALLS[second].passes and met.waited), f"{stage}: {second} waits for {first}"
-            assert is_serial(met, races, stage, first, second), f"{stage}: {first}, and {second} meanwhile: {met}"
+            if CALLS[second].passes and met.waited:
+                found.append(f"{stage}: {second} waits for {first}")
+            elif not is_serial(met, races, stage, first, second):
+                serial = races.one_by_one(stage, CALLS[first], CALLS[second])
+                found.append(f"{stage}: {first}, and {second} meanwhile / after it: {met.outcome.unlike(serial)}")
+    assert found == []
 
 
 def test_of_a_first_that_rolls_back_nothing_is_left_to_the_second(races: Races) -> None:
+    found = []
     for stage in STAGES:
         races.maker.clear()
         for first, second in pairs_of(stage)[:: 1 if EFFORT > 1 else 4]:
             met = races.at_once(stage, CALLS[first], CALLS[second], commits=False)
             alone = races.one_by_one(stage, CALLS[second])
-            is_left_alone = CALLS[second].skips and met.outcome.world in (alone.world, races.untouched(stage))
-            assert is_left_alone or met.outcome[1:] == alone[1:], f"{stage}: {first} rolls back, {second} meanwhile: {met}, alone: {alone}"
+            is_alike = met.outcome.world == alone.world and (CALLS[second].skips or met.outcome.second == alone.second)
+            if not is_alike and not (CALLS[second].skips and is_passed_by(met, second, races.untouched(stage))):
+                found.append(f"{stage}: {first} rolls back, {second} meanwhile / alone: {met.outcome.unlike(alone)}")
+    assert found == []
