@@ -231,9 +231,24 @@ begin
 end
 $$;
 
-create or replace function bridge.count_recent(p_now timestamptz) returns integer language sql set search_path = pg_catalog, pg_temp
-  -- What claims had in hand while a limit of the last minute came.
-  return (select coalesce(sum(bridge.count_running(l.id)), 0)::integer from bridge.job_limit l where l.changed_at > p_now - interval '1 minute');
+create or replace function bridge.count_recent(p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp
+  set lock_timeout = '10ms' as $$
+  -- What claims had in hand while a limit of the last minute came. For the tick: while a transaction that is still open changes those
+  -- limits, nothing is counted; what changes one counts itself.
+  --
+  -- Returns  how many
+  -- Locks    waits 10 ms for a bucket
+declare
+  v_count integer := 0;
+begin
+  if exists (select from bridge.job_limit l where l.changed_at > p_now - interval '1 minute') then
+    select sum(bridge.count_running(l.id)) into v_count from bridge.job_limit l where l.changed_at > p_now - interval '1 minute';
+  end if;
+  return v_count;
+exception when lock_not_available then
+  return 0;
+end
+$$;
 
 create or replace function bridge.turn_gate(p_gone integer) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Limits are about other jobs than before: what waits is looked at again when it is met, at once where it waits for a limit that is gone.

@@ -80,6 +80,21 @@ begin
 end
 $$;
 
+create or replace function bridge.have_joined(p_chord text, p_queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp
+  set lock_timeout = '10ms' as $$
+  -- Make a job for a worker to join a chord; one at a time, by its unique key.
+  --
+  -- Returns  false when a transaction that is still open takes or gives back that key, as one that runs such a job again
+  -- Locks    waits 10 ms for it
+begin
+  perform bridge.enqueue_as(bridge.new_id(), jsonb_populate_record(bridge.defaults(), jsonb_build_object('task', 'bridge.join_chord',
+    'args', jsonb_build_array(p_chord), 'queue', p_queue, 'priority', 9, 'unique_key', 'bridge.join_chord ' || p_chord)));
+  return true;
+exception when lock_not_available then
+  return false;
+end
+$$;
+
 create or replace function bridge.sweep_chords(p_limit integer, p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Have chords joined whose parts have all ended and whom nobody joined: the last part was cancelled, or its worker died just then.
   -- Each chord is looked at every 10 seconds at most, and at once when somebody asked.
@@ -96,9 +111,7 @@ begin
     returning c.id, c.queue
   loop
     if bridge.is_chord_complete(v_row.id) then
-      perform bridge.enqueue_as(bridge.new_id(), jsonb_populate_record(bridge.defaults(), jsonb_build_object('task', 'bridge.join_chord',
-        'args', jsonb_build_array(v_row.id), 'queue', v_row.queue, 'priority', 9, 'unique_key', 'bridge.join_chord ' || v_row.id)));
-      v_count := v_count + 1;
+      v_count := v_count + bridge.have_joined(v_row.id, v_row.queue)::integer;
     end if;
   end loop;
   return v_count;

@@ -111,6 +111,24 @@ begin
 end
 $$;
 
+create or replace function bridge.hold_open_runs(p_schedule text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off as $$
+  -- Before a tick cancels what a schedule has made and has not ended: whether nobody else has it in hand.
+  --
+  -- Locks    the rows of their places, place by place as bridge.hold_places (skip locked)
+declare
+  v_seqs constant bigint[] := array(select j.seq from bridge.schedule_run r join bridge.job j on j.id = r.job
+    where r.schedule = p_schedule and r.status = 'open' order by j.seq);
+begin
+  return cardinality(v_seqs)
+    = cardinality(array(select b.seq from bridge.blocked b where b.seq = any (v_seqs) order by b.seq for update skip locked))
+    + cardinality(array(select s.seq from bridge.scheduled s where s.seq = any (v_seqs) order by s.seq for update skip locked))
+    + cardinality(array(select r.seq from bridge.ready r where r.seq = any (v_seqs) order by r.seq for update skip locked))
+    + cardinality(array(select h.seq from bridge.held h where h.seq = any (v_seqs) order by h.seq for update skip locked))
+    + cardinality(array(select i.seq from bridge.inflight i where i.seq = any (v_seqs) order by i.seq for update skip locked));
+end
+$$;
+
 create or replace function bridge.cancel_open_runs(p_schedule text) returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Cancel what a schedule has made and has not ended, and what waits. Returns a job that still runs and was asked to stop; null when all
   -- is ended.
@@ -241,7 +259,8 @@ create or replace function bridge.fire_due(p_limit integer, p_now timestamptz) r
   --   p_limit  most slots; of one schedule at most 100
   --
   -- Returns  how many slots were dealt with
-  -- Locks    the schedules that are due (skip locked); one that somebody changes at this moment is the next tick's
+  -- Locks    the schedules that are due (skip locked), and the jobs that they are to cancel; one that somebody changes at this moment, or
+  --          whose jobs somebody has in hand, is the next tick's
 declare
   v_name text;
   v_schedule bridge.schedule;
@@ -249,7 +268,7 @@ declare
 begin
   for v_name in select s.name from bridge.schedule s where s.next_at <= p_now order by s.next_at limit p_limit loop
     select s.* into v_schedule from bridge.schedule s where s.name = v_name and s.next_at <= p_now for update skip locked;
-    if found then
+    if found and (v_schedule.overlap <> 'cancel_old' or bridge.hold_open_runs(v_name)) then
       v_count := v_count + bridge.fire(v_schedule, least(100, p_limit - v_count), p_now);
     end if;
     exit when v_count >= p_limit;

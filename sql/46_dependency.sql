@@ -196,9 +196,11 @@ create or replace function bridge.settle_child(p_child bigint, p_parents bigint[
   --   p_parents  numbers of the parents to ask; null for all
   --
   -- Returns  1 when it is due now, else 0
+  -- Locks    the child, and its rows of dependency on parents that have ended (skip locked): one that is just being run again is asked later
 declare
   v_mode text;
   v_status text;
+  v_ours bigint[];
   v_done bigint[];
   v_busy bigint[];
   v_moved bigint[];
@@ -208,12 +210,14 @@ begin
     insert into bridge.second_look (child) select b.seq from bridge.blocked b where b.seq = p_child;  -- it is in other hands
     return 0;
   end if;
+  v_ours := array(select d.parent from bridge.dependency d where d.child = p_child and (p_parents is null or d.parent = any (p_parents))
+    and not exists (select from bridge.job j where j.seq = d.parent) for update skip locked);
   select max(e.status) filter (where v_mode <> 'run' and (e.status in ('cancelled', 'discarded') or (v_mode = 'cancel' and e.status in ('failed', 'expired')))),
     array_agg(e.parent) filter (where e.status = 'succeeded' or (v_mode = 'run' and e.status in ('failed', 'expired', 'cancelled', 'discarded'))),
     array_agg(e.parent) filter (where e.status = 'busy'), array_agg(e.parent) filter (where e.status = 'moved')
   into v_status, v_done, v_busy, v_moved from (
-    select d.parent, case when j.seq is null then coalesce(f.status, 'moved') when j.xmax = 0 then 'lives' when bridge.in_hand(j.xmax)
-      then 'busy' else 'lives' end as status
+    select d.parent, case when j.seq is null and d.parent <> all (v_ours) then 'busy' when j.seq is null then coalesce(f.status, 'moved')
+      when j.xmax = 0 then 'lives' when bridge.in_hand(j.xmax) then 'busy' else 'lives' end as status
     from bridge.dependency d left join bridge.job j on j.seq = d.parent
     left join lateral (select case when f.discarded_at is null then f.status else 'discarded' end as status from bridge.finished f
       where j.seq is null and f.seq = d.parent limit 1) f on true
@@ -222,7 +226,7 @@ begin
     delete from bridge.blocked b where b.seq = p_child;
     perform bridge.end_job(p_child, 'cancelled', null, json_build_object('type', 'ParentFailed', 'message',
       format('a job that it depends on ended as %s', v_status), 'traceback', null), null, 0, null, null, null, null);
-    delete from bridge.dependency d where d.child = p_child and not exists (select from bridge.job j where j.seq = d.parent);
+    delete from bridge.dependency d where d.child = p_child and d.parent = any (v_ours);
     return 0;
   end if;
   delete from bridge.dependency d where d.child = p_child and d.parent = any (v_done || v_moved);
@@ -243,7 +247,7 @@ begin
     select p.seq, p_child from bridge.job c join bridge.link l on l.below = c.id and l.kind = 'depends'
     cross join lateral (select j.seq from bridge.job j where j.id = l.above
       union all select f.seq from bridge.finished f where f.id = l.above and f.status <> 'succeeded' and p_on_failure <> 'run') p
-    where c.seq = p_child
+    where c.seq = p_child and not exists (select from bridge.dependency d where d.parent = p.seq and d.child = p_child)
     on conflict do nothing returning parent
   )
   insert into bridge.second_look (child, parent) select p_child, m.parent from missing m;

@@ -197,13 +197,14 @@ end
 $$;
 
 create or replace function bridge.cleanup_step(p_limit integer default 2000) returns boolean language plpgsql security definer
-  set search_path = pg_catalog, pg_temp set jit = off as $$
+  set search_path = pg_catalog, pg_temp set jit = off set lock_timeout = '500ms' as $$
   -- The next batch of the cleanup that is under way: short, safe to repeat, and to break off anywhere.
   --
   --   p_limit  most rows
   --
   -- Returns  whether something is left to do; null when somebody else is at this moment at it
-  -- Locks    an advisory lock, tried and never waited for; rows it deletes; a table whose day is dropped, at most half a second
+  -- Locks    an advisory lock, tried and never waited for; rows it deletes; a table whose day is dropped. Waits for any of them half a
+  --          second at most, and leaves what that table has to the next cleanup
   -- Index    cleanup_log_whole, cleanup_log_open
 declare
   v_whole bridge.cleanup_log;
