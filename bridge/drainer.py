@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -22,10 +23,12 @@ from bridge import schema, tracing
 from bridge.alarm import Alarm, Trouble
 from bridge.broker import open_broker
 from bridge.calls import Calls
-from bridge.errors import PublishError, RefusedError, ServerError
+from bridge.caution import LONGEST_PAUSE, Holds, Suspicion
+from bridge.errors import PublishError, RefusedError, ServerError, UnsendableError
+from bridge.job import Status
 from bridge.lookout import Lookout
 from bridge.meter import Meter
-from bridge.queries import dispatch, silent
+from bridge.queries import dispatch, runs, silent
 from bridge.queries.connection import connect, is_pooled
 from bridge.records import Fields
 from bridge.vitals import Vitals
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from bridge.broker import Broker
+    from bridge.broker.sifting import Unsendable
     from bridge.queries.connection import Connection
     from bridge.queries.dispatch import Claimed
     from bridge.settings import Settings
@@ -47,8 +51,7 @@ _REPORT_EVERY = 5.0  # seconds between two reports, and two looks for messages t
 # While windows are full, or another drainer claims: pauses adapt so that a look finds about this many jobs' room, not one job's.
 _FAIR_SHIPMENT = 100
 _SHORTEST_PAUSE, _LONGEST_WINDOW_PAUSE = 0.01, 0.25  # seconds
-_LONGEST_PAUSE = 15.0  # seconds between two tries to reconnect, or to publish to a queue that refuses, at most
-_FIRST_HOLD = 1.0  # seconds that a queue is left alone after a refusal
+_MOST_WORDS = 1000  # characters of the reason why a job cannot be sent
 _OUTAGE = (PublishError, ServerError, psycopg.OperationalError)
 
 
@@ -59,32 +62,6 @@ class _Clock:
     tick: float = 0.0
     report: float = 0.0
     recover: float = field(default_factory=lambda: time.monotonic() + _REPORT_EVERY)
-
-
-class _Holds:
-    """Queues that the broker refuses messages of: each waits a while, ever longer while it takes nothing at all."""
-
-    def __init__(self) -> None:
-        self._pauses: dict[str, float] = {}
-        self._until: dict[str, float] = {}
-
-    def __contains__(self, queue: str) -> bool:
-        return time.monotonic() < self._until.get(queue, 0.0)
-
-    def hold(self, queue: str, *, took_some: bool) -> float:
-        """Leave this queue alone for the seconds that are returned."""
-        pause = _FIRST_HOLD if took_some else min(2 * self._pauses.get(queue, _FIRST_HOLD / 2), _LONGEST_PAUSE)
-        self._pauses[queue], self._until[queue] = pause, time.monotonic() + pause
-        return pause
-
-    def refused(self) -> list[str]:
-        """Queues that wait, or did a moment ago."""
-        return [queue for queue, until in self._until.items() if time.monotonic() < until + _LONGEST_PAUSE]
-
-    def release(self, queue: str) -> None:
-        """It takes messages again."""
-        self._pauses.pop(queue, None)
-        self._until.pop(queue, None)
 
 
 class Drainer:
@@ -105,7 +82,8 @@ class Drainer:
         self._woken: set[str] = set()
         self._pause = _SHORTEST_PAUSE
         self._clock = _Clock()
-        self._holds = _Holds()
+        self._holds = Holds()
+        self._suspicion = Suspicion()
         self._connection: Connection | None = None
         self._broker: Broker | None = None
         self._broker_facts: dict[str, object] = {}
@@ -122,7 +100,7 @@ class Drainer:
         """
         schema.check(self._settings.require_database(), timeout=self._settings.timeout) if self._reachable() else None
         retrying = Retrying(
-            retry=retry_if_exception_type(_OUTAGE), wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE),
+            retry=retry_if_exception_type(_OUTAGE), wait=wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE),
             stop=stop_when_event_set(self._stop), sleep=self._sleep, before_sleep=self._report_outage, reraise=True,
         )  # fmt: skip
         while not self._stop.is_set():
@@ -235,7 +213,7 @@ class Drainer:
 
     def _drain_queue(self, connection: Connection, queue: str) -> int:
         shipment = uuid.uuid4()
-        limit, size = self._settings.shipment, self._settings.shipment_bytes
+        limit, size = self._suspicion.limit(queue, self._settings.shipment), self._settings.shipment_bytes
         began = time.monotonic()
         jobs = dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size)
         self.meter.claimed(time.monotonic() - began, len(jobs))
@@ -246,6 +224,13 @@ class Drainer:
             pause = self._holds.hold(queue, took_some=bool(error.confirmed))
             log.warning("refused queue=%s jobs=%d pause=%.1f error=%s", queue, len(jobs) - len(error.confirmed), pause, error)
             return len(error.confirmed)
+        except PublishError as error:
+            if not error.blamed:
+                raise
+            log.warning("broken off at a message queue=%s jobs=%d error=%s", queue, len(jobs) - len(error.confirmed), error)
+            self._drop()  # the broker is well, so the other queues go on, on a new connection
+            self._open()
+            return len(error.confirmed)
         self._holds.release(queue)
         return count
 
@@ -255,16 +240,31 @@ class Drainer:
         sent_at, began = time.time(), time.monotonic()
         try:
             with tracing.publish_span(jobs[0].queue, [job.headers for job in jobs]):
-                self._publish(jobs)
+                unsendable = self._publish(jobs)
         except PublishError as error:
             self.meter.failed("refused" if isinstance(error, RefusedError) else "outage")
             self._mark(shipment, [job for job in jobs if job.seq in error.confirmed], sent_at)
+            if error.blamed and self._suspicion.accuse(jobs):
+                self._end_unsendable(jobs[0], error)
             # Uncertain: some may have arrived. They keep their tokens, so a second copy is harmless.
             dispatch.unclaim(self._postgres(), shipment, [job.seq for job in jobs if job.seq not in error.confirmed])
             raise
         self.meter.shipped(time.monotonic() - began, len(jobs))
-        self._mark(shipment, jobs, sent_at)
+        self._suspicion.sent(jobs[0].queue, len(jobs))
+        for job, reason in unsendable:
+            self._end_unsendable(job, reason)
+        gone = {job.seq for job, _ in unsendable}
+        self._mark(shipment, [job for job in jobs if job.seq not in gone] if gone else jobs, sent_at)
         return len(jobs)
+
+    def _end_unsendable(self, job: Claimed, reason: Exception) -> None:
+        """A job of which no message can be sent fails with the reason: sent again it would be the same, and hold up all others."""
+        reason = reason.__cause__ if isinstance(reason.__cause__, Exception) else reason  # the broker's own words
+        words = f"no message of it can be sent: {type(reason).__name__} {reason}"[:_MOST_WORDS]
+        words = words.encode(errors="replace").decode().replace("\x00", "\ufffd")
+        error = json.dumps({"type": UnsendableError.__name__, "module": UnsendableError.__module__, "message": words, "traceback": None})
+        runs.end_delivery(self._postgres(), job.seq, job.token, self.id, Status.FAILED, error, final=True, outcome=None, pid=None)
+        log.error("job failed queue=%s id=%s task=%s error=%s", job.queue, job.id, job.task, words)
 
     def _mark(self, shipment: uuid.UUID, jobs: Sequence[Claimed], sent_at: float) -> None:
         """The broker has these."""
@@ -276,10 +276,10 @@ class Drainer:
         self._trouble.published()
         log.debug("published queue=%s jobs=%d shipment=%s", jobs[0].queue, len(jobs), shipment)
 
-    def _publish(self, jobs: Sequence[Claimed]) -> None:
+    def _publish(self, jobs: Sequence[Claimed]) -> list[Unsendable]:
         if self._broker is None:
             raise PublishError("not connected to the broker")
-        self._broker.publish(jobs)
+        return self._broker.publish(jobs)
 
     def _announce(self, jobs: Sequence[Claimed], sent_at: float) -> None:
         """Tell Flower and its like, after everything that a job waits for; a worker's events may come first, so the time is told."""

@@ -28,6 +28,7 @@ __all__ = [
     "ServerError",
     "SettingError",
     "UncommittedError",
+    "UnsendableError",
     "WaitTimeoutError",
     "WrongStateError",
     "from_sqlstate",
@@ -124,15 +125,21 @@ class PublishError(BridgeError):
 
     Attributes:
         confirmed: numbers (``seq``) of the jobs whose message the broker has all the same. Of the others some may have arrived.
+        blamed: the error is about what was sent: the message of one of them cannot be sent, and nobody says of which.
     """
 
-    def __init__(self, message: str, hint: str = "", *, confirmed: Collection[int] = ()) -> None:
+    def __init__(self, message: str, hint: str = "", *, confirmed: Collection[int] = (), blamed: bool = False) -> None:
         super().__init__(message, hint)
         self.confirmed = frozenset(confirmed)
+        self.blamed = blamed
 
 
 class RefusedError(PublishError):
     """The broker is well, but does not take messages of this queue: it is full, or they lead nowhere."""
+
+
+class UnsendableError(BridgeError):
+    """No message can be made of a job, or the broker takes none: the error of a job that has failed by that."""
 
 
 class DeliveryError(BridgeError):

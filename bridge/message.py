@@ -7,6 +7,7 @@ names the delivery: the job's number and the token that the start fence asks for
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from binascii import b2a_base64
@@ -118,7 +119,7 @@ def envelope(
     """
     properties: dict[str, Any] = {"priority": _DEFAULT_RANK - job.rank}
     if job.properties:
-        properties = json.loads(job.properties, object_hook=hook)
+        properties = json.loads(job.properties, object_hook=hook, parse_float=_finite)
         if ranked and job.rank < _DEFAULT_RANK:
             properties.setdefault("priority", _DEFAULT_RANK - job.rank)
     exchange, routing_key = properties.pop("exchange", ""), properties.pop("routing_key", job.queue)
@@ -136,9 +137,17 @@ def envelope(
         body=body,
         content_type=content_type,
         content_encoding=encoding,
-        headers=json.loads(text, object_hook=hook),
+        headers=json.loads(text, object_hook=hook, parse_float=_finite),
         properties=properties,
     )
+
+
+def _finite(text: str) -> float:
+    """A number with a fraction or an exponent. RabbitMQ breaks a connection off that brings an infinite one."""
+    number = float(text)
+    if math.isinf(number):
+        raise OverflowError(f"number {text[:40]} is too large for a message")
+    return number
 
 
 def headers(job: Claimed) -> dict[str, Any]:

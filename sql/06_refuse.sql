@@ -31,3 +31,23 @@ begin
   end if;
 end
 $$;
+
+create or replace function bridge.check_message(p_task text, p_headers json, p_properties json) returns void language plpgsql immutable
+  set search_path = pg_catalog, pg_temp as $$
+  -- Refuse headers and properties of a message that no drainer could send, or that would run another task than the row is about.
+begin
+  if p_headers is not null then
+    if json_typeof(p_headers) <> 'object' or (p_headers->>'task') is distinct from p_task then
+      perform bridge.refuse(format('headers of task %s name task %s', p_task, coalesce(left(p_headers->>'task', 80), 'null')),
+        'a worker runs what the headers name: give both the same');
+    end if;
+    perform bridge.check_depth('headers of task ' || p_task, p_headers);
+  end if;
+  if p_properties is not null then
+    if json_typeof(p_properties) <> 'object' then
+      perform bridge.refuse(format('properties of task %s is a JSON %s', p_task, json_typeof(p_properties)), 'give a JSON object, as Celery has them');
+    end if;
+    perform bridge.check_depth('properties of task ' || p_task, p_properties);
+  end if;
+end
+$$;

@@ -138,6 +138,7 @@ begin
     perform bridge.refuse(format('headers sets %s', (select string_agg(k, ', ') from jsonb_object_keys(p_headers) k where k = any (v_ours))),
       'these are made by the bridge: use the arguments task, run_at, expires_at and timeout');
   end if;
+  perform bridge.check_depth('headers', p_headers::json);
 end
 $$;
 
@@ -369,10 +370,7 @@ declare
   v_seq bigint;
 begin
   perform bridge.check_job(p_task, p_queue, p_args, p_kwargs, v_size);
-  if p_headers is not null and (p_headers->>'task') is distinct from p_task then
-    perform bridge.refuse(format('headers of task %s name task %s', p_task, coalesce(left(p_headers->>'task', 80), 'null')),
-      'a worker runs what the headers name: give both the same');
-  end if;
+  perform bridge.check_message(p_task, p_headers, p_properties);
   if bridge.tasks_are_ruled() or p_task like 'bridge.%' then
     perform bridge.check_tasks_within(p_task, p_embed, p_payload is null);
   end if;

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from bridge.broker.fleet import Consumer
+    from bridge.broker.sifting import Unsendable
     from bridge.queries.dispatch import Claimed, Suspect
     from bridge.settings import Settings
 
@@ -26,8 +27,11 @@ _BY_KIND: dict[str, type[PortableBroker]] = {"redis": RedisBroker, "amqp": Rabbi
 class Broker(Protocol):
     """One connection to a broker."""
 
-    def publish(self, jobs: Sequence[Claimed]) -> None:
+    def publish(self, jobs: Sequence[Claimed]) -> list[Unsendable]:
         """Send the messages of these jobs and wait until the broker has confirmed all of them.
+
+        Returns:
+            Those of which no message can be made, whatever the broker; nothing was sent of them.
 
         Raises:
             RefusedError: it did not take all messages of this queue; others may go on.

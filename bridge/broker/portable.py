@@ -15,6 +15,7 @@ from bridge import message
 from bridge.broker import events, fleet
 from bridge.broker.listeners import EventProducer
 from bridge.broker.shortcomings import shortcomings
+from bridge.broker.sifting import OF_A_ROW, Unsendable, is_of_what_was_sent, sifted
 from bridge.broker.topology import Topology
 from bridge.errors import PublishError
 
@@ -81,20 +82,41 @@ class PortableBroker:
             self.is_sound = False
             raise self._failure(error, confirmed) from error
 
+    @contextmanager
+    def sending(self, confirmed: Collection[int]) -> Iterator[None]:
+        """As ``translated``, for what is done with messages: one of them may be at fault.
+
+        Raises:
+            PublishError: ``blamed`` where the error is about what was sent, and not about the broker.
+        """
+        try:
+            with self.translated(confirmed):
+                yield
+        except OF_A_ROW as error:
+            self.is_sound = False
+            raise self._failure(error, confirmed) from error
+
     def _failure(self, error: Exception, confirmed: Collection[int] = ()) -> PublishError:
         words = f"broker {self.address.shown} failed: {self.address.hide(error)}"
-        return PublishError(words, "check BRIDGE_BROKER_URL and that the broker runs", confirmed=confirmed)
+        blamed = is_of_what_was_sent(error)
+        hint = "a message cannot be sent; the drainer finds out which" if blamed else "check BRIDGE_BROKER_URL and that the broker runs"
+        return PublishError(words, hint, confirmed=confirmed, blamed=blamed)
 
-    def publish(self, jobs: Sequence[Claimed]) -> None:
+    def publish(self, jobs: Sequence[Claimed]) -> list[Unsendable]:
         """Publish one by one; the last confirmation is in when this returns."""
+        made, unsendable = sifted(jobs, self.envelope)
         confirmed: list[int] = []
-        with self.translated(confirmed):
-            self.send_each(jobs, confirmed)
+        with self.sending(confirmed):
+            self.send_each(made, confirmed)
+        return unsendable
 
-    def send_each(self, jobs: Sequence[Claimed], confirmed: list[int]) -> None:
+    def envelope(self, job: Claimed) -> message.Envelope:
+        """The message of a job."""
+        return message.envelope(job, object_hook, ranked=self.ranked, signer=self.signer)
+
+    def send_each(self, made: Sequence[tuple[Claimed, message.Envelope]], confirmed: list[int]) -> None:
         """Send one message after the other, and note whose was taken."""
-        for job in jobs:
-            envelope = message.envelope(job, object_hook, ranked=self.ranked, signer=self.signer)
+        for job, envelope in made:
             self.topology.leads_somewhere(*envelope.route, envelope.declare)
             self.send(envelope)
             confirmed.append(job.seq)

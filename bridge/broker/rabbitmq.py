@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from kombu.utils.json import object_hook
-
-from bridge import message
 from bridge.broker.confirms import Confirms
 from bridge.broker.portable import PortableBroker
+from bridge.broker.sifting import OF_A_ROW, Unsendable, sifted
 from bridge.errors import PublishError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bridge.message import Envelope
     from bridge.queries.dispatch import Claimed
 
 __all__ = ["RabbitBroker"]
+
+_Made = tuple["Claimed", "Envelope"]
 
 
 class RabbitBroker(PortableBroker):
@@ -39,17 +40,19 @@ class RabbitBroker(PortableBroker):
     def _set_blocked(self, *, blocked: bool) -> None:
         self._is_blocked = blocked
 
-    def publish(self, jobs: Sequence[Claimed]) -> None:
+    def publish(self, jobs: Sequence[Claimed]) -> list[Unsendable]:
         """Send all, then wait until each is confirmed; what leads to no queue is sent once more after its queue was made anew."""
+        made, self._unsendable = sifted(jobs, self.envelope)
         self._confirms.begin()
-        with self.translated(self._confirms.confirmed):
-            lost = self._send(jobs)
+        with self.sending(self._confirms.confirmed):
+            lost = self._send(made)
             if lost:
                 self.topology.forget()
                 lost = self._send(lost)
         self._complain(jobs, lost)
+        return self._unsendable
 
-    def _complain(self, jobs: Sequence[Claimed], lost: Sequence[Claimed]) -> None:
+    def _complain(self, jobs: Sequence[Claimed], lost: Sequence[_Made]) -> None:
         """Raise RefusedError for what the broker did not take."""
         shown, refused, confirmed = self.address.shown, set(self._confirms.refused), self._confirms.confirmed
         if refused:
@@ -57,29 +60,38 @@ class RabbitBroker(PortableBroker):
             words, hint = f"refused {len(refused)} messages of queue {queues}", "see its x-max-length and x-overflow, and RabbitMQ's log"
             raise RefusedError(f"broker {shown} {words}", hint, confirmed=confirmed)
         if lost:
-            exchange, routing_key = message.envelope(lost[0]).route
+            exchange, routing_key = lost[0][1].route
             words = f"exchange {exchange!r} leads to no queue for routing key {routing_key!r}, jobs={len(lost)}"
             raise RefusedError(f"broker {shown}: {words}", "start a worker that consumes such a queue", confirmed=confirmed)
 
-    def _send(self, jobs: Sequence[Claimed]) -> list[Claimed]:
+    def _send(self, made: Sequence[_Made]) -> list[_Made]:
         """Send these and wait for the answers; those whose message no queue took."""
         self._confirms.returned.clear()
         nowhere: set[int] = set()
-        for job in jobs:
-            envelope = message.envelope(job, object_hook, signer=self.signer)
-            if self.topology.leads_somewhere(*envelope.route, envelope.declare):
-                self._send_one(job, envelope)
-            else:
+        for job, envelope in made:
+            if not self._leads_somewhere(job, envelope):
                 nowhere.add(job.seq)
         self._wait()
         nowhere |= self._confirms.returned
-        return [job for job in jobs if job.seq in nowhere]
+        return [one for one in made if one[0].seq in nowhere]
 
-    def _send_one(self, job: Claimed, envelope: message.Envelope) -> None:
+    def _leads_somewhere(self, job: Claimed, envelope: Envelope) -> bool:
+        """Send one message; False where it has no way to go. What AMQP has no form for is noted, before a byte of it is sent."""
+        try:
+            if not self.topology.leads_somewhere(*envelope.route, envelope.declare):
+                return False
+            self._send_one(job, envelope)
+        except OF_A_ROW as error:
+            if not self.connection.connected:
+                raise
+            self._unsendable.append(Unsendable(job, error))
+        return True
+
+    def _send_one(self, job: Claimed, envelope: Envelope) -> None:
         if self._is_blocked:
             self._wait()
-        self._confirms.sent(job.seq)
         self.send(envelope, mandatory=True)
+        self._confirms.sent(job.seq)  # an answer to it is read later, when somebody waits for answers, or sends the next
         if not self._is_proven:
             # A broker whose memory or disk is full takes connections, and says so at the first message. One copy of that is enough.
             self._wait()

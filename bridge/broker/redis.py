@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import redis
 from redis.exceptions import NoPermissionError, ResponseError
@@ -14,6 +14,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from bridge import message
 from bridge.broker import events
 from bridge.broker.portable import PortableBroker
+from bridge.broker.sifting import OF_A_ROW, Unsendable, sifted
 from bridge.errors import RefusedError, SettingError
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ _LOOK = 2000  # messages of a list looked at, oldest first; four windows
 _LOOK_BYTES = 32 << 20  # of them, about: a window of large jobs would fill a drainer's memory with each look
 _ORDER = timedelta(seconds=5)  # drainers mark what they published this much out of order, at most
 _MOST_PRIORITY = 9  # kombu's bound
+
+
+class _Plan(NamedTuple):
+    """A shipment, made: numbers and texts of the jobs of each list, and what goes the portable way."""
+
+    lists: dict[str, list[tuple[int, bytes]]]
+    routed: list[tuple[Claimed, message.Envelope]]
 
 
 class RedisBroker(PortableBroker):
@@ -52,26 +60,39 @@ class RedisBroker(PortableBroker):
                 "give it a single Redis or Valkey, or several under Sentinel",
             )
 
-    def publish(self, jobs: Sequence[Claimed]) -> None:
+    def publish(self, jobs: Sequence[Claimed]) -> list[Unsendable]:
         """One LPUSH a list; its answer is the confirmation. Topic and fanout exchanges go the portable way."""
+        plan, unsendable = self._sifted(jobs)
+        confirmed: list[int] = []
+        with self.sending(confirmed):
+            refused = self._push(plan.lists, confirmed)
+            self.send_each(plan.routed, confirmed)
+        if refused:
+            hint = "delete or rename the key that is no list, or let the broker's user write it"
+            raise RefusedError(f"broker {self.address.shown} refused list {', '.join(refused)}", hint, confirmed=confirmed)
+        return unsendable
+
+    def _sifted(self, jobs: Sequence[Claimed]) -> tuple[_Plan, list[Unsendable]]:
+        """The messages of all of which one can be made; only where one cannot, each is tried by itself."""
+        try:
+            return self._plan(jobs), []
+        except OF_A_ROW:
+            made, unsendable = sifted(jobs, lambda job: self._plan([job]))
+            return self._plan([job for job, _ in made]), unsendable
+
+    def _plan(self, jobs: Sequence[Claimed]) -> _Plan:
         direct: list[Claimed] = []
         routed: list[Claimed] = []
         for job in jobs:
             (routed if job.properties and json.loads(job.properties).get("exchange") else direct).append(job)
-        confirmed: list[int] = []
-        with self.translated(confirmed):
-            refused = self._push(direct, confirmed)
-            self.send_each(routed, confirmed)
-        if refused:
-            hint = "delete or rename the key that is no list, or let the broker's user write it"
-            raise RefusedError(f"broker {self.address.shown} refused list {', '.join(refused)}", hint, confirmed=confirmed)
+        lists: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        for job, text in zip(direct, message.redis_messages(direct, self.signer), strict=True):
+            lists[self._key(job.queue, job.properties)].append((job.seq, text))
+        return _Plan(lists, [(job, self.envelope(job)) for job in routed])
 
-    def _push(self, jobs: Sequence[Claimed], confirmed: list[int]) -> list[str]:
+    def _push(self, lists: dict[str, list[tuple[int, bytes]]], confirmed: list[int]) -> list[str]:
         """Send, and note what was taken; the keys that take no messages, each with Redis' word."""
         refused = []
-        lists: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
-        for job, text in zip(jobs, message.redis_messages(jobs, self.signer), strict=True):
-            lists[self._key(job.queue, job.properties)].append((job.seq, text))
         for key, messages in lists.items():
             try:
                 self._client.lpush(key, *(text for _, text in messages))

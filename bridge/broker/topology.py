@@ -71,7 +71,7 @@ class Topology:
         if declare:
             for one in declare:
                 self._declare(_entity(one))
-            return True
+            return not self._is_strict or not exchange or self._exists(exchange)  # it may be none of these, or have been refused
         if not exchange:
             # One that exists is right as it is: its consumer has made it, and declaring it otherwise would be refused.
             if not self._is_strict or self.waiting(routing_key) is None:
