@@ -36,7 +36,13 @@ OWN = {
     "create_archive": {"42501"},  # with the rights of the caller: Postgres names the schema that is not his
     "set_archive": {"42501"},
 }
-SLOW = {"wait", "run_calls", "cleanup_loop", "make_days"}  # in the walk
+# What the walk over all functions leaves out, and why; each is tried by itself below.
+APART = {
+    "wait": "it waits as long as an argument says, so that it is tried under a short time limit",
+    "run_calls": "a procedure that commits, so that nothing takes back what it has done, and cannot begin in a transaction",
+    "cleanup_loop": "a procedure that commits",
+}
+LASTING = {*APART} | {"make_days"}  # those, and one that makes a table a day, are left out where each call commits
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +93,7 @@ def attempt(db: Session, world: World, routine: Routine, heard: Callable[[Mappin
 @pytest.mark.parametrize("part", range(PARTS))
 def test_strange_arguments_are_taken_or_refused_in_our_words(part: int, db: Session, world: World) -> None:
     wrong: dict[tuple[str, str], Mapping[str, str | None]] = {}
-    for routine in [each for each in routines(db) if not each.is_procedure and each.name != "wait"][part::PARTS]:
+    for routine in [each for each in routines(db) if each.name not in APART][part::PARTS]:
 
         def judge(asked: Mapping[str, str | None], error: psycopg.Error, routine: Routine = routine) -> None:
             if what := fault(routine, asked, error):
@@ -105,7 +111,7 @@ def test_the_tables_are_sound_after_many_strange_calls_that_stay(databases: Data
     session = Session(databases.server.dsn_of(name))
     world = World(session)
     session.do(f"set statement_timeout = '{PATIENCE} s'; set client_min_messages = error")
-    lasting = [each for each in routines(session) if each.writes and each.name not in SLOW]
+    lasting = [each for each in routines(session) if each.writes and each.name not in LASTING]
     for routine in data.draw(st.lists(st.sampled_from(lasting), min_size=10, max_size=40)):
         asked = data.draw(calls(routine, world))
         with suppress(psycopg.Error):
@@ -113,6 +119,42 @@ def test_the_tables_are_sound_after_many_strange_calls_that_stay(databases: Data
     session.connection.close()
     assert_sound(session.dsn)
     databases.drop(name)
+
+
+def test_nothing_else_is_left_out(db: Session) -> None:
+    known = {each.name: each for each in routines(db)}
+    assert {name for name, each in known.items() if each.is_procedure} == APART.keys() - {"wait"}
+    # What no role may call is the owner's alone, who may do everything.
+    query = "select count(*) from pg_proc p where p.pronamespace = 'bridge'::regnamespace"
+    assert db.one(f"{query} and has_function_privilege('public', p.oid, 'execute')") == 0
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_commits_or_waits_is_taken_or_refused_in_our_words_too(databases: Databases, template: str, name: str) -> None:
+    database = databases.create(template)
+    session = Session(databases.server.dsn_of(database))
+    world = World(session)
+    (routine,) = [each for each in routines(session) if each.name == name]
+    session.do("set statement_timeout = '1 s'; set client_min_messages = error")
+    wrong: dict[str, Mapping[str, str | None]] = {}
+
+    @TRIES
+    @given(st.sampled_from(routine.roles), calls(routine, world))
+    def call(role: str, asked: Mapping[str, str | None]) -> None:
+        session.do(f"set role {role}")
+        try:
+            session.connection.execute(routine.call(asked).encode(), asked)
+        except psycopg.Error as error:
+            if error.sqlstate != "57014" and (what := fault(routine, asked, error)):
+                wrong.setdefault(re.sub(r"\d+", "N", what), asked)
+        finally:
+            session.do("reset role")
+
+    call()
+    assert wrong == {}
+    session.connection.close()
+    assert_sound(session.dsn)
+    databases.drop(database)
 
 
 DEFECTS = [
