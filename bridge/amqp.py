@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from bridge.queries.jobs import Content
 
 __all__ = ["RowSender"]
+
+log = logging.getLogger("bridge")
 
 
 class RowSender:
@@ -170,6 +174,29 @@ class RowProducer:
         harm: the message has its id, and a live job of that id is left as it is.
         """
         connections = self._joined.connections
+        if sent_by_tracer():
+            return self._commit_patiently(content)
         if again:
             return connections.ask(lambda connection: jobs.enqueue_message(connection, content))
         return jobs.enqueue_message(connections.get(), content)
+
+    def _commit_patiently(self, content: Content) -> UUID:
+        """Write the row of what follows a task: a part of its outcome, for which an outage is waited out.
+
+        The answer may be lost and the job have ended before it is asked for again: made since this run began, it is this run's.
+        """
+        run, connections, tries = outcome.run_of(get_current_task().request), self._joined.connections, count()
+
+        def write() -> UUID:
+            is_repeated = next(tries) > 0
+            try:
+                connection = connections.get()
+                if is_repeated and run is not None and jobs.was_made_in(connection, content.id, run.job, run.id):
+                    return content.id
+                return jobs.enqueue_message(connection, content)
+            except (ServerError, psycopg.OperationalError) as error:
+                if not is_repeated:
+                    log.warning("postgres is away, what follows a task waits task=%s task_id=%s error=%s", content.task, content.id, error)
+                raise
+
+        return outcome.patiently(write)

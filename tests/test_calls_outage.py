@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from celery import chain, chord, group, signals
-from fix_servers import ROOT
+from fix_servers import ROOT, wait_until
 from kombu.exceptions import OperationalError
 
 if TYPE_CHECKING:
     from fix_calls import MakeApp
+    from fix_servers import StartDrainer, StartWorker
     from fix_sql import Session
 
 NOWHERE = "postgresql://127.0.0.1:1/none"
@@ -101,6 +102,24 @@ def test_calls_from_many_threads_each_make_their_row(caller: Any, db: Session) -
         ids = list(pool.map(lambda number: caller.send_task("calls.thread", (number,)).id, range(200)))
     assert {row[0] for row in db.rows("select id::text from bridge.jobs")} == set(ids)
     assert sorted(row[0] for row in db.rows("select (args ->> 0)::int from bridge.jobs")) == list(range(200))
+
+
+def test_the_next_step_of_a_chain_waits_for_postgres(
+    make_caller: MakeApp, dsn: str, redis_url: str, worker: StartWorker, drainer: StartDrainer
+) -> None:
+    app = make_caller(redis_url)
+    process = worker("apps.kinds", broker_url=redis_url)
+    drainer(broker_url=redis_url)
+    last = chain(app.signature("kinds.lock_out"), app.signature("kinds.add", (1,))).apply_async()
+    wait_until(lambda: "what follows a task waits task=kinds.add" in process.log_text(), 30, "the worker to find nobody")
+    with psycopg.connect(dsn, dbname="postgres", autocommit=True) as connection:
+        name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+        connection.execute(f'alter database "{name}" allow_connections true'.encode())
+    assert last.get(timeout=60) == 2
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("select task, status, attempts from bridge.jobs order by created_at").fetchall() == [
+            ("kinds.lock_out", "succeeded", 1), ("kinds.add", "succeeded", 1),
+        ]  # fmt: skip
 
 
 FORKING = """

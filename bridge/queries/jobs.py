@@ -39,6 +39,7 @@ __all__ = [
     "retry",
     "retry_run",
     "wait",
+    "was_made_in",
 ]
 
 _NAMES = tuple(field.name for field in fields(Job))
@@ -164,6 +165,15 @@ def get(connection: Connection, identity: UUID) -> Job | None:
     """One job, by one statement: a job that moves is seen in one place."""
     with translated(), _job_cursor(connection) as cursor:
         return cursor.execute(f"select {_COLUMNS} from bridge.jobs where id = %s", (identity,)).fetchone()
+
+
+def was_made_in(connection: Connection, identity: UUID, job: UUID, run: UUID) -> bool:
+    """Whether a job was made, or made anew, since a run of another began."""
+    query = """select exists (select from bridge.jobs j where j.id = %s
+        and j.created_at >= (select max(a.started_at) from bridge.attempts a where a.id = %s and a.run = %s))"""
+    with translated():
+        row = connection.execute(query, (identity, job, run)).fetchone()
+    return bool(row and row[0])
 
 
 def many(connection: Connection, identities: Sequence[UUID]) -> list[Job]:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psycopg
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
@@ -72,6 +73,17 @@ def hold(started: str, go: str) -> str:
     mark(started, str(os.getpid()))
     wait_for_file(go)
     return "held"
+
+
+@app.task(name="kinds.lock_out")
+def lock_out() -> int:
+    """End every session of the bridge's database, this process's own among them, and let nobody in any more."""
+    with psycopg.connect(os.environ["BRIDGE_DATABASE_URL"]) as connection:
+        name = connection.info.dbname
+    with psycopg.connect(os.environ["BRIDGE_DATABASE_URL"], dbname="postgres", autocommit=True) as connection:
+        connection.execute(f'alter database "{name}" allow_connections false'.encode())
+        connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (name,))
+    return 1
 
 
 @app.task(name="kinds.unpicklable")
