@@ -113,7 +113,7 @@ def test_tasks_longer_than_the_brokers_patience_run_once(
     for number in range(3):  # one runs, the others wait in the worker's memory
         ledger.enqueue("ledger.work", args=[number, 2.0])
     wait_until(lambda: "PRECONDITION_FAILED" in process.log_text(), 60, "the node to lose patience")
-    wait_until(lambda: f"task_id={late}" in process.log_text(), 60, "the message that is acknowledged late to come again, and be refused")
+    wait_until(lambda: f"task_id={late}" in process.log_text(), 60, "the late message to come again, and be refused")
     (tmp_path / "go").touch()
     succeeded(ledger, 4)
     wait_until(lambda: vhost.server.api("GET", f"queues/{vhost.name}/celery").get("messages") == 0, 60, "the queue to be empty")
@@ -382,10 +382,9 @@ def test_a_wrong_password_is_refused_without_being_shown(db: Session, rabbitmq: 
     url = rabbitmq.url(vhost.name, "falsch%2Fgeheim")
     with pytest.raises(PublishError, match=f"amqp://{USER}:\\*\\*\\*@127.0.0.1") as raised:
         open_broker(Settings(broker_url=url))
-    assert "geheim" not in str(raised.value)
     finding = Doctor(db.dsn, url).look("broker")
     assert finding.status is Grade.ERROR
-    assert "geheim" not in finding.found
+    assert "geheim" not in f"{raised.value} {finding.found}"
 
 
 def test_a_call_through_the_bridge_becomes_the_message_that_celery_makes(make_caller: MakeApp, vhost: Vhost, publisher: Publisher) -> None:
@@ -397,6 +396,5 @@ def test_a_call_through_the_bridge_becomes_the_message_that_celery_makes(make_ca
         theirs, ours = (wait_until(lambda: channel.basic_get("celery", no_ack=True), 20) for _ in range(2))
     assert ours.body == theirs.body
     assert ours.properties["application_headers"].pop("bridge")
-    # Where results of the backend rpc go: each application has an address of its own.
-    assert ours.properties.pop("reply_to") != theirs.properties.pop("reply_to")
+    assert ours.properties.pop("reply_to") != theirs.properties.pop("reply_to"), "each application has an address of its own"
     assert ours.properties == theirs.properties
