@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bridge.settings import Settings
     from bridge.transaction.target import Target
+    from bridge.worker.board import Board
     from bridge.worker.channel import Channels
     from bridge.worker.notes import Teller
 
@@ -51,6 +52,17 @@ class Membership:
         """Connections to Postgres, one a process and thread."""
         return Connections(self.settings.require_database(), name="bridge client", timeout=self.settings.timeout)
 
+    @cached_property
+    def board(self) -> Board:
+        """What the processes of a worker share; to be asked for before its pool forks."""
+        from bridge.worker.board import Board  # noqa: PLC0415 - producers run nothing
+
+        return Board()
+
+    def unanswered(self) -> set[str]:
+        """The tokens of deliveries whose outcome a process of this worker has sent, and has no answer to yet."""
+        return self.board.read() | self.channels.unanswered()
+
     def target(self) -> Target | None:
         """The caller's transaction that a call joins; None when the call commits by itself."""
         own: object = self.connections
@@ -64,7 +76,7 @@ class Membership:
         if self._channels is None or self._channels[0] != os.getpid():
             from bridge.worker.channel import Channels  # noqa: PLC0415 - producers run nothing
 
-            self._channels = (os.getpid(), Channels(self.settings))
+            self._channels = (os.getpid(), Channels(self.settings, self.board))
         return self._channels[1]
 
     @property

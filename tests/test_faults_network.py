@@ -23,6 +23,7 @@ from bridge.message import Delivery
 from bridge.queries.connection import connect
 from bridge.queries.runs import Finish, prepare
 from bridge.settings import load
+from bridge.worker.board import Board
 from bridge.worker.channel import RunChannel
 from bridge.worker.fence import _start
 
@@ -146,7 +147,7 @@ def test_a_job_may_be_there_when_the_answer_was_lost_and_its_unique_key_makes_th
 
 
 def test_an_outcome_whose_answer_was_lost_counts_once(far: Proxy, db: Session) -> None:
-    channel = RunChannel(load())
+    channel = RunChannel(load(), Board())
     begun = []
     for _ in range(2):
         db.enqueue()
@@ -185,7 +186,7 @@ def test_a_finish_is_sent_again_before_its_run_is_missed(db: Session, monkeypatc
     monkeypatch.setenv("BRIDGE_DATABASE_URL", db.dsn)
     db.enqueue()
     claim, run = db.run()
-    channel = RunChannel(load())
+    channel = RunChannel(load(), Board())
     channel.finish(Finish(claim.seq, UUID(str(run)), str(claim.token), claim.id, "succeeded", "1"))
     patience = channel._connected().patience
     channel.settle()

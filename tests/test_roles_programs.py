@@ -21,6 +21,7 @@ from bridge.errors import ServerError
 from bridge.queries.connection import connect
 from bridge.queries.runs import Finish
 from bridge.settings import load
+from bridge.worker.board import Board
 from bridge.worker.channel import RunChannel
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def test_a_login_that_has_no_connection_left_keeps_the_end_of_its_run_until_it_h
     identity = db.enqueue()
     claim, run = db.run()
     monkeypatch.setenv("BRIDGE_DATABASE_URL", logins["worker"])
-    channel, name = RunChannel(load()), conninfo.conninfo_to_dict(logins["worker"])["user"]
+    channel, name = RunChannel(load(), Board()), conninfo.conninfo_to_dict(logins["worker"])["user"]
     channel.ask(lambda connection: connection.execute("select 1"))
     db.do(f"alter role {name} connection limit 1")
     with ThreadPoolExecutor(1) as pool:

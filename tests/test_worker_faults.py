@@ -6,6 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from fix_servers import wait_until
 from invariants import assert_sound
@@ -133,3 +134,33 @@ def test_an_outcome_that_postgres_refuses_for_a_moment_is_kept(stack: Stack, tmp
     stack.sql.execute("drop trigger refuse on bridge.finished")
     job = stack.wait(identity)
     assert (job["status"], job["result"], job["losses"]) == ("succeeded", "held", 0)
+
+
+def test_a_run_is_named_until_its_outcome_is_taken(stack: Stack, tmp_path: Path) -> None:
+    """Its task is over for the main process, and a server that is busy has not taken yet what became of it."""
+    stack.sql.execute("update bridge.setting set value = '1' where name = 'heartbeat'")
+    started, go = tmp_path / "started", tmp_path / "go"
+    identity = stack.enqueue("kinds.hold", str(started), str(go))
+    wait_until(started.exists, 30)
+    reported(stack, 2)  # one a second by now
+    with psycopg.connect(stack.dsn) as busy:
+        busy.execute("lock table bridge.finished in access exclusive mode")
+        go.touch()
+        wait_until(lambda: f"kinds.hold[{identity}] succeeded" in stack.processes[1].log_text(), 30, "the task to be over")
+        reported(stack, 3)
+        holding = "select i.token = any (w.holding) from bridge.inflight i join bridge.job j using (seq), bridge.worker w where j.id = %s"
+        assert stack.sql.execute(holding, (identity,)).fetchall() == [(True,)]
+    assert stack.wait(identity)["status"] == "succeeded"
+    assert stack.attempts(identity) == [(1, "succeeded")]
+    stack.sql.execute("update bridge.setting set value = '5' where name = 'heartbeat'")
+
+
+def reported(stack: Stack, times: int) -> None:
+    """Wait for so many reports of the worker."""
+    seen = set()
+
+    def enough() -> bool:
+        seen.update(stack.sql.execute("select seen_at from bridge.worker where stopped_at is null and lost_at is null").fetchall())
+        return len(seen) > times
+
+    wait_until(enough, 60, f"{times} reports")

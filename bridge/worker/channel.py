@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bridge.queries.connection import Connection
     from bridge.queries.runs import Finish
     from bridge.settings import Settings
+    from bridge.worker.board import Board
 
 __all__ = ["Channels", "RunChannel"]
 
@@ -46,8 +47,8 @@ _MOST = 16  # channels of a process, two connections each; threads and greenlets
 class RunChannel:
     """A connection for starts, one for finishes, and at most one finish whose answer is still to be read."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, board: Board) -> None:
+        self._settings, self._board = settings, board
         self._starts: Connection | None = None
         self._connection: Connection | None = None
         self._starting = threading.Lock()
@@ -84,6 +85,7 @@ class RunChannel:
         with self._lock:
             self._settle()
             self._unread, self._sent_at = finish, time.monotonic()
+            self._board.write(finish.token)
             try:
                 runs.send_finish(self._connected(), finish)
             except _OUTAGE:
@@ -119,7 +121,7 @@ class RunChannel:
         except _REFUSAL as error:
             # Not an outage: it would be refused for ever, and every task after it with it. Nobody names the run any more: it is lost.
             log.error("outcome dropped, postgres refuses it: the job runs again outcome=%s error=%s", self._unread, error)  # noqa: TRY400
-            self._unread = None
+            self._forget()
 
     def _finish_anew(self) -> bool:
         self._drop()
@@ -130,7 +132,16 @@ class RunChannel:
             log.warning(
                 "outcome kept aside, the run was superseded or is recorded already seq=%d run=%s", self._unread.seq, self._unread.run
             )
+        self._forget()
+
+    def _forget(self) -> None:
         self._unread = None
+        self._board.write(None)
+
+    @property
+    def unread(self) -> Finish | None:
+        """The finish whose answer is still to be read."""
+        return self._unread
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
@@ -149,8 +160,8 @@ class RunChannel:
 class Channels:
     """The channels of one process, made after its fork, and the thread that reads answers nobody else came to read."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, board: Board) -> None:
+        self._settings, self._board = settings, board
         self._local = threading.local()
         self._all: list[RunChannel] = []
         self._lock = threading.Lock()
@@ -167,10 +178,14 @@ class Channels:
     def _next(self) -> RunChannel:
         with self._lock:
             if len(self._all) < _MOST:
-                self._all.append(RunChannel(self._settings))
+                self._all.append(RunChannel(self._settings, self._board))
                 self._start_reader()
                 return self._all[-1]
             return self._all[next(self._turns) % _MOST]
+
+    def unanswered(self) -> set[str]:
+        """The tokens of deliveries whose outcome has no answer yet."""
+        return {finish.token for channel in list(self._all) if (finish := channel.unread) is not None}
 
     def settle(self) -> None:
         """Read every answer that is still to be read, before the process ends."""

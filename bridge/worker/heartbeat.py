@@ -127,10 +127,11 @@ class Heartbeat(threading.Thread):
     def _report(self) -> None:
         self._interval = runs.heartbeat_interval(self._connected())
         held = _held(self._consumer)
+        holding = held.keys() | self._joined.unanswered()  # in this order: an outcome is written there before its task is over here
         stops = runs.report_worker(
             self._connected(), self._joined.worker_id, name=self._worker.hostname, pid=os.getpid(),
             pool=self._worker.pool_cls.__module__.rpartition(".")[2], concurrency=self._worker.concurrency or 1,
-            queues=list(self._joined.app.amqp.queues.consume_from), holding=list(held),
+            queues=list(self._joined.app.amqp.queues.consume_from), holding=list(holding),
             software=f"bridge {bridge.__version__} celery {celery.__version__} python {platform.python_version()}", clock=datetime.now(UTC),
         )  # fmt: skip
         for token, number in stops.items() - self._stops.items():

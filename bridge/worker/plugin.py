@@ -130,6 +130,7 @@ def _on_init(sender: Any = None, **_: Any) -> None:
     joined = membership(sender.app)
     if joined is not None:
         joined.worker_id = uuid.uuid4()
+        joined.board  # noqa: B018 - made here, so that children share it
         _check_pool(sender.pool_cls)
         _hear_of_silence(sender.app, sender.pool_cls)
         name_the_plugin()

@@ -128,11 +128,15 @@ def facts_of(ours: psycopg.Connection[Any], witness: psycopg.Connection[Any], *,
         Strike(row.id, row.fault, frozenset(row.again), row.most, row.tail, row.at, row.mended_at)
         for row in _rows(witness, "select * from strike order by id")
     ]
+    attempts = _rows(ours, _ATTEMPTS)
+    started = {row.run: row.started_at for row in attempts if row.started_at is not None}
     runs = [Run(row.lab, row.run, row.slot, row.started, row.starts, row.ended, row.raised) for row in _rows(witness, _RUNS) if row.started]
+    # As rows have it: a process that was frozen before its task's first line writes that long after another run has taken its place.
+    runs.sort(key=lambda run: started.get(run.run, run.started))
     return Facts(
         asked={row.lab: row for row in _rows(witness, "select * from asked order by lab")},
         jobs=_by(_rows(ours, _JOBS), "lab"),
-        attempts=_by(_rows(ours, _ATTEMPTS), "id"),
+        attempts=_by(attempts, "id"),
         runs=_by(runs, "lab"),
         operated=_by(_rows(witness, "select * from operated order by id"), "lab"),
         effects={lab: [row.run for row in rows] for lab, rows in _by(_rows(ours, _EFFECTS), "lab").items()},
