@@ -184,7 +184,9 @@ class Life(RuleBasedStateMachine):
         delivery, run = held
         job = self.jobs[delivery.id]
         expected = self.after_failure(job, error, final=final) if job.run == run else None
-        said = json.dumps({"type": error, "message": "broken", "bases": [f"builtins.{error}", "builtins.Exception"]})
+        # In new words each time: a failure that is told again in the same words is answered as it was the first time.
+        message = f"broken {uuid.uuid4()}"
+        said = json.dumps({"type": error, "message": message, "bases": [f"builtins.{error}", "builtins.Exception"]})
         with self.unchanged(delivery.id, unless=job.run == run):
             assert self.db.one("select bridge.fail(%s, %s, %s::json, %s)", delivery.seq, run, said, final) == expected
         self.settle(delivery.id, expected)

@@ -148,7 +148,8 @@ def test_a_run_is_named_until_its_outcome_is_taken(stack: Stack, tmp_path: Path)
         go.touch()
         wait_until(lambda: f"kinds.hold[{identity}] succeeded" in stack.processes[1].log_text(), 30, "the task to be over")
         reported(stack, 3)
-        holding = "select i.token = any (w.holding) from bridge.inflight i join bridge.job j using (seq), bridge.worker w where j.id = %s"
+        holding = """select i.token = any (w.holding) from bridge.inflight i join bridge.job j using (seq)
+          join bridge.worker w on w.id = i.worker where j.id = %s"""
         assert stack.sql.execute(holding, (identity,)).fetchall() == [(True,)]
     assert stack.wait(identity)["status"] == "succeeded"
     assert stack.attempts(identity) == [(1, "succeeded")]

@@ -36,14 +36,15 @@ class _Shipment:
     under_way = False
 
 
-def _publish(publish: Callable[..., None]) -> Callable[..., None]:
-    def call(self: RedisBroker, jobs: Any) -> None:
+def _publish(publish: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: RedisBroker, jobs: Any) -> Any:
         _Shipment.under_way = True
         try:
-            publish(self, jobs)
+            unsendable = publish(self, jobs)
         finally:
             _Shipment.under_way = False
         passed("confirmed")
+        return unsendable
 
     return call
 
