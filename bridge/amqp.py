@@ -6,7 +6,6 @@ import logging
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from celery._state import get_current_task
 from kombu.exceptions import OperationalError
 
@@ -16,9 +15,10 @@ from bridge.application import membership
 from bridge.asked import asked_of_call
 from bridge.choice import OPTION
 from bridge.content import OURS, content_of, undelayed
-from bridge.errors import InvalidArgumentError, ServerError
+from bridge.errors import InvalidArgumentError
 from bridge.queries import jobs
 from bridge.queries.buffered import message_row
+from bridge.queries.connection import OUTAGE
 from bridge.worker import outcome, replacement
 from bridge.worker.follow import sent_by_tracer, takes_rows_alone
 
@@ -154,7 +154,7 @@ class RowProducer:
             return
         try:
             stands = self._enqueue(content, again=bool(options.get("retry")))
-        except (ServerError, psycopg.OperationalError) as error:
+        except OUTAGE as error:
             raise OperationalError(str(error)) from error
         if stands != content.id:
             unique.tell(headers, stands)
@@ -162,7 +162,9 @@ class RowProducer:
     def _enqueue(self, content: Content, *, again: bool) -> UUID:
         """Write the row in the caller's transaction, or by itself; the id of the job that stands for it."""
         # What follows a task is not its function's: that has returned, and a session that it left open is nobody's transaction any more.
-        target = None if sent_by_tracer() else self._joined.target()
+        if sent_by_tracer():
+            return self._commit_patiently(content)
+        target = self._joined.target()
         if target is not None:
             return target.enqueue(message_row(content), answer=unique.has_key(self._asked))
         return self._commit(content, again=again)
@@ -174,8 +176,6 @@ class RowProducer:
         harm: the message has its id, and a live job of that id is left as it is.
         """
         connections = self._joined.connections
-        if sent_by_tracer():
-            return self._commit_patiently(content)
         if again:
             return connections.ask(lambda connection: jobs.enqueue_message(connection, content))
         return jobs.enqueue_message(connections.get(), content)
@@ -194,7 +194,7 @@ class RowProducer:
                 if is_repeated and run is not None and jobs.was_made_in(connection, content.id, run.job, run.id):
                     return content.id
                 return jobs.enqueue_message(connection, content)
-            except (ServerError, psycopg.OperationalError) as error:
+            except OUTAGE as error:
                 if not is_repeated:
                     log.warning("postgres is away, what follows a task waits task=%s task_id=%s error=%s", content.task, content.id, error)
                 raise

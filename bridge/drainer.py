@@ -29,7 +29,7 @@ from bridge.job import Status
 from bridge.lookout import Lookout
 from bridge.meter import Meter
 from bridge.queries import dispatch, runs, silent
-from bridge.queries.connection import connect, is_pooled
+from bridge.queries.connection import OUTAGE, connect, is_pooled
 from bridge.records import Fields
 from bridge.vitals import Vitals
 
@@ -52,7 +52,7 @@ _REPORT_EVERY = 5.0  # seconds between two reports, and two looks for messages t
 _FAIR_SHIPMENT = 100
 _SHORTEST_PAUSE, _LONGEST_WINDOW_PAUSE = 0.01, 0.25  # seconds
 _MOST_WORDS = 1000  # characters of the reason why a job cannot be sent
-_OUTAGE = (PublishError, ServerError, psycopg.OperationalError)
+_OUTAGE = (PublishError, *OUTAGE)
 
 
 @dataclass

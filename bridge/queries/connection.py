@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
+    "OUTAGE",
     "Connection",
     "Connections",
     "connect",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+OUTAGE = (ServerError, psycopg.OperationalError)  # what is raised while Postgres is away
 Answer = TypeVar("Answer")
 
 # A statement's limit is Postgres's to tell of; only where that does not arrive, silence is an end.

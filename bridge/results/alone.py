@@ -7,15 +7,14 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from celery import states
 from celery.backends.base import BaseBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import result_from_tuple
 
-from bridge.errors import ServerError
 from bridge.job import job_id
 from bridge.queries import results
+from bridge.queries.connection import OUTAGE
 from bridge.queries.results import Scope, Value
 from bridge.results.chord import ChordJoiner
 from bridge.results.failure import original, revived
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BridgeBackend"]
 
-_OUTAGE = (ServerError, psycopg.OperationalError)
 _LONGEST_PAUSE = 5.0  # seconds between two tries to go on waiting while Postgres is away
 
 
@@ -159,7 +157,7 @@ class BridgeBackend(ChordJoiner, BaseBackend):
                     pause = 0.1
                     yield stored
                 waiting = False
-            except _OUTAGE:
+            except OUTAGE:
                 if until is not None and time.monotonic() + pause > until:
                     raise
                 time.sleep(pause)
@@ -186,7 +184,7 @@ class BridgeBackend(ChordJoiner, BaseBackend):
 
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         """Whether ``result_backend_always_retry`` may repeat what raised this."""
-        return isinstance(exc, _OUTAGE)
+        return isinstance(exc, OUTAGE)
 
 
 class _Changes:

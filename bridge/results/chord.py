@@ -13,7 +13,6 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from celery import maybe_signature, states
 from celery.app.task import Context
 from celery.exceptions import ChordError
@@ -22,9 +21,9 @@ from celery.utils.functional import _regen
 from kombu.exceptions import OperationalError
 from kombu.utils.json import loads as json_loads
 
-from bridge.errors import ServerError
 from bridge.job import job_id
 from bridge.queries import chords, results
+from bridge.queries.connection import OUTAGE
 from bridge.queries.results import Scope, Value
 from bridge.results.ends import ends
 from bridge.results.text import columns, json_text, value_of
@@ -45,7 +44,7 @@ __all__ = ["JOIN", "ChordJoiner", "register"]
 log = logging.getLogger("bridge.worker")
 
 JOIN = "bridge.join_chord"  # the sweep knows this name
-_OUTAGE = (ServerError, psycopg.OperationalError, OperationalError)
+_OUTAGE = (*OUTAGE, OperationalError)
 
 
 def register(app: Any) -> None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, TypeVar
 import psycopg
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from bridge.errors import BridgeError, ServerError
+from bridge.errors import BridgeError
 from bridge.queries import runs
-from bridge.queries.connection import connect
+from bridge.queries.connection import OUTAGE, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ __all__ = ["Channels", "RunChannel"]
 log = logging.getLogger("bridge.worker")
 
 Answer = TypeVar("Answer")
-_OUTAGE = (ServerError, psycopg.OperationalError)
 _REFUSAL = (BridgeError, psycopg.Error)
 _TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
 _UNREAD = 0.2  # seconds that an answer may wait for a next finish to read it
@@ -75,7 +74,7 @@ class RunChannel:
                 if self._starts is None or self._starts.closed:
                     self._starts = self._connect()
                 return question(self._starts)
-            except _OUTAGE:
+            except OUTAGE:
                 if self._starts is not None:
                     self._starts.close()
                 raise
@@ -88,7 +87,7 @@ class RunChannel:
             self._board.write(finish.token)
             try:
                 runs.send_finish(self._connected(), finish)
-            except _OUTAGE:
+            except OUTAGE:
                 self._settle_again()
 
     def settle(self) -> None:
@@ -111,7 +110,7 @@ class RunChannel:
 
     def _settle_again(self) -> None:
         """The answer is lost with its connection: the finish is sent again, which a finish that arrived answers with "superseded"."""
-        waiting = Retrying(retry=retry_if_exception_type(_OUTAGE), wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)
+        waiting = Retrying(retry=retry_if_exception_type(OUTAGE), wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)
         trying = Retrying(
             retry=retry_if_exception_type(_REFUSAL), stop=stop_after_attempt(_TRIES), reraise=True,
             wait=wait_random_exponential(multiplier=0.5, max=5),

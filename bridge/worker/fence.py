@@ -15,7 +15,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import psycopg
 from billiard import common
 from billiard.common import human_status
 from billiard.einfo import ExceptionInfo
@@ -26,9 +25,10 @@ from celery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate
 from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from bridge.errors import BridgeError, ServerError
+from bridge.errors import BridgeError
 from bridge.job import job_id
 from bridge.message import Delivery
+from bridge.queries.connection import OUTAGE
 from bridge.queries.results import Value
 from bridge.results.failure import noted_error
 from bridge.results.text import columns
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["Refusal", "Run", "TaskMemoryError", "fence", "fenced"]
 
 log = logging.getLogger("bridge.worker")
-
-_OUTAGE = (ServerError, psycopg.OperationalError)
 
 
 class Refusal(str):
@@ -202,7 +200,7 @@ def _start(joined: Membership, delivery: Delivery, task_id: str) -> Run | None:
     wanted = uuid4()
     try:
         identity = _ask(joined, delivery, wanted)
-    except _OUTAGE:
+    except OUTAGE:
         identity = _ask_again(joined, delivery, wanted)
     return None if identity is None else Run(delivery, identity, job_id(task_id))
 
@@ -215,8 +213,8 @@ def _ask_again(joined: Membership, delivery: Delivery, wanted: UUID) -> UUID | N
     patience = stop_after_delay(joined.settings.start_patience)
     wait = wait_random_exponential(multiplier=0.05, max=1)
     try:
-        return Retrying(retry=retry_if_exception_type(_OUTAGE), stop=patience, wait=wait, reraise=True)(_ask, joined, delivery, wanted)
-    except _OUTAGE as error:
+        return Retrying(retry=retry_if_exception_type(OUTAGE), stop=patience, wait=wait, reraise=True)(_ask, joined, delivery, wanted)
+    except OUTAGE as error:
         # Not started as far as anybody knows, so still published: once no worker reports the message, a drainer publishes it again.
         log.warning("handed back, postgres is away delivery=%s error=%s", delivery, error)
         return None

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from bridge.errors import BridgeError, ServerError
+from bridge.errors import BridgeError
 from bridge.queries import notes as queries
-from bridge.queries.connection import Connections
+from bridge.queries.connection import OUTAGE, Connections
 
 if TYPE_CHECKING:
     from bridge.application import Membership
@@ -31,7 +31,6 @@ INTERVAL = 0.5  # seconds between two writes of a run
 LINE = 8192  # characters of a line's message; what is longer is cut
 _LOOK = 0.1  # seconds between two looks at what waits
 _HALF_LINES, _HALF_BYTES = 500, 128 << 10  # of what is kept in memory until it is written: the first of it, and the last
-_OUTAGE = (ServerError, psycopg.OperationalError)
 
 
 class _Line:
@@ -141,7 +140,7 @@ class Teller(threading.Thread):
             for run in self._due():
                 try:
                     _write(self._joined, run)
-                except _OUTAGE as error:
+                except OUTAGE as error:
                     log.debug("notes of a run wait, postgres is away error=%s", error)
                     self.add(run)
 
@@ -199,7 +198,7 @@ def _tell(joined: Membership, run: Run, notes: Notes) -> None:
     elif time.monotonic() - notes.sent_at >= INTERVAL:
         try:
             _write(joined, run)
-        except _OUTAGE:
+        except OUTAGE:
             joined.teller.add(run)
     elif isinstance(joined.connections, Connections):
         joined.teller.add(run)  # else a test's transaction, which belongs to one thread: the end of the run writes
@@ -220,7 +219,7 @@ def _write(joined: Membership, run: Run) -> None:
         try:
             asked = (run.delivery.seq, run.id, progress, lines.text())
             notes.superseded = not joined.channels.get().ask(lambda connection: queries.note(connection, *asked))
-        except _OUTAGE:
+        except OUTAGE:
             notes.put_back(progress, lines)
             raise
         except (BridgeError, psycopg.Error) as error:

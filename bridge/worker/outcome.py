@@ -7,14 +7,14 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psycopg
 from celery.exceptions import NotRegistered, Reject
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
-from bridge.errors import CompletingError, PermanentError, ServerError
+from bridge.errors import CompletingError, PermanentError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
 from bridge.queries import completion, jobs, runs
+from bridge.queries.connection import OUTAGE
 from bridge.results.text import json_text
 from bridge.worker import notes
 
@@ -94,7 +94,7 @@ def ignores_result(task: Any, request: Any) -> bool:
 
 def patiently(write: Callable[[], Written]) -> Written:
     """Repeat a write until Postgres takes it: seconds of outage must not cost a finished run."""
-    again = retry_if_exception_type((ServerError, psycopg.OperationalError))
+    again = retry_if_exception_type(OUTAGE)
     return Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(write)
 
 
@@ -196,7 +196,7 @@ def _from_outside(write: Callable[[], str | None]) -> Status | None:
 
 def insist(ask: Callable[[], Written]) -> Written:
     """Repeat it until that transaction has ended, in a thread. Should this process end before, the sweep does the rest."""
-    again = retry_if_exception_type((CompletingError, ServerError, psycopg.OperationalError))
+    again = retry_if_exception_type((CompletingError, *OUTAGE))
     return Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(ask)
 
 
