@@ -238,13 +238,8 @@ create or replace function bridge.count_recent(p_now timestamptz) returns intege
   --
   -- Returns  how many
   -- Locks    waits 10 ms for a bucket
-declare
-  v_count integer := 0;
 begin
-  if exists (select from bridge.job_limit l where l.changed_at > p_now - interval '1 minute') then
-    select sum(bridge.count_running(l.id)) into v_count from bridge.job_limit l where l.changed_at > p_now - interval '1 minute';
-  end if;
-  return v_count;
+  return (select coalesce(sum(bridge.count_running(l.id)), 0)::integer from bridge.job_limit l where l.changed_at > p_now - interval '1 minute');
 exception when lock_not_available then
   return 0;
 end

@@ -69,13 +69,13 @@ class RabbitBroker(PortableBroker):
         self._confirms.returned.clear()
         nowhere: set[int] = set()
         for job, envelope in made:
-            if not self._leads_somewhere(job, envelope):
+            if not self._try_to_send(job, envelope):
                 nowhere.add(job.seq)
         self._wait()
         nowhere |= self._confirms.returned
         return [one for one in made if one[0].seq in nowhere]
 
-    def _leads_somewhere(self, job: Claimed, envelope: Envelope) -> bool:
+    def _try_to_send(self, job: Claimed, envelope: Envelope) -> bool:
         """Send one message; False where it has no way to go. What AMQP has no form for is noted, before a byte of it is sent."""
         try:
             if not self.topology.leads_somewhere(*envelope.route, envelope.declare):

@@ -132,9 +132,8 @@ def translated() -> Iterator[None]:
     """Raise our own exceptions for SQLSTATEs of class JB and for values that Postgres cannot take.
 
     Raises:
-        BridgeError: as the SQL function said it.
+        BridgeError: as the SQL function said it; also for a document that is nested too deep for Python to write or read.
         InvalidArgumentError: a value is of another type than its argument, or out of its range.
-        BridgeError: also for a document that is nested too deep for Python to write or read.
         ServerError: the database went away.
     """
     try:

@@ -38,8 +38,7 @@ Answer = TypeVar("Answer")
 _REFUSAL = (BridgeError, psycopg.Error)
 _TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
 _UNREAD = 0.2  # seconds that an answer may wait for a next finish to read it
-# Seconds of silence until a finish is sent again: before two heartbeats are over, in which the worker names its run no more.
-_ANSWERED = 5.0
+_ANSWERED = 5.0  # seconds of silence until a finish is sent again
 _MOST = 16  # channels of a process, two connections each; threads and greenlets beyond that share them, each for a statement at a time
 
 

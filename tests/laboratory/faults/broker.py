@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from abc import abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.error import HTTPError
@@ -39,9 +40,9 @@ class RedisFault(Fault):
             self.do(connection)
         return Cost()
 
+    @abstractmethod
     def do(self, connection: redis.Redis) -> None:
         """What happens."""
-        raise NotImplementedError
 
 
 @fault
@@ -161,9 +162,9 @@ class RabbitFault(Fault):
         world.say(f"{self.name}: {self.do(server_of(world))}")
         return Cost()
 
+    @abstractmethod
     def do(self, server: RabbitServer) -> str:
         """What happens."""
-        raise NotImplementedError
 
 
 def server_of(world: World) -> RabbitServer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from abc import abstractmethod
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,9 +19,18 @@ from laboratory.faults import Cost, Fault, fault
 from laboratory.world import EXTRAS, Needs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from laboratory.world import World
+
+
+@contextmanager
+def _waited_for() -> Iterator[None]:
+    """What does not come in time fails a test; in a run of the laboratory it is an outage, which may be another fault's."""
+    try:
+        yield
+    except pytest.fail.Exception as error:
+        raise ServerError(str(error)) from error
 
 
 class Standbys:
@@ -39,10 +50,8 @@ class Standbys:
     def start(self) -> None:
         """Have the standby follow, and commits wait for it where it is a synchronous one."""
         self.pair.standby.start()
-        try:
+        with _waited_for():
             self.pair.replicate(synchronous=self._world.needs.standby == "sync")
-        except pytest.fail.Exception as error:
-            raise ServerError(str(error)) from error
 
     def promote(self) -> None:
         """Make the standby the primary of the world, whose old one has been killed."""
@@ -106,13 +115,13 @@ class Failover(Fault):
             del self.steps[1]
         return self.cost(world)
 
+    @abstractmethod
     def begin(self, world: World) -> None:
         """What comes first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cost(self, world: World) -> Cost:
         """What it may cost."""
-        raise NotImplementedError
 
     def mend(self, world: World) -> None:
         while getattr(self, "steps", []):
@@ -165,10 +174,8 @@ class FailoverAsynchronous(Failover):
     hold: ClassVar[tuple[float, float]] = (0.0, 4.0)
 
     def begin(self, world: World) -> None:
-        try:
+        with _waited_for():
             of(world).pair.cut()
-        except pytest.fail.Exception as error:
-            raise ServerError(str(error)) from error
 
     def cost(self, world: World) -> Cost:
         return Cost({slot.name for slot in world.of("worker")}, loses_tail=True)
