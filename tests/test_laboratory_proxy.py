@@ -125,6 +125,17 @@ def test_what_was_half_open_is_never_told(proxy: Proxy, echo: Echo) -> None:
     assert proxy.dropped == 3
 
 
+def test_connections_whose_clients_left_untold_are_known(proxy: Proxy, echo: Echo) -> None:
+    gone, here = connected(proxy), connected(proxy)
+    proxy.forget()
+    assert proxy.forsaken == set(), "its client still has it"
+    gone.close()
+    wait_until(lambda: len(proxy.forsaken) == 1)
+    assert echo.ended == 0
+    assert proxy.connections == 2
+    here.close()
+
+
 def test_one_direction_can_be_lost(proxy: Proxy) -> None:
     with connected(proxy) as client:
         proxy.drop("answers")

@@ -208,6 +208,15 @@ class Proxy:
         """How many connections there are, dead ones among them."""
         return len(self._links)
 
+    @property
+    def forsaken(self) -> set[int]:
+        """Ports from which it holds connections to its server whose clients have gone, and the server is never told.
+
+        Behind a real network nothing answers the server's probes, and it lets go of them (`tcp_keepalives_idle`); here a kernel does.
+        """
+        left = [link.ways[1].source for link in list(self._links) if link.dead and link.ways[0].ended]
+        return {side.getsockname()[1] for side in left if side.family == socket.AF_INET and side.fileno() >= 0}
+
     # In the thread that moves bytes.
 
     def _order(self, act: Callable[[], object]) -> None:

@@ -34,7 +34,7 @@ left join pg_inherits i on i.inhrelid = c.oid left join pg_class p on p.oid = i.
 where c.relnamespace = 'bridge'::regnamespace and c.relkind = 'r' group by 1 having sum(pg_total_relation_size(c.oid)) > 100000"""
 _CONNECTIONS = """
 select coalesce(nullif(application_name, ''), 'tasks'), count(*) from pg_stat_activity
-where backend_type = 'client backend' and pid <> pg_backend_pid() group by 1"""
+where backend_type = 'client backend' and pid <> pg_backend_pid() and not coalesce(client_port = any (%s), false) group by 1"""
 _FINISHED = "select count(*) from bridge.finished"
 
 
@@ -66,9 +66,10 @@ class Sample:
     Attributes:
         at: seconds since the beginning.
         asked, finished: jobs so far.
-        places, ages, tables, connections: by name; ages are seconds of the oldest.
+        places, ages, tables: by name; ages are seconds of the oldest.
+        connections: to Postgres, by name, but for those whose clients have gone behind a proxy that does not tell.
         messages: in the broker.
-        clients: connections to the broker.
+        clients: connections to the broker, with the same exception.
     """
 
     at: float
@@ -109,12 +110,18 @@ def take(world: World, at: float) -> Sample:
     with suppress(*BROKEN), world.sql() as connection:
         connection.execute("set statement_timeout = '3s'")
         ask = lambda query: dict(connection.execute(query).fetchall())  # noqa: E731
-        found |= {"places": ask(_PLACES), "tables": ask(_TABLES), "connections": ask(_CONNECTIONS)}
+        found |= {"places": ask(_PLACES), "tables": ask(_TABLES)}
+        found["connections"] = dict(connection.execute(_CONNECTIONS, (forsaken(world, "postgres"),)).fetchall())
         found["ages"] = {name: age for name, age in ask(_AGES).items() if age is not None}
         found["finished"] = connection.execute(_FINISHED).fetchone()[0]  # type: ignore[index]
     with suppress(*BROKEN):
-        found |= {"messages": world.messages(), "clients": clients(world)}
+        found |= {"messages": world.messages(), "clients": clients(world) - len(forsaken(world, "broker"))}
     return Sample(round(at, 1), processes=list(processes(world)), **found)
+
+
+def forsaken(world: World, server: str) -> list[int]:
+    """The ports from which proxies hold connections that nobody uses any more; see `Proxy.forsaken`."""
+    return [port for proxy in world.links(None, server) for port in proxy.forsaken]
 
 
 def clients(world: World) -> int:
