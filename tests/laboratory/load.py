@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 600  # live jobs at which the load waits
 LOOK = 2.0  # seconds between two looks at it
+PATIENCE = 100  # times that an operator asks: a queue that stayed paused would hold the whole load up
 log = logging.getLogger("laboratory.load")
 
 KINDS: dict[str, tuple[int, Callable[[Load], None]]] = {}  # by name: weight and what makes it
@@ -278,13 +279,15 @@ def cancelled(load: Load) -> None:
 
 @kind(1)
 def paused(load: Load) -> None:
-    """An operator pauses a queue for a moment; when he dies meanwhile, the runner resumes it at the end."""
+    """An operator pauses a queue for a moment and resumes it, however often he must ask; when he dies, the runner does at the end."""
     queue = load.queue()
     with suppress(BridgeError, *UNKNOWN):
         bridge.pause(queue)
-    time.sleep(0.3)
-    with suppress(BridgeError, *UNKNOWN):
-        bridge.resume(queue)
+    for _ in range(PATIENCE):
+        time.sleep(0.3)
+        with suppress(*UNKNOWN):
+            bridge.resume(queue)
+            return
 
 
 @kind(1)
