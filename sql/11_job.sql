@@ -218,7 +218,7 @@ begin
 end
 $$;
 
-create or replace function bridge.is_paused(p_queue text) returns boolean language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function bridge.is_paused(p_queue text) returns boolean language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   -- Whether nothing of a queue may be claimed, because it or everything is paused.
   begin atomic
     select exists (select from bridge.paused p where ((p.kind = 'queue' and p.name = p_queue) or p.kind = 'everything') and p.admit = 0);

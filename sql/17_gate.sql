@@ -128,7 +128,7 @@ begin
 end
 $$;
 
-create or replace function bridge.tell_waiting(p_buckets bigint[]) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+create or replace function bridge.tell_waiting(p_buckets bigint[]) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Wake a drainer when lanes wait for one of these buckets.
 declare
   v_queue text;

@@ -24,7 +24,7 @@ end
 $$;
 
 create or replace function bridge.lane_of(p_seq bigint) returns bridge.lane language plpgsql volatile set search_path = pg_catalog, pg_temp
-  set enable_seqscan = off as $$
+  set enable_seqscan = off set jit = off as $$
   -- What a job must wait for at the gate. A job that nothing is about costs one probe of a table with one row.
   --
   -- Returns  a lane without number and turn; its buckets are null when nothing holds the job
@@ -57,7 +57,7 @@ end
 $$;
 
 create or replace function bridge.hold(p_lane bridge.lane, p_seq bigint, p_size integer, p_token uuid, p_pos bigint default null) returns void
-  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Put a job into its lane.
   --
   --   p_lane  as bridge.lane_of gives it
@@ -255,7 +255,7 @@ begin
 end
 $$;
 
-create or replace function bridge.look_again(p_limit integer) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+create or replace function bridge.look_again(p_limit integer) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The numbers of a limit have changed: have the next claim look whether its buckets have room.
 declare
   v_queue text;

@@ -112,7 +112,7 @@ begin
 end
 $$;
 
-create or replace function bridge.sweep_permits() returns integer language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+create or replace function bridge.sweep_permits() returns integer language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Take away permits that belong to no run, and turns that belong to no job, though nobody freed them: somebody has deleted rows by hand.
   -- And have all of them counted anew.
   --
@@ -130,7 +130,7 @@ end
 $$;
 
 create or replace function bridge.relane(p_lanes bigint[], p_count integer) returns void language plpgsql set search_path = pg_catalog, pg_temp
-  set enable_seqscan = off as $$
+  set enable_seqscan = off set jit = off as $$
   -- Look again at the first jobs of lanes that were made before the limits changed: each goes to the lane that it belongs to now, or to
   -- ready, and keeps its place in the order of arrival.
   --
@@ -156,7 +156,7 @@ end
 $$;
 
 create or replace function bridge.lock_buckets(p_lanes bigint[], p_now timestamptz) returns bigint[] language plpgsql set search_path = pg_catalog, pg_temp
-  set enable_seqscan = off as $$
+  set enable_seqscan = off set jit = off as $$
   -- Lock the buckets of these lanes as far as nobody else has them, and count their room. A bucket is made by the first claim that needs
   -- it; one claim at a time does that, because two could wait for each other.
 declare
@@ -262,7 +262,7 @@ end
 $$;
 
 create or replace function bridge.claim_lanes(p_queue text, p_rank smallint, p_count integer, p_bytes bigint, p_drainer uuid, p_shipment uuid,
-    p_now timestamptz, inout seqs bigint[], inout bytes bigint) language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+    p_now timestamptz, inout seqs bigint[], inout bytes bigint) language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Claim held jobs of one queue and rank, in turns of its open lanes.
   --
   --   seqs, bytes  what the claim has already; these are added
@@ -296,7 +296,7 @@ end
 $$;
 
 create or replace function bridge.claim_held(p_queue text, p_limit integer, p_bytes bigint, p_drainer uuid, p_shipment uuid,
-    out seqs bigint[], out bytes bigint) language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+    out seqs bigint[], out bytes bigint) language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Claim jobs of one queue that the gate holds and has room for, the most urgent first. Among equally urgent ones, held jobs and those
   -- in ready get half each, and what the others leave.
 declare
@@ -332,7 +332,7 @@ end
 $$;
 
 create or replace function bridge.pass_gate(p_queue text, p_limit integer, out version bigint, out passed bigint[]) language plpgsql
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Look at the ready jobs of a queue that came before the limits changed, as far as a claim would take them: those that one is about are
   -- put aside, in pages, until the first p_limit are free to go.
   --
@@ -366,6 +366,6 @@ begin
 end
 $$;
 
-create or replace function bridge.next_look() returns double precision language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function bridge.next_look() returns double precision language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   -- How many seconds a drainer may sleep before a token of a rate comes that somebody waits for; null when it need not wake.
   return (select extract(epoch from b.due_at - now()) from bridge.bucket b where b.due_at > now() order by b.due_at limit 1);

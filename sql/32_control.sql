@@ -81,7 +81,7 @@ begin
 end
 $$;
 
-create or replace function bridge.hold_places(p_ids uuid[]) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function bridge.hold_places(p_ids uuid[]) returns void language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   set enable_bitmapscan = off as $$
   -- Before something is done to many jobs: lock the rows of their places, of those that do not run, in the one order in which that is done:
   -- place by place in the direction in which jobs move, in each the first made first. What follows waits for nobody whom it could hold up.
@@ -161,7 +161,7 @@ end
 $$;
 
 create or replace function bridge.cancel_one(p_id uuid, p_terminate boolean, p_signal text, p_patient boolean) returns text language plpgsql
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Cancel one of many: its end must not keep the others from theirs.
   --
   --   p_patient  wait for a transaction that is completing its run, 2 s at most

@@ -69,7 +69,7 @@ end
 $$;
 
 create or replace function bridge.take_revoke(p_id uuid, p_headers json, p_now timestamptz) returns boolean language plpgsql
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Whether a job that comes now was revoked before: by its id, which is forgotten with that, or by a stamp.
 begin
   -- The setting is read only where there is something to forget: every call asks this.

@@ -54,7 +54,7 @@ begin
 end
 $$;
 
-create or replace function bridge.ended_runs(p_limit integer) returns bigint[] language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function bridge.ended_runs(p_limit integer) returns bigint[] language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   set enable_bitmapscan = off as $$
   -- Open runs whose jobs have ended, of those that are looked at: the oldest, because jobs end about in their order, and others from a
   -- place by chance. Where very many wait for workers, a tick looks at few of them, and at each after a while.
@@ -112,7 +112,7 @@ end
 $$;
 
 create or replace function bridge.hold_open_runs(p_schedule text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp
-  set enable_seqscan = off as $$
+  set enable_seqscan = off set jit = off as $$
   -- Before a tick cancels what a schedule has made and has not ended: whether nobody else has it in hand.
   --
   -- Locks    the rows of their places, place by place as bridge.hold_places (skip locked)

@@ -170,7 +170,7 @@ end
 $$;
 
 create or replace function bridge.is_in_other_hands(p_seq bigint) returns boolean language plpgsql set search_path = pg_catalog, pg_temp
-  set enable_seqscan = off as $$
+  set enable_seqscan = off set jit = off as $$
   -- For the sweep: whether a transaction has the row of a job in flight, so that it is to be passed over. Else the row is locked.
 begin
   perform from bridge.inflight i where i.seq = p_seq for update skip locked;

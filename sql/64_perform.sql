@@ -131,7 +131,7 @@ begin
 end
 $$;
 
-create or replace function bridge.calls_wait() returns boolean language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+create or replace function bridge.calls_wait() returns boolean language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   -- Whether a drainer should perform calls: one is due, and where pg_cron ticks it has not taken it within 5 s.
   begin atomic
     select not bridge.is_paused('bridge.calls') and (

@@ -36,7 +36,7 @@ end
 $$;
 
 create or replace function bridge.old_runs(p_schedule text, p_before timestamptz, p_limit integer) returns bigint[] language plpgsql stable
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- The ended runs of a schedule from before a moment, the oldest first, without its last 20: what is due once a month or a year keeps its
   -- last runs. Nothing but its age keeps a run of a schedule that was removed.
   --
@@ -73,7 +73,7 @@ create or replace function bridge.logged_schedules() returns setof text language
   end;
 
 create or replace function bridge.forget_runs(p_before timestamptz, p_dry_run boolean, p_limit integer default 100000) returns integer
-  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+  language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Forget ended runs from before a moment, but the last 20 of each schedule that there is. What goes is added up first: statistics stay
   -- what they are.
   --

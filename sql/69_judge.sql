@@ -128,7 +128,7 @@ end
 $$;
 
 create or replace function bridge.check_alerts(p_now timestamptz default clock_timestamp(), p_ticked_at timestamptz default null) returns jsonb
-  language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
   -- Look at all alert rules: the tick does every alert_interval, and by hand it does no harm.
   --
   --   p_now        see bridge.check_now

@@ -69,7 +69,7 @@ end
 $$;
 
 create or replace function bridge.metric_growth(p_name text, p_labels jsonb, p_since timestamptz)
-  returns table (at timestamptz, labels jsonb, grown double precision) language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  returns table (at timestamptz, labels jsonb, grown double precision) language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   -- By how much each series of a counter has grown since the snapshot before; one that was not there yet, from nothing.
   --
   -- Index  metric_snapshot_name
@@ -81,7 +81,7 @@ create or replace function bridge.metric_growth(p_name text, p_labels jsonb, p_s
 
 create or replace function bridge.metric_rate(name text, labels jsonb default '{}', past interval default '1 day',
     p_now timestamptz default clock_timestamp())
-  returns table (at timestamptz, per_minute double precision) language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  returns table (at timestamptz, per_minute double precision) language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
   -- The rate of a counter over a while, a row a snapshot: by how much its series with these labels have grown a minute since the one before.
   --
   --   name    of the counter, as bridge.metrics() has it

@@ -166,6 +166,30 @@ def test_a_hot_function_reads_by_its_index(inside: Session, call: str) -> None:
     assert [scan for scan in big_scans(text) if "One-Time" not in scan] == []
 
 
+EVERY_SECOND = {
+    "calls": "select bridge.calls_wait()",
+    "queues": "select bridge.ready_queues()",
+    "next look": "select bridge.next_look()",
+    "tick": "select bridge.tick('drainer', p_now => now() + interval '1 second')",
+    "bundles": "select bridge.bundles('queue2')",
+    "suspects": "select * from bridge.suspects()",
+    "look": "select bridge.may_look()",
+    "alerts": "select * from bridge.watch_alerts()",
+}
+
+
+@pytest.mark.parametrize("name", EVERY_SECOND)
+def test_what_a_drainer_asks_all_the_time_is_not_compiled(inside: Session, name: str) -> None:
+    """A forbidden scan of a table of one row costs so much that Postgres compiles its plan: some 70 ms of CPU a call, instead of one."""
+    text = plans_of(inside, EVERY_SECOND[name])
+    assert "JIT:" not in text, text
+
+
+def test_a_function_that_forbids_scans_has_nothing_compiled(db: Session) -> None:
+    forbids = "select proname from pg_proc where pronamespace = 'bridge'::regnamespace and 'enable_seqscan=off' = any(proconfig)"
+    assert db.rows(f"{forbids} and not 'jit=off' = any(proconfig) order by 1") == []
+
+
 def test_a_line_is_added_to_a_log_and_an_end_is_told_by_their_indexes(inside: Session) -> None:
     with inside.connection.transaction(force_rollback=True):
         inside.do(
