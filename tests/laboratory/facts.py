@@ -32,6 +32,10 @@ select lab, task_id, run::text, min(slot) as slot, min(at) filter (where event =
 from event group by lab, task_id, run order by started"""
 
 _EFFECTS = "select lab, run::text from effect"
+# What lives, and what those that have ended are still to bring: the body of a chord, and what the sweep lets go or makes for them.
+_UNENDED = """
+select (select count(*) from bridge.job) + (select count(*) from bridge.second_look)
+  + (select count(*) from bridge.chord c where bridge.is_chord_complete(c.id))"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,12 @@ def facts_of(ours: psycopg.Connection[Any], witness: psycopg.Connection[Any], *,
         slack=slack,
         broken_rules=broken_rules(ours),
     )
+
+
+def unended(connection: psycopg.Connection[Any]) -> int:
+    """How much is still to end, jobs that are to be made of what has ended already among it."""
+    row = connection.execute(_UNENDED.encode()).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _rows(connection: psycopg.Connection[Any], query: str) -> list[Any]:

@@ -37,7 +37,6 @@ HAVING = {
     "disk": Needs(disk=True),
 }
 OFTEN = 0.4  # of the strikes are of what the world has beside the usual
-LIVE = "select count(*) from bridge.job"
 
 
 @dataclass(frozen=True)
@@ -299,8 +298,7 @@ def _forgotten(known: facts.Facts) -> dict[str, int]:
 
 def _live(world: World) -> int | None:
     with suppress(*BROKEN), world.sql() as connection:
-        row = connection.execute(LIVE).fetchone()
-        return row[0] if row else None
+        return facts.unended(connection)
     return None
 
 
