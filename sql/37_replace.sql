@@ -80,6 +80,7 @@ begin
   perform bridge.note_attempt(v_row, 'retried', null, clock_timestamp(), 'it replaced itself by other tasks');
   update bridge.job j set expires_at = null where j.seq = p_seq;  -- it has begun in time; the task that comes has an expiry of its own
   insert into bridge.blocked (seq, run_at) values (p_seq, clock_timestamp());
+  insert into bridge.replaced (seq, since) values (p_seq, clock_timestamp()) on conflict (seq) do nothing;  -- a failover may have forgotten it
   return true;
 end
 $$;

@@ -119,6 +119,14 @@ def test_the_mark_of_a_job_that_ended_all_the_same_is_forgotten(db: Session, rep
     assert db.one("select count(*) from bridge.replaced") == 0
 
 
+def test_a_job_whose_mark_a_failover_has_forgotten_still_waits_for_the_last_task(db: Session, replaced: Any) -> None:
+    identity, claim, run = replaced
+    db.do("delete from bridge.replaced")
+    assert step_aside(db, claim, run)
+    assert db.one(COMES, identity)
+    assert shown(db, identity) == ("the.last", "queued", [(1, "retried")])
+
+
 def test_a_job_whose_replacement_does_not_come_is_stuck(db: Session, replaced: Any) -> None:
     identity, claim, run = replaced
     step_aside(db, claim, run)
