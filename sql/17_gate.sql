@@ -22,7 +22,7 @@ begin
       burst       integer,                   -- … and as many more after a rest
       pace        double precision,          -- rate, by the second
       fair        boolean not null,          -- keys take turns, and nothing else
-      changed_at  timestamptz not null,
+      changed_at  timestamptz not null,      -- infinity until a tick has seen it: who changed it may have committed much later
       constraint job_limit_has_one_name unique (owner, name)
     );
 

@@ -186,7 +186,7 @@ begin
   end if;
   if v_old.id is not null and array[v_old.queue, v_old.task, v_old.key] = v_is_about then
     update bridge.job_limit l set concurrency = p_limit.concurrency, rate = p_limit.rate, per = p_limit.per, burst = p_limit.burst,
-      pace = p_limit.pace, fair = p_limit.fair, changed_at = clock_timestamp()
+      pace = p_limit.pace, fair = p_limit.fair, changed_at = 'infinity'
     where l.id = v_old.id;
     perform bridge.count_running(v_old.id);
     perform bridge.look_again(v_old.id);
@@ -196,7 +196,7 @@ begin
   delete from bridge.job_limit l where l.id = v_old.id;
   insert into bridge.job_limit (name, owner, queue, task, queue_like, task_like, key, concurrency, rate, per, burst, pace, fair, changed_at)
   values (p_limit.name, p_limit.owner, p_limit.queue, p_limit.task, bridge.as_like(p_limit.queue), bridge.as_like(p_limit.task), p_limit.key,
-    p_limit.concurrency, p_limit.rate, p_limit.per, p_limit.burst, p_limit.pace, p_limit.fair, clock_timestamp())
+    p_limit.concurrency, p_limit.rate, p_limit.per, p_limit.burst, p_limit.pace, p_limit.fair, 'infinity')
   returning id into v_new;
   perform bridge.turn_gate(v_old.id);
   perform bridge.count_running(v_new);
@@ -233,12 +233,14 @@ $$;
 
 create or replace function bridge.count_recent(p_now timestamptz) returns integer language plpgsql set search_path = pg_catalog, pg_temp
   set lock_timeout = '10ms' as $$
-  -- What claims had in hand while a limit of the last minute came. For the tick: while a transaction that is still open changes those
-  -- limits, nothing is counted; what changes one counts itself.
+  -- What claims had in hand while a limit came, or took while its transaction was open, which did not know it: within a minute of the first
+  -- tick that sees it. While a transaction that is still open changes those limits, nothing is counted; what changes one counts itself.
   --
   -- Returns  how many
-  -- Locks    waits 10 ms for a bucket
+  -- Locks    limits that are new (skip locked); waits 10 ms for a bucket
 begin
+  update bridge.job_limit l set changed_at = p_now
+  where l.id = any (array (select o.id from bridge.job_limit o where o.changed_at = 'infinity' for update skip locked));
   return (select coalesce(sum(bridge.count_running(l.id)), 0)::integer from bridge.job_limit l where l.changed_at > p_now - interval '1 minute');
 exception when lock_not_available then
   return 0;

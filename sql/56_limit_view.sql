@@ -23,7 +23,7 @@ $view$);
 
 select bridge.define_view('limits', $view$
   select l.name, l.queue, l.task, l.key, l.concurrency, l.rate, l.per, l.burst, l.fair, coalesce(k.keys, 0) as keys, coalesce(k.in_use, 0) as in_use,
-    coalesce(k.waiting, 0) as waiting, k.waiting_since, l.changed_at
+    coalesce(k.waiting, 0) as waiting, k.waiting_since, least(l.changed_at, clock_timestamp()) as changed_at
   from bridge.job_limit l
   left join (
     select k.name, count(*) as keys, sum(k.in_use)::bigint as in_use, sum(k.waiting)::bigint as waiting, min(k.waiting_since) as waiting_since

@@ -153,6 +153,16 @@ def test_a_limit_holds_what_is_ready_already_and_counts_what_is_in_flight(db: Se
     assert db.claim() == []
 
 
+def test_a_limit_counts_what_was_claimed_while_its_transaction_was_open_for_long(db: Session, other: Session) -> None:
+    many(db, 3)
+    with other.connection.transaction():
+        set_limit(other, concurrency=1)
+        db.mark(db.claim(limit=1))
+    assert db.one("select isfinite(changed_at) from bridge.limits")
+    assert db.tick(by="10 minutes")["counted"] == 1
+    assert db.claim() == []
+
+
 def test_a_limit_that_is_removed_lets_everything_go_in_the_order_of_arrival(db: Session) -> None:
     set_limit(db, key="args.0", concurrency=0)
     ids = [db.enqueue(args=[number % 3]) for number in range(9)]
