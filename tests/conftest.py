@@ -1,5 +1,11 @@
 """What every test may ask for; the servers are in fix_servers.py."""
 
+import signal
+
+# A shell's background job ignores Ctrl-C, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 pytest_plugins = [
     "fix_folders",
     "fix_servers",
