@@ -109,6 +109,13 @@ def _tables(samples: Sequence[Sample]) -> Lines:
     return {name: found[name] for name in largest}
 
 
+_OF_CHILDREN = (
+    "Memory stays flat but for pool children. They grow by what Celery itself keeps of each task that raises, on Python 3.11 about",
+    "180 KiB: 600 failing tasks of an application without the bridge grew one from 13 to 119 MiB, and `worker_max_memory_per_child`",
+    "is Celery's answer to it. A child of a long run may grow by that for each of its runs that raised; more would be a sin.",
+)
+
+
 def page(report: Report, samples: Sequence[Sample], pictures: Sequence[tuple[str, str]], where: str) -> str:
     """The page of the documentation.
 
@@ -137,6 +144,8 @@ def page(report: Report, samples: Sequence[Sample], pictures: Sequence[tuple[str
         "| process | longest lives | private memory, first and last quarter of a life | handles |",
         "|---|---|---|---|",
         *(_row(kind, those) for kind, those in sorted(judged(samples).items())),
+        "",
+        *_OF_CHILDREN,
         "",
     ]
     for name, title in pictures:
