@@ -171,7 +171,6 @@ EVERY_SECOND = {
     "queues": "select bridge.ready_queues()",
     "next look": "select bridge.next_look()",
     "tick": "select bridge.tick('drainer', p_now => now() + interval '1 second')",
-    "bundles": "select bridge.bundles('queue2')",
     "suspects": "select * from bridge.suspects()",
     "look": "select bridge.may_look()",
     "alerts": "select * from bridge.watch_alerts()",
