@@ -109,9 +109,8 @@ def take(world: World, at: float) -> Sample:
     found: dict[str, Any] = {"asked": world.ledger.one("select count(*) from asked")}
     with suppress(*BROKEN), world.sql() as connection:
         connection.execute("set statement_timeout = '3s'")
-        ask = lambda query: dict(connection.execute(query).fetchall())  # noqa: E731
-        found |= {"places": ask(_PLACES), "tables": ask(_TABLES)}
-        found["connections"] = dict(connection.execute(_CONNECTIONS, (forsaken(world, "postgres"),)).fetchall())
+        ask = lambda query, *values: dict(connection.execute(query, values).fetchall())  # noqa: E731
+        found |= {"places": ask(_PLACES), "tables": ask(_TABLES), "connections": ask(_CONNECTIONS, forsaken(world, "postgres"))}
         found["ages"] = {name: age for name, age in ask(_AGES).items() if age is not None}
         found["finished"] = connection.execute(_FINISHED).fetchone()[0]  # type: ignore[index]
     with suppress(*BROKEN):

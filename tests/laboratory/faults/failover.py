@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from abc import abstractmethod
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,7 +22,6 @@ from laboratory.world import EXTRAS, Needs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bridge.local.postgres import PostgresServer
     from laboratory.world import World
 
 
@@ -33,13 +32,6 @@ def _waited_for() -> Iterator[None]:
         yield
     except pytest.fail.Exception as error:
         raise ServerError(str(error)) from error
-
-
-def _answers(server: PostgresServer) -> bool:
-    with suppress(psycopg.OperationalError):
-        psycopg.connect(server.dsn, connect_timeout=5).close()
-        return True
-    return False
 
 
 class Standbys:
@@ -184,7 +176,7 @@ class FailoverAsynchronous(Failover):
 
     def begin(self, world: World) -> None:
         with _waited_for():
-            wait_until(lambda: _answers(world.postgres), 30, "the primary to be back from what else has struck it")
+            wait_until(world.postgres._answers, 30, "the primary to be back from what else has struck it")
             of(world).pair.cut()
 
     def cost(self, world: World) -> Cost:
