@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from bridge.notes import checkpoint, log, logs, progress, save_checkpoint
     from bridge.policies import remove_retry, retry_policies, set_retry
-    from bridge.queues import drain, pause, pauses, resume, set_window
+    from bridge.queues import drain, pause, pauses, resume, set_bundle, set_window
     from bridge.retention import cleanup, cleanups, create_archive, remove_retention, retentions, set_archive, set_retention, upkeep
     from bridge.roles import allow_task, disallow_task, rights, task_rules
     from bridge.schedule_log import schedule_history, schedule_stats, slow_schedules, too_often_schedules
@@ -133,6 +133,7 @@ __all__ = [
     "set_alert",
     "set_archive",
     "set_breaker",
+    "set_bundle",
     "set_channel",
     "set_limit",
     "set_notifier",
@@ -191,7 +192,7 @@ _HOMES = {
     **dict.fromkeys(["remove_retry", "retry_policies", "set_retry"], "bridge.policies"),
     **dict.fromkeys(["move", "move_jobs", "reschedule", "reschedule_jobs", "set_priority", "set_priority_jobs"], "bridge.changes"),
     **dict.fromkeys(["breakers", "remove_breaker", "reset_breaker", "set_breaker"], "bridge.circuit"),
-    **dict.fromkeys(["drain", "pause", "pauses", "resume", "set_window"], "bridge.queues"),
+    **dict.fromkeys(["drain", "pause", "pauses", "resume", "set_bundle", "set_window"], "bridge.queues"),
     **dict.fromkeys(
         ["cleanup", "cleanups", "create_archive", "remove_retention", "retentions", "set_archive", "set_retention", "upkeep"],
         "bridge.retention",

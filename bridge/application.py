@@ -33,12 +33,13 @@ _WRAPPERS = {"celery.map", "celery.starmap"}
 class Membership:
     """What the bridge keeps with an application that has joined.
 
-    The worker id is made before the pool forks, so that children carry their main process's.
+    The worker id is made before the pool forks, so that children carry their main process's. The soft limit is that of the whole worker.
     """
 
     app: Any
     patterns: Patterns = field(default_factory=Patterns)
     worker_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    soft_limit: float | None = None
     _channels: tuple[int, Channels] | None = None
     _teller: tuple[int, Teller] | None = None
 
@@ -61,7 +62,7 @@ class Membership:
 
     def unanswered(self) -> set[str]:
         """The tokens of deliveries whose outcome a process of this worker has sent, and has no answer to yet."""
-        return self.board.read() | self.channels.unanswered()
+        return self.board.unanswered() | self.channels.unanswered()
 
     def target(self) -> Target | None:
         """The caller's transaction that a call joins; None when the call commits by itself."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["OURS", "content_of", "undelayed"]
 
 # A retry, and whatever else copies its task's headers, inherits these; each delivery gets its own.
-OURS = (wire.HEADER, wire.ATTEMPT, SIGNATURE, "bridge_run")
+OURS = (wire.HEADER, wire.BUNDLE, wire.ATTEMPT, SIGNATURE, "bridge_run")
 
 # What json.dumps writes and Postgres does not take: such bodies are kept as bytes.
 _UNFIT = re.compile(r"\\u0000|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]|\b(NaN|-?Infinity)\b", re.IGNORECASE)

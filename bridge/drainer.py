@@ -22,6 +22,7 @@ import bridge
 from bridge import schema, tracing
 from bridge.alarm import Alarm, Trouble
 from bridge.broker import open_broker
+from bridge.bundles import Bundles
 from bridge.calls import Calls
 from bridge.caution import LONGEST_PAUSE, Holds, Suspicion
 from bridge.errors import PublishError, RefusedError, ServerError, UnsendableError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from bridge.broker import Broker
     from bridge.broker.sifting import Unsendable
+    from bridge.bundles import Sizes
     from bridge.queries.connection import Connection
     from bridge.queries.dispatch import Claimed
     from bridge.settings import Settings
@@ -89,6 +91,7 @@ class Drainer:
         self._broker_facts: dict[str, object] = {}
         self._lookout = Lookout()
         self._calls = Calls(settings)
+        self._bundles = Bundles()
         self._trouble = Trouble()
         self._alarm = Alarm()
 
@@ -214,11 +217,12 @@ class Drainer:
     def _drain_queue(self, connection: Connection, queue: str) -> int:
         shipment = uuid.uuid4()
         limit, size = self._suspicion.limit(queue, self._settings.shipment), self._settings.shipment_bytes
+        sizes = self._bundles.sizes(connection, queue)
         began = time.monotonic()
         jobs = dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size)
         self.meter.claimed(time.monotonic() - began, len(jobs))
         try:
-            count = self._ship(shipment, jobs)
+            count = self._ship(shipment, jobs, sizes)
         except RefusedError as error:
             # The broker is well, so the other queues go on.
             pause = self._holds.hold(queue, took_some=bool(error.confirmed))
@@ -234,13 +238,13 @@ class Drainer:
         self._holds.release(queue)
         return count
 
-    def _ship(self, shipment: uuid.UUID, jobs: Sequence[Claimed]) -> int:
+    def _ship(self, shipment: uuid.UUID, jobs: Sequence[Claimed], sizes: Sizes | None = None) -> int:
         if not jobs:
             return 0
         sent_at, began = time.time(), time.monotonic()
         try:
             with tracing.publish_span(jobs[0].queue, [job.headers for job in jobs]):
-                unsendable = self._publish(jobs)
+                unsendable = self._publish(jobs, sizes)
         except PublishError as error:
             self.meter.failed("refused" if isinstance(error, RefusedError) else "outage")
             self._mark(shipment, [job for job in jobs if job.seq in error.confirmed], sent_at)
@@ -276,10 +280,10 @@ class Drainer:
         self._trouble.published()
         log.debug("published queue=%s jobs=%d shipment=%s", jobs[0].queue, len(jobs), shipment)
 
-    def _publish(self, jobs: Sequence[Claimed]) -> list[Unsendable]:
+    def _publish(self, jobs: Sequence[Claimed], sizes: Sizes | None) -> list[Unsendable]:
         if self._broker is None:
             raise PublishError("not connected to the broker")
-        return self._broker.publish(jobs)
+        return self._bundles.publish(self._broker, jobs, sizes)
 
     def _announce(self, jobs: Sequence[Claimed], sent_at: float) -> None:
         """Tell Flower and its like, after everything that a job waits for; a worker's events may come first, so the time is told."""

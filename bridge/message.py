@@ -2,6 +2,10 @@
 
 A job that came from a Celery call carries its own headers, complete; one made in SQL gets the standard ones. The header ``bridge``
 names the delivery: the job's number and the token that the start fence asks for.
+
+A bundle is a message of the task ``bridge.bundle``. Its one argument is a text: a list of jobs, each with the headers, the properties and
+the body that its own message would have. A text, because a worker's main process reads the body of each message and needs nothing of it.
+The header ``bridge_bundle`` names all of its deliveries.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,10 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTEMPT",
+    "BUNDLE",
+    "BUNDLE_TASK",
     "HEADER",
     "PLUGIN",
+    "ROUTE",
     "Delivery",
     "Envelope",
+    "bundle",
+    "deliveries",
     "envelope",
     "headers",
     "redis_event",
@@ -37,10 +47,13 @@ __all__ = [
 
 HEADER = "bridge"
 ATTEMPT = "bridge_attempt"  # of second and later attempts: which it is
+BUNDLE = "bridge_bundle"  # of a message that has several jobs: their deliveries
+BUNDLE_TASK = "bridge.bundle"
 PLUGIN = "bridge"  # in what a worker answers about its queues: the id under which it reports
 # A bigint, and a uuid as Postgres writes it.
 _DELIVERY = re.compile(r"([0-9]{1,18}):([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
 _DEFAULT_RANK = 9
+ROUTE = ("exchange", "routing_key", "priority", "delivery_mode")  # the properties that jobs of one bundle have in common
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit
 _EMBED = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 _HEADERS = (
@@ -73,6 +86,16 @@ class Delivery:
     def of(cls, headers: object) -> Delivery | None:
         """The delivery that a message's headers name, whatever they are."""
         return cls.parse(headers.get(HEADER)) if isinstance(headers, dict) else None
+
+
+def deliveries(headers: object) -> list[Delivery]:
+    """All deliveries that a message brings: none where it is not ours, or anybody has written what no drainer writes."""
+    one = Delivery.of(headers)
+    if one is not None:
+        return [one]
+    named = headers.get(BUNDLE) if isinstance(headers, dict) else None
+    found = [Delivery.parse(part) for part in named.split(" ")] if isinstance(named, str) else []
+    return [one for one in found if one is not None] if None not in found else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +173,26 @@ def _finite(text: str) -> float:
     return number
 
 
+def bundle(jobs: Sequence[Claimed]) -> Claimed:
+    """A message that has several jobs of one task and one route, as a job that a broker is given like any other.
+
+    Its number is that of the first of them, its token the text of the header ``bridge_bundle``.
+    """
+    first = jobs[0]
+    whole = f"[{', '.join(_content(job) for job in jobs)}]"
+    route = {name: value for name, value in json.loads(first.properties or "{}").items() if name in ROUTE}
+    return first._replace(
+        id=str(uuid4()), task_id=None, task=BUNDLE_TASK, token=" ".join(f"{job.seq}:{job.token}" for job in jobs),
+        args=f"[{_quoted(whole)}]", kwargs="{}", embed=None, headers=None, properties=json.dumps(route) if route else None, attempt=0,
+    )  # fmt: skip
+
+
+def _content(job: Claimed) -> str:
+    """One job of a bundle: what its own message would have."""
+    properties = job.properties or f'{{"correlation_id": {_quoted(task_id(job))}, "reply_to": ""}}'
+    return f"[{_headers(job)}, {properties}, [{job.args}, {job.kwargs}, {job.embed or _EMBED}]]"
+
+
 def headers(job: Claimed) -> dict[str, Any]:
     """The message's headers."""
     return dict(json.loads(_headers(job)))
@@ -205,15 +248,22 @@ def _body(job: Claimed) -> tuple[bytes, str, str]:
     return f"[{job.args}, {job.kwargs}, {job.embed or _EMBED}]".encode(), "application/json", "utf-8"
 
 
+def _shown(job: Claimed) -> tuple[str, str]:
+    """What people are shown of the arguments, as JSON."""
+    if job.task == BUNDLE_TASK:
+        return f'"({job.token.count(" ") + 1} jobs)"', '"{}"'
+    return _quoted(job.args[:_REPR_SIZE]), _quoted(job.kwargs[:_REPR_SIZE])
+
+
 def _headers(job: Claimed) -> str:
     """The headers as JSON text, with ours added by surgery on the closing brace."""
     again = f', "{ATTEMPT}": {job.attempt + 1}' if job.attempt else ""
-    ours = f', "{HEADER}": "{job.seq}:{job.token}"{again}}}'
+    ours = f', "{BUNDLE}": "{job.token}"}}' if job.task == BUNDLE_TASK else f', "{HEADER}": "{job.seq}:{job.token}"{again}}}'
     if job.properties and job.headers:
         return job.headers.rstrip().removesuffix("}") + ours
     identity = _quoted(task_id(job))
     expires = "null" if job.expires_at is None else f'"{job.expires_at.isoformat()}"'
-    args, kwargs = _quoted(job.args[:_REPR_SIZE]), _quoted(job.kwargs[:_REPR_SIZE])
+    args, kwargs = _shown(job)
     standard = _HEADERS % (_name(job.task), identity, expires, identity, args, kwargs)
     if job.headers is None:
         return standard + ours

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["drain", "named", "pause", "pauses", "resume", "set_window", "watch"]
+__all__ = ["drain", "named", "pause", "pauses", "resume", "set_bundle", "set_window", "watch"]
 
 _LOOK_EVERY = 0.25  # seconds between two looks at what is in flight
 
@@ -159,3 +159,17 @@ def watch(connection: Connection, names: Sequence[str] | None, timeout: float | 
         if pause <= 0 or not any(load.total for load in left):
             return
         time.sleep(pause)
+
+
+def set_bundle(queue: str, jobs: int | None = None, *, connection: Any = None) -> None:
+    """Say how many jobs of a queue one message may have, for tasks that do not say it themselves (the option ``bridge_bundle``).
+
+    Args:
+        queue: its name.
+        jobs: 1 to 1000; None: one, as ever.
+        connection: whose transaction to join, as for ``enqueue``.
+
+    Raises:
+        InvalidArgumentError: the queue is no name, or jobs is out of bounds.
+    """
+    queues.set_bundle(connection_of(connection), queue, jobs)

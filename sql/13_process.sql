@@ -71,21 +71,25 @@ end
 $$;
 
 create or replace function bridge.report_worker(p_id uuid, p_name text, p_pid integer, p_pool text, p_concurrency integer, p_queues text[],
-    p_software text, p_holding uuid[], p_clock timestamptz)
+    p_software text, p_holding uuid[], p_clock timestamptz, p_bundles jsonb default null)
   returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- One heartbeat of a worker's main process: who it is, and every delivery it holds, started or not.
   --
   --   p_holding  tokens of its active and reserved messages
   --   p_clock    the worker's own clock, so that skew can be seen
+  --   p_bundles  of each task, as far as there is something to say: how many jobs one message may have, or as a text why only one.
+  --              Null leaves what was reported before; a worker that has never said it gets no bundles
   --
   -- Returns  {token: signal} of the runs among those it holds that somebody has cancelled: it should stop them with that signal
   -- Index    inflight_stops
 begin
-  insert into bridge.worker as w (id, name, pid, pool, concurrency, queues, software, started_at, seen_at, holding, clock_skew)
+  insert into bridge.worker as w (id, name, pid, pool, concurrency, queues, software, started_at, seen_at, holding, clock_skew,
+    bundles)
   values (p_id, p_name, p_pid, p_pool, p_concurrency, p_queues, p_software, clock_timestamp(), clock_timestamp(), p_holding,
-    p_clock - clock_timestamp())
+    p_clock - clock_timestamp(), p_bundles)
   on conflict (id) do update set seen_at = excluded.seen_at, holding = excluded.holding, queues = excluded.queues,
-    concurrency = excluded.concurrency, clock_skew = excluded.clock_skew, lost_at = null, stopped_at = null;
+    concurrency = excluded.concurrency, clock_skew = excluded.clock_skew, lost_at = null, stopped_at = null,
+    bundles = coalesce(excluded.bundles, w.bundles);
   return coalesce((select jsonb_object_agg(i.token, i.stop_signal) from bridge.inflight i
     where i.token = any (p_holding) and i.stop_signal is not null and i.state = 'running'), '{}');
 end

@@ -314,7 +314,8 @@ create or replace function bridge.lose(p_seq bigint, p_token uuid, p_reason text
   -- The process that had this delivery is dead. What it ran is due again at once, without backoff, at most max_losses times; what it had
   -- not begun is due again uncharged. The token changes, so that nothing of the old delivery can start or write any more.
   --
-  --   p_worker, p_pid  whose process that was: what another has begun, by another copy of the message, goes on; null for whoever has it
+  --   p_worker, p_pid  whose process that was: what another has begun, by another copy of the message, goes on; null for whoever has it.
+  --                    Where nobody knows the process, what was started with others of a bundle goes back uncharged, see bridge.put_back
   --
   -- Returns  the job's new status (queued, failed or cancelled); null when this delivery is no longer the job's
   -- Errors   JB007 as in bridge.end_delivery
@@ -338,6 +339,9 @@ begin
   if v_row.run is null then
     perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = p_seq;
     return 'queued';
+  elsif v_row.together and p_pid is null then  -- its worker is gone with all that knew how far the bundle had come
+    update bridge.job j set alone = true where j.seq = p_seq;
+    return bridge.put_back(v_row);
   end if;
   select j.losses, j.deadline <= clock_timestamp() into v_losses, v_is_late from bridge.job j where j.seq = p_seq;
   if v_is_late then

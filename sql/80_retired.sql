@@ -20,6 +20,7 @@ drop function if exists bridge.set_webhook(text, text, text, text, text[], text,
 drop function if exists bridge.start(bigint, uuid, uuid, integer);  -- without the run's id
 drop function if exists bridge.lose(bigint, uuid, text);  -- whoever had begun it
 drop function if exists bridge.end_delivery(bigint, uuid, uuid, text, json, boolean, jsonb);
+drop function if exists bridge.report_worker(uuid, text, integer, text, integer, text[], text, uuid[], timestamptz);  -- without bundles
 
 -- A function of ours has one signature. With another beside it, of a version that was never released for example, calls of both are
 -- ambiguous: what this install has not just made goes.

@@ -39,6 +39,7 @@ function  batch_status            worker operator viewer
 function  begin_call              worker operator
 function  begin_chord             producer worker
 function  begin_cleanup           operator
+function  bundles                 worker operator viewer
 function  calls_to_stop           worker operator
 function  calls_wait              worker operator
 function  cancel                  operator tenant
@@ -75,6 +76,7 @@ function  enqueue_page            producer worker operator
 function  fail                    worker
 function  fate_of_run             worker
 function  finish                  worker
+function  finish_many             worker
 function  forget                  producer worker
 function  forget_waiter           producer worker operator
 function  grow_chord              worker
@@ -158,6 +160,7 @@ function  set_alert               operator
 function  set_archive             operator
 function  set_aside               worker
 function  set_breaker             operator
+function  set_bundle              operator
 function  set_channel             operator
 function  set_limit               operator
 function  set_notifier            operator
@@ -172,6 +175,7 @@ function  settle_unreported       operator
 function  silent_workers          worker operator viewer
 function  size_chord              producer worker
 function  start                   worker
+function  start_many              worker
 function  step_aside              worker
 function  stop_calls              worker operator
 function  stop_worker             worker
@@ -187,6 +191,8 @@ function  tick_if_late            worker
 function  told                    worker
 function  too_often               worker operator viewer
 function  try_callback            operator
+function  unbundle                worker
+function  unbundled               worker operator viewer
 function  unclaim                 worker
 function  undelivered             worker operator viewer
 function  unschedule              operator

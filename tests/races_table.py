@@ -94,6 +94,16 @@ CALLS = {
     ),
     "start": Call("bridge.start(%(seq)s, %(token)s, %(worker)s, 2)", f"{FLYING} taken running ready"),
     "finish": Call("bridge.finish(%(seq)s, %(run)s, 'succeeded', '1')", f"{RUN} failed {PART}"),
+    "start_many": Call(
+        "bridge.start_many(array[%(seq)s]::bigint[], array[%(token)s]::uuid[], %(worker)s, 2, array[%(new)s]::uuid[])",
+        f"{FLYING} taken running ready",
+    ),
+    "finish_many": Call(
+        "bridge.finish_many(array[%(seq)s]::bigint[], array[%(run)s]::uuid[], array[%(token)s]::uuid[], array[%(job)s]::uuid[], array['1'],"
+        " array[null::text])",
+        f"{RUN} failed {PART}",
+    ),
+    "unbundle": Call("bridge.unbundle(array[%(token)s, %(second_token)s]::uuid[], %(worker)s)", f"{FLYING} {RUN}"),
     "finish, failed": Call("bridge.finish(%(seq)s, %(run)s, 'failed', null, '{\"type\": \"E\"}')", "running"),
     "fail": Call('bridge.fail(%(seq)s, %(run)s, \'{"type": "E"}\')', RUN),
     "fail, final": Call('bridge.fail(%(seq)s, %(run)s, \'{"type": "E"}\', true)', f"running replaced {PART}"),
@@ -197,7 +207,7 @@ READS = "it reads, and is volatile for the clock or for locks that it only looks
 ALONE = {
     **dict.fromkeys(
         ["allow_task", "disallow_task", "set_breaker", "set_retention", "remove_retention", "set_retry", "remove_retry", "set_webhook",
-         "set_notifier", "set_channel", "remove_callback", "set_alert", "remove_alert", "set_archive"], OF_ITSELF),
+         "set_notifier", "set_channel", "remove_callback", "set_alert", "remove_alert", "set_archive", "set_bundle"], OF_ITSELF),
     **dict.fromkeys(["secret", "wait", "calls_to_stop", "watch_alerts"], READS),
     "note_refused": "it adds to the counts of reasons, in the order of their names",
     "create_batch": "it writes one new row, with a new id",

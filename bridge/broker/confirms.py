@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.message import Delivery
+from bridge.message import deliveries
 
 __all__ = ["Confirms"]
 
@@ -63,6 +63,6 @@ class Confirms:
 
     def _came_back(self, _error: Exception, _exchange: str, _routing_key: str, message: Any) -> None:
         """A message that no queue took; it is acknowledged after this."""
-        delivery = Delivery.of(message.properties.get("application_headers"))
-        if delivery is not None:
-            self.returned.add(delivery.seq)
+        brought = deliveries(message.properties.get("application_headers"))
+        if brought:
+            self.returned.add(brought[0].seq)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisBroker"]
 
-_TOKEN = re.compile(rb'"bridge": ?"\d+:([0-9a-f-]{36})"')
+_HEADER = re.compile(rb'"bridge(?:_bundle)?": ?"([0-9a-f: -]+)"')  # a message's body is base64 text
+_TOKEN = re.compile(rb"\d+:([0-9a-f-]{36})")
 _LOOK = 2000  # messages of a list looked at, oldest first; four windows
 _LOOK_BYTES = 32 << 20  # of them, about: a window of large jobs would fill a drainer's memory with each look
 _ORDER = timedelta(seconds=5)  # drainers mark what they published this much out of order, at most
@@ -135,7 +136,7 @@ class RedisBroker(PortableBroker):
                 if _is_of_its_key(error):
                     return set()  # nothing can be said of what is no list, or not ours to read
                 raise
-        found = {match[1].decode() for text in oldest if (match := _TOKEN.search(text))}
+        found = {token.decode() for text in oldest if (header := _HEADER.search(text)) for token in _TOKEN.findall(header[1])}
         absent = [suspect for suspect in suspects if str(suspect.token) not in found]
         if len(oldest) < depth:
             return {suspect.token for suspect in absent}

@@ -1,4 +1,4 @@
-"""queues: list, pauses, pause, resume, drain, window."""
+"""queues: list, pauses, pause, resume, drain, window, bundle."""
 
 from __future__ import annotations
 
@@ -202,3 +202,23 @@ def window_command(*, queue: str, jobs: str, as_json: bool) -> None:
     with open_database("bridge queues window") as connection:
         queues.set_window(connection, queue, window)
     queue_text.print_done([{"kind": "queue", "name": queue, "outcome": "window", "window": window}], as_json=as_json)
+
+
+@queues_command.command("bundle")
+@click.argument("queue")
+@click.argument("jobs", metavar="JOBS|default")
+@json_option
+def bundle_command(*, queue: str, jobs: str, as_json: bool) -> None:
+    """Set how many jobs of a queue one message may have, for tasks without the option bridge_bundle; "default" is one.
+
+    \b
+    Examples:
+      bridge queues bundle mail 100
+      bridge queues bundle mail default
+    """
+    if jobs != "default" and not jobs.isdecimal():
+        raise click.BadParameter(f"{jobs!r} is no number of jobs: give 1 to 1000, or default")
+    bundle = None if jobs == "default" else int(jobs)
+    with open_database("bridge queues bundle") as connection:
+        queues.set_bundle(connection, queue, bundle)
+    queue_text.print_done([{"kind": "queue", "name": queue, "outcome": "bundle", "bundle": bundle}], as_json=as_json)

@@ -57,6 +57,7 @@ CHECKS: dict[str, Check] = {
     "callbacks": Check(callbacks.undelivered, "have webhooks or notifications not arrived in all their attempts", _SCHEMA),
     "clocks": Check(processes.clocks, "do the clocks agree with the database's", _SCHEMA),
     "graces": Check(processes.graces, "do heartbeat, republish_grace and worker_lost fit each other", _SCHEMA),
+    "bundles": Check(processes.bundles, "do tasks that ask to be bundled have what keeps them from it", _SCHEMA),
     "snapshots": Check(storage.snapshots, "does something keep dead rows from being vacuumed", ("database",)),
     "connections": Check(storage.connections, "how many connections of the server are in use", ("database",)),
     "upkeep": Check(storage.upkeep, "do cleanups go well, are indexes and settings of tables in order", _SCHEMA),

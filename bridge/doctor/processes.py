@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bridge.doctor.subject import Subject
     from bridge.queries.health import Process
 
-__all__ = ["clocks", "drainers", "graces", "plugin", "refused", "workers"]
+__all__ = ["bundles", "clocks", "drainers", "graces", "plugin", "refused", "workers"]
 
 _JOIN = "bridge.install(app) in its application, or CELERY_LOADER=bridge.loader.Loader in its environment, then restart it"
 _SETTLE = "say what became of them: select bridge.settle_unreported(ran => true), or false to run them again"
@@ -79,6 +79,19 @@ def refused(subject: Subject) -> Finding:
         "refused", f"workers refused messages: {words}",
         "unsigned: a drainer without BRIDGE_SIGNING_KEY, or calls that are no rows; forged: another key, or somebody writes to the broker",
         value=float(sum(one.count for one in found)),
+    )  # fmt: skip
+
+
+def bundles(subject: Subject) -> Finding:
+    """A task that asks for bundles and has what works by whole messages gets one message a job."""
+    found = health.unbundled(subject.postgres)
+    if not found:
+        return ok("bundles", "no task asks for bundles in vain", value=0.0)
+    words = ", ".join(f"{task} has {option}" for task, option in found)
+    return warning(
+        "bundles", f"tasks with bridge_bundle travel alone: {words}",
+        "take that option away (soft_time_limit works for each job of a bundle; a rate is bridge.set_limit's), or bridge_bundle",
+        value=float(len(found)),
     )  # fmt: skip
 
 

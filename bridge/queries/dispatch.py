@@ -22,6 +22,7 @@ __all__ = [
     "CLAIMED",
     "Claimed",
     "Suspect",
+    "bundles",
     "claim",
     "mark_missing",
     "mark_published",
@@ -38,7 +39,8 @@ __all__ = [
 class Claimed(NamedTuple):
     """One claimed job, as ``bridge.claimed_job`` has it: what its message is made of. JSON parts are text.
 
-    ``expires_in`` are the seconds until ``expires_at`` by the clock of Postgres, which a drainer's own may differ from by hours.
+    ``expires_in`` are the seconds until ``expires_at`` by the clock of Postgres, which a drainer's own may differ from by hours; ``alone``
+    is true of a job that goes into no bundle.
     """
 
     seq: int
@@ -59,6 +61,7 @@ class Claimed(NamedTuple):
     expires_at: datetime | None
     attempt: int
     expires_in: float | None = None
+    alone: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,12 @@ def next_look(connection: Connection) -> float:
     """Seconds until a limit may let through a job that waits for the next token of its rate; infinite when none does."""
     row = connection.execute("select bridge.next_look()").fetchone()
     return math.inf if row is None or row[0] is None else float(row[0])
+
+
+def bundles(connection: Connection, queue: str) -> list[tuple[str | None, int, int]]:
+    """How many jobs one message of a queue may have, by task, and how many its workers run at once; see ``bridge.bundles``."""
+    with translated():
+        return connection.execute("select task, jobs, children from bridge.bundles(%s)", (queue,)).fetchall()
 
 
 def claim(connection: Connection, drainer: UUID, queue: str, shipment: UUID, *, limit: int, size: int) -> list[Claimed]:

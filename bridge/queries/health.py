@@ -191,6 +191,11 @@ def workers(connection: Connection, silent: float) -> list[Process]:
     return [Process(*row) for row in many(connection, query, {"silent": silent})]
 
 
+def unbundled(connection: Connection) -> list[tuple[str, str]]:
+    """Call ``bridge.unbundled``: tasks that ask for bundles in vain, each with the option that is in the way."""
+    return [(row[0], row[1]) for row in many(connection, "select task, option from bridge.unbundled()")]
+
+
 def refused_messages(connection: Connection) -> list[Refused]:
     """Messages that workers have refused, by reason, where the last was within an hour."""
     query = """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bridge.queries.connection import Connection
 
-__all__ = ["Load", "What", "loads", "pause", "pauses", "resume", "set_window", "stats"]
+__all__ = ["Load", "What", "loads", "pause", "pauses", "resume", "set_bundle", "set_window", "stats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,11 @@ def pause(connection: Connection, what: What, *, hard: bool, reason: str | None)
 def resume(connection: Connection, what: What) -> bool:
     """Call ``bridge.resume``; False when it was not paused."""
     return bool(value(connection, "select bridge.resume(%(queue)s::text, %(task)s::text, %(everything)s)", _named(what)))
+
+
+def set_bundle(connection: Connection, queue: str, jobs: int | None) -> None:
+    """Call ``bridge.set_bundle``."""
+    value(connection, "select bridge.set_bundle(%(queue)s::text, %(jobs)s::integer)", {"queue": queue, "jobs": jobs})
 
 
 def set_window(connection: Connection, queue: str, jobs: int | None) -> None:

@@ -15,7 +15,7 @@ from bridge.queries.connection import is_pooled, translated
 from bridge.session import Session, is_refused_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from bridge.queries.connection import Connection
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Finish",
     "NeverRan",
+    "Wanted",
     "call_that_ends",
     "end_delivery",
     "fail",
     "finish",
+    "finish_many",
     "heartbeat_interval",
     "listen_for_stops",
     "lose",
@@ -38,8 +40,10 @@ __all__ = [
     "release",
     "report_worker",
     "start",
+    "start_many",
     "step_aside",
     "stop_worker",
+    "unbundle",
     "wait_for_stop",
 ]
 
@@ -47,6 +51,8 @@ __all__ = [
 _PREPARED = {
     b"bridge_start": b"select bridge.start($1::bigint, $2::uuid, $3::uuid, $4::integer, $5::uuid)",
     b"bridge_finish": b"select bridge.finish($1::bigint, $2::uuid, $3, $4::json, $5::json, $6::jsonb, $7::uuid, $8::uuid)",
+    b"bridge_start_many": b"select bridge.start_many($1::bigint[], $2::uuid[], $3::uuid, $4::integer, $5::uuid[])",
+    b"bridge_finish_many": b"select bridge.finish_many($1::bigint[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[])",
 }
 _UNPREPARED = b"26000"  # invalid_sql_statement_name: first use on this connection
 
@@ -68,6 +74,15 @@ class Finish:
         """The parameters of ``bridge.finish``."""
         texts = (self.status, self.result, self.error, self.outcome, self.token, self.job.hex)
         return [b"%d" % self.seq, self.run.hex.encode(), *(None if text is None else text.encode() for text in texts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A delivery that a bundle has brought, and the id that its run is to have."""
+
+    seq: int
+    token: str
+    run: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +135,70 @@ def read_finish(connection: Connection, outcome: Finish) -> bool:
             return _read(connection) == b"t"
         except (psycopg.errors.CheckViolation, psycopg.errors.InvalidSqlStatementName):
             return finish(connection, outcome)
+
+
+def start_many(connection: Connection, wanted: Sequence[Wanted], worker: UUID, pid: int) -> set[int]:
+    """The start fence for a slice of a bundle: the numbers of those that may run. It may be asked again, as ``start``.
+
+    Makes the day's partition when there is none, and repeats: what was cancelled meanwhile ends here.
+    """
+    columns = [_array(str(one.seq) for one in wanted), _array(one.token for one in wanted)]
+    values = [*columns, worker.hex.encode(), b"%d" % pid, _array(one.run.hex for one in wanted)]
+    return set(_numbers(_with_days(connection, lambda: _execute(connection, b"bridge_start_many", values))))
+
+
+def finish_many(connection: Connection, outcomes: Sequence[Finish]) -> list[int]:
+    """End jobs that have succeeded and wait for the answer: the numbers of those whose runs have been superseded."""
+    return _numbers(_with_days(connection, lambda: _execute(connection, b"bridge_finish_many", _columns(outcomes))))
+
+
+def send_finish_many(connection: Connection, outcomes: Sequence[Finish]) -> None:
+    """Send what ``finish_many`` would; ``read_finish_many`` must follow before anything else on this connection."""
+    with translated():
+        _send(connection, b"bridge_finish_many", _columns(outcomes))
+
+
+def read_finish_many(connection: Connection, outcomes: Sequence[Finish]) -> list[int]:
+    """Wait for the answer of ``send_finish_many``; outcomes that could not be taken yet are sent again."""
+    with translated():
+        try:
+            return _numbers(_read(connection))
+        except (psycopg.errors.CheckViolation, psycopg.errors.InvalidSqlStatementName):
+            return finish_many(connection, outcomes)
+
+
+def unbundle(connection: Connection, tokens: Sequence[str], worker: UUID, pid: int | None, *, alone: bool) -> int:
+    """Give back what of a bundle has not been run; how many. ``alone``: they are in no bundle any more."""
+    query = "select bridge.unbundle(%s::uuid[], %s, %s, %s)"
+    return int(call_that_ends(connection, query, (list(tokens), worker, pid, alone)) or 0)
+
+
+def _with_days(connection: Connection, ask: Callable[[], bytes | None]) -> bytes | None:
+    with translated():
+        try:
+            return ask()
+        except psycopg.errors.CheckViolation:
+            make_days(connection)
+            return ask()
+
+
+def _columns(outcomes: Sequence[Finish]) -> list[bytes]:
+    """The parameters of ``bridge.finish_many``."""
+    rows = [(str(one.seq), one.run.hex, one.token, one.job.hex, one.result, one.outcome) for one in outcomes]
+    return [_array(column) for column in zip(*rows, strict=True)]
+
+
+def _array(values: Iterable[str | None]) -> bytes:
+    """An array as Postgres reads its text."""
+    return b"{%s}" % ",".join("NULL" if value is None else _quoted(value) for value in values).encode()
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _numbers(array: bytes | None) -> list[int]:
+    return [int(number) for number in (array or b"{}")[1:-1].split(b",") if number]
 
 
 def prepare(connection: Connection) -> None:
@@ -258,12 +337,12 @@ def make_days(connection: Connection) -> int:
 
 def report_worker(
     connection: Connection, identity: UUID, *, name: str, pid: int, pool: str, concurrency: int, queues: Sequence[str], software: str,
-    holding: Sequence[str], clock: datetime,
+    holding: Sequence[str], clock: datetime, bundles: dict[str, int | str] | None = None,
 ) -> dict[str, str]:  # fmt: skip
     """One heartbeat; of held runs that somebody has cancelled, the signals to stop them with, by token."""
     row = connection.execute(
-        "select bridge.report_worker(%s, %s, %s, %s, %s, %s, %s, %s::uuid[], %s)",
-        (identity, name, pid, pool, concurrency, list(queues), software, list(holding), clock),
+        "select bridge.report_worker(%s, %s, %s, %s, %s, %s, %s, %s::uuid[], %s, %s)",
+        (identity, name, pid, pool, concurrency, list(queues), software, list(holding), clock, None if bundles is None else Jsonb(bundles)),
     ).fetchone()
     return dict(row[0]) if row else {}
 

@@ -18,7 +18,7 @@ from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from kombu.transport.virtual import QoS
 from redis import exceptions
 
-from bridge.message import Delivery
+from bridge.message import deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,4 +124,4 @@ class _RowQoS(QoS):
 
 
 def _is_row(message: Any) -> bool:
-    return message is not None and Delivery.of(message.headers) is not None
+    return message is not None and bool(deliveries(message.headers))

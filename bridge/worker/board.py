@@ -1,47 +1,133 @@
-"""What a pool's processes tell their main process without a word: the delivery whose outcome each has sent, and has no answer to yet.
+"""What the processes of a pool tell their main process without a word: outcomes that Postgres has not answered, jobs that they are at.
 
 It is memory that they share, made before the pool forks. A task is over for the main process when its function has returned; its row runs
-until Postgres has taken the outcome, which a busy server may do seconds later. So the main process goes on naming such a run.
+until Postgres has taken the outcome, which a busy server may do seconds later. So the main process goes on naming such a run, and where a
+process dies it knows what that had achieved. It tells the processes one thing: to begin no more.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import struct
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from billiard.process import current_process
+from celery.worker import state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from bridge.queries.runs import Finish
 
 __all__ = ["Board"]
 
 _PLACES = 1024  # processes of a pool, at most
-_PLACE = struct.Struct("=q16s")  # a process, and the token of its delivery; zeros for none
-_NONE = bytes(16)
+_PLACE = 64 << 10  # bytes of each; what is never written takes no memory
+_AT = struct.Struct("=qq")  # a process, and the number of the job that it is at; 0 for none
+_LENGTH = struct.Struct("=i")  # of an outcome, and before the first of all of them together
+_HEAD = _AT.size + _LENGTH.size
 
 
 class Board:
     """One a worker. Where the pool's processes are threads nothing is written here: the main process sees what they know."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _PLACES * _PLACE.size)
+        self._memory = mmap.mmap(-1, 1 + _PLACES * _PLACE)
         self._main = os.getpid()
 
-    def write(self, token: str | None) -> None:
-        """This process waits for an answer to the outcome of this delivery; None: for no answer."""
+    def begin(self, seq: int) -> None:
+        """This process begins a job of a bundle; 0: it has ended one."""
+        place = self._mine()
+        if place is not None:
+            _AT.pack_into(self._memory, place, os.getpid(), seq)
+
+    def hold(self, finish: Finish) -> bool:
+        """This process has an outcome for Postgres. What is too large is kept without its content; False when there is no room at all."""
+        place = self._mine()
+        return place is None or self._add(place, finish.token, finish) or self._add(place, finish.token, None)
+
+    def answered(self, others: Iterable[Finish]) -> None:
+        """Postgres has answered all outcomes of this process but these."""
+        place = self._mine()
+        if place is not None:
+            self._set_used(place, 0)
+            for finish in others:
+                self.hold(finish)
+
+    def at(self, process: int | None) -> int | None:
+        """The number of the job that a process is at, or was when it died; None where it is at none."""
+        place = self._place_of(process)
+        return None if place is None else _AT.unpack_from(self._memory, place)[1] or None
+
+    def held(self, process: int | None) -> list[Finish]:
+        """The outcomes of a process that had no answer when it died, in the order of their numbers."""
+        place = self._place_of(process)
+        found = [] if place is None else [finish for _, finish in self._read(place) if finish is not None]
+        return sorted(found, key=lambda one: one.seq)
+
+    def unanswered(self) -> set[str]:
+        """The tokens of all living processes' outcomes that have no answer."""
+        places = (1 + number * _PLACE for number in range(_PLACES))
+        return {token for place in places if self._used(place) and self._is_alive(place) for token, _ in self._read(place)}
+
+    def leave(self) -> None:
+        """The worker stops: processes begin no further job of the bundles that they have."""
+        self._memory[0] = 1
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it stops. Where tasks run in the main process, its signal's handler has noted that before anybody could say it here."""
+        return bool(self._memory[0]) or state.should_stop is not None or state.should_terminate is not None
+
+    def _mine(self) -> int | None:
+        """Where this process writes, from that of one that has ended perhaps; None in the main process."""
         index = getattr(current_process(), "index", None)
-        if index is not None and os.getpid() != self._main:
-            _PLACE.pack_into(self._memory, index % _PLACES * _PLACE.size, os.getpid(), UUID(token).bytes if token else _NONE)
+        if index is None or os.getpid() == self._main:
+            return None
+        place = 1 + index % _PLACES * _PLACE
+        if _AT.unpack_from(self._memory, place)[0] != os.getpid():
+            self._set_used(place, 0)
+            _AT.pack_into(self._memory, place, os.getpid(), 0)
+        return int(place)
 
-    def read(self) -> set[str]:
-        """The tokens that living processes have written."""
-        entries = (_PLACE.unpack_from(self._memory, place * _PLACE.size) for place in range(_PLACES))
-        return {str(UUID(bytes=token)) for process, token in entries if token != _NONE and _is_alive(process)}
+    def _place_of(self, process: int | None) -> int | None:
+        places = (1 + number * _PLACE for number in range(_PLACES))
+        return next((place for place in places if _AT.unpack_from(self._memory, place)[0] == process), None)
 
+    def _is_alive(self, place: int) -> bool:
+        try:
+            os.kill(_AT.unpack_from(self._memory, place)[0], 0)
+        except ProcessLookupError:
+            return False
+        return True
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    def _used(self, place: int) -> int:
+        return int(_LENGTH.unpack_from(self._memory, place + _AT.size)[0])
+
+    def _set_used(self, place: int, used: int) -> None:
+        _LENGTH.pack_into(self._memory, place + _AT.size, used)
+
+    def _add(self, place: int, token: str, finish: Finish | None) -> bool:
+        data, used = pickle.dumps((token, finish)), self._used(place)
+        at = place + _HEAD + used
+        if at + _LENGTH.size + len(data) > place + _PLACE:
+            return False
+        _LENGTH.pack_into(self._memory, at, len(data))
+        self._memory[at + _LENGTH.size : at + _LENGTH.size + len(data)] = data
+        self._set_used(place, used + _LENGTH.size + len(data))
+        return True
+
+    def _read(self, place: int) -> Iterator[tuple[str, Finish | None]]:
+        """The entries of a place. Its process may be writing: what cannot be read is not there yet, or no more."""
+        at = place + _HEAD
+        end = at + self._used(place)
+        while at < end:
+            (length,) = _LENGTH.unpack_from(self._memory, at)
+            at += _LENGTH.size
+            try:
+                yield pickle.loads(self._memory[at : at + length])  # noqa: S301 - our own processes have written it
+            except (pickle.UnpicklingError, EOFError):
+                return
+            at += length

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,11 +23,11 @@ from bridge.queries import runs
 from bridge.queries.connection import OUTAGE, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from uuid import UUID
 
     from bridge.queries.connection import Connection
-    from bridge.queries.runs import Finish
+    from bridge.queries.runs import Finish, Wanted
     from bridge.settings import Settings
     from bridge.worker.board import Board
 
@@ -43,7 +44,7 @@ _MOST = 16  # channels of a process, two connections each; threads and greenlets
 
 
 class RunChannel:
-    """A connection for starts, one for finishes, and at most one finish whose answer is still to be read."""
+    """A connection for starts, one for finishes, and at most one answer that is still to be read."""
 
     def __init__(self, settings: Settings, board: Board) -> None:
         self._settings, self._board = settings, board
@@ -51,7 +52,11 @@ class RunChannel:
         self._connection: Connection | None = None
         self._starting = threading.Lock()
         self._lock = threading.Lock()  # of the finish and its connection
-        self._unread: Finish | None = None
+        self._bundles = 0  # that run on this channel at the moment
+        self._again: list[Finish] = []  # those whose answers were lost
+        self._kept: list[Finish] = []  # not sent yet
+        self._kept_at = 0.0
+        self._unread: list[Finish] = []  # sent together
         self._sent_at = 0.0
 
     def start(self, seq: int, token: str, worker: UUID, pid: int, run: UUID | None = None) -> UUID | None:
@@ -78,68 +83,126 @@ class RunChannel:
                     self._starts.close()
                 raise
 
+    def start_many(self, wanted: Sequence[Wanted], worker: UUID, pid: int) -> set[int]:
+        """Ask the fence for a slice of a bundle; the numbers of those that may run. It may be asked again, as ``start``.
+
+        Raises:
+            ServerError: Postgres is away.
+        """
+        return self.ask(lambda connection: runs.start_many(connection, wanted, worker, pid))
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """While a bundle runs, keep outcomes for a moment, to send them together."""
+        with self._lock:
+            self._bundles += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._bundles -= 1
+                self._flush()
+
     def finish(self, finish: Finish) -> None:
         """Send the outcome of a run; it is repeated until Postgres has taken it."""
         with self._lock:
-            self._settle()
-            self._unread, self._sent_at = finish, time.monotonic()
-            self._board.write(finish.token)
-            try:
-                runs.send_finish(self._connected(), finish)
-            except OUTAGE:
-                self._settle_again()
+            self._kept.append(finish)
+            if len(self._kept) == 1:
+                self._kept_at = time.monotonic()
+            if not self._board.hold(finish) or not self._bundles:
+                self._flush()
+
+    def flush(self) -> None:
+        """Send what is kept."""
+        with self._lock:
+            self._flush()
 
     def settle(self) -> None:
-        """Read the answer of the last finish, whenever it comes."""
+        """Send what is kept, and read the answer of what was sent last, whenever it comes."""
         with self._lock:
+            self._flush()
             self._settle()
 
     def settle_old(self) -> None:
-        """Read an answer that no other finish has come to read."""
-        if self._unread is not None and time.monotonic() - self._sent_at > _UNREAD:
+        """Send what has been kept for a while, and read an answer that no other finish has come to read."""
+        now = time.monotonic()
+        if self._kept and now - self._kept_at > _UNREAD:
+            self.flush()
+        elif self._unread and now - self._sent_at > _UNREAD:
             self.settle()
 
-    def _settle(self) -> None:
-        if self._unread is None:
+    def _flush(self) -> None:
+        if not self._kept:
             return
+        self._settle()
+        self._unread, self._kept, self._sent_at = sorted(self._kept, key=lambda one: one.seq), [], time.monotonic()
         try:
-            self._noted(runs.read_finish(self._connected(), self._unread))
-        except _REFUSAL:
+            if len(self._unread) == 1:
+                runs.send_finish(self._connected(), self._unread[0])
+            else:
+                runs.send_finish_many(self._connected(), self._unread)
+        except OUTAGE:
             self._settle_again()
 
+    def _settle(self) -> None:
+        if not self._unread:
+            return
+        try:
+            late = self._superseded()
+        except _REFUSAL:
+            self._settle_again()
+            return
+        for finish in self._unread:
+            self._noted(finish, counted=finish.seq not in late)
+        self._unread = []
+        self._board.answered(self._kept)
+
+    def _superseded(self) -> set[int]:
+        """The answer to what was sent last."""
+        if len(self._unread) == 1:
+            return set() if runs.read_finish(self._connected(), self._unread[0]) else {self._unread[0].seq}
+        return set(runs.read_finish_many(self._connected(), self._unread))
+
     def _settle_again(self) -> None:
-        """The answer is lost with its connection: the finish is sent again, which a finish that arrived answers with "superseded"."""
+        """The answer is lost with its connection, or one of them is refused: each is sent again, by itself.
+
+        A finish that arrived is answered with "superseded".
+        """
+        self._drop()
+        self._again, self._unread = self._unread, []
+        for finish in self._again:
+            self._insist(finish)
+        self._again = []
+        self._board.answered(self._kept)
+
+    @property
+    def unanswered(self) -> list[Finish]:
+        """The outcomes that have no answer yet."""
+        return [*self._kept, *self._unread, *self._again]
+
+    def _insist(self, finish: Finish) -> None:
         waiting = Retrying(retry=retry_if_exception_type(OUTAGE), wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)
         trying = Retrying(
             retry=retry_if_exception_type(_REFUSAL), stop=stop_after_attempt(_TRIES), reraise=True,
             wait=wait_random_exponential(multiplier=0.5, max=5),
         )  # fmt: skip
         try:
-            self._noted(trying(waiting, self._finish_anew))
+            self._noted(finish, counted=trying(waiting, self._finish_anew, finish))
         except _REFUSAL as error:
             # Not an outage: it would be refused for ever, and every task after it with it. Nobody names the run any more: it is lost.
-            log.error("outcome dropped, postgres refuses it: the job runs again outcome=%s error=%s", self._unread, error)  # noqa: TRY400
-            self._forget()
+            log.error("outcome dropped, postgres refuses it: the job runs again outcome=%s error=%s", finish, error)  # noqa: TRY400
 
-    def _finish_anew(self) -> bool:
-        self._drop()
-        return self._unread is None or runs.finish(self._connected(), self._unread)
+    def _finish_anew(self, finish: Finish) -> bool:
+        try:
+            return runs.finish(self._connected(), finish)
+        except _REFUSAL:
+            self._drop()
+            raise
 
-    def _noted(self, counted: bool) -> None:  # noqa: FBT001 - the answer itself
-        if not counted and self._unread is not None:
-            log.warning(
-                "outcome kept aside, the run was superseded or is recorded already seq=%d run=%s", self._unread.seq, self._unread.run
-            )
-        self._forget()
-
-    def _forget(self) -> None:
-        self._unread = None
-        self._board.write(None)
-
-    @property
-    def unread(self) -> Finish | None:
-        """The finish whose answer is still to be read."""
-        return self._unread
+    @staticmethod
+    def _noted(finish: Finish, *, counted: bool) -> None:
+        if not counted:
+            log.warning("outcome kept aside, the run was superseded or is recorded already seq=%d run=%s", finish.seq, finish.run)
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
@@ -183,7 +246,7 @@ class Channels:
 
     def unanswered(self) -> set[str]:
         """The tokens of deliveries whose outcome has no answer yet."""
-        return {finish.token for channel in list(self._all) if (finish := channel.unread) is not None}
+        return {finish.token for channel in list(self._all) for finish in channel.unanswered}
 
     def settle(self) -> None:
         """Read every answer that is still to be read, before the process ends."""

@@ -23,7 +23,6 @@ from celery.app.task import Context
 from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
 from celery.exceptions import WorkerLostError, WorkerShutdown, WorkerTerminate
 from celery.states import FAILURE, IGNORED, REJECTED, SUCCESS
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from bridge.errors import BridgeError
 from bridge.job import job_id
@@ -90,17 +89,9 @@ def fence(app: Any, joined: Membership) -> None:
 
 
 def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable[..., Any]:
-    """The tracer of a task with the fence around it."""
+    """The tracer of a task with the fence around it; its ``admitted`` runs what has been started already."""
 
-    @wraps(trace)
-    def fenced_trace(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        delivery = Delivery.of(request)
-        if delivery is None:
-            return trace(task_id, args, kwargs, request)
-        run = _start(joined, delivery, task_id)
-        if run is None:
-            log.info("refused a copy that must not run task_id=%s delivery=%s", task_id, delivery)
-            return trace_ok_t(None, None, 0.0, Refusal("refused: another copy of this delivery ran, or the job was cancelled"))
+    def admitted(run: Run, task_id: str, args: Any, kwargs: Any, request: Any) -> Any:
         request["bridge_run"] = run
         try:
             with of_a_run(), run_span(task, request, run) as judge:
@@ -119,7 +110,19 @@ def fenced(task: Any, trace: Callable[..., Any], joined: Membership) -> Callable
             traced[0].exception = TaskMemoryError(str(traced[0].exception))
         return traced
 
+    @wraps(trace)
+    def fenced_trace(task_id: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        delivery = Delivery.of(request)
+        if delivery is None:
+            return trace(task_id, args, kwargs, request)
+        run = _start(joined, delivery, task_id)
+        if run is None:
+            log.info("refused a copy that must not run task_id=%s delivery=%s", task_id, delivery)
+            return trace_ok_t(None, None, 0.0, Refusal("refused: another copy of this delivery ran, or the job was cancelled"))
+        return admitted(run, task_id, args, kwargs, request)
+
     fenced_trace.fenced = True  # type: ignore[attr-defined]
+    fenced_trace.admitted = admitted  # type: ignore[attr-defined]
     return fenced_trace
 
 
@@ -198,26 +201,14 @@ def _start(joined: Membership, delivery: Delivery, task_id: str) -> Run | None:
     The run has its id from here, so that a start whose answer was lost admits its own copy when it is asked again.
     """
     wanted = uuid4()
+    ask = lambda: joined.channels.get().start(delivery.seq, delivery.token, joined.worker_id, os.getpid(), wanted)  # noqa: E731
     try:
-        identity = _ask(joined, delivery, wanted)
-    except OUTAGE:
-        identity = _ask_again(joined, delivery, wanted)
-    return None if identity is None else Run(delivery, identity, job_id(task_id))
-
-
-def _ask(joined: Membership, delivery: Delivery, wanted: UUID) -> UUID | None:
-    return joined.channels.get().start(delivery.seq, delivery.token, joined.worker_id, os.getpid(), wanted)
-
-
-def _ask_again(joined: Membership, delivery: Delivery, wanted: UUID) -> UUID | None:
-    patience = stop_after_delay(joined.settings.start_patience)
-    wait = wait_random_exponential(multiplier=0.05, max=1)
-    try:
-        return Retrying(retry=retry_if_exception_type(OUTAGE), stop=patience, wait=wait, reraise=True)(_ask, joined, delivery, wanted)
+        identity = outcome.within_patience(joined, ask)
     except OUTAGE as error:
         # Not started as far as anybody knows, so still published: once no worker reports the message, a drainer publishes it again.
         log.warning("handed back, postgres is away delivery=%s error=%s", delivery, error)
         return None
+    return None if identity is None else Run(delivery, identity, job_id(task_id))
 
 
 def _settle(joined: Membership, task: Any, request: Any, info: Any) -> None:

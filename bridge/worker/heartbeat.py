@@ -17,9 +17,11 @@ from celery.worker import state
 
 import bridge
 from bridge.errors import ServerError
-from bridge.message import Delivery
+from bridge.message import deliveries
 from bridge.queries import runs
 from bridge.queries.connection import connect
+from bridge.worker.bundle.declared import declared
+from bridge.worker.bundle.request import BundleRequest
 from bridge.worker.signed import refusals
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class Heartbeat(threading.Thread):
         self._stops: dict[str, str] = {}  # what the last report has told to stop
         self._connection: Connection | None = None
         self._interval = _INTERVAL
+        self._bundles = declared(joined.app, consumer.controller)
+        self._declared = False  # to the Postgres that it is connected to
         self._failures = 0  # in a row
         self._wake_end, self._wake_start = os.pipe()
         os.set_blocking(self._wake_end, False)
@@ -101,7 +105,7 @@ class Heartbeat(threading.Thread):
     def _let_go(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._connection = None
+        self._connection, self._declared = None, False
 
     def _connected(self) -> Connection:
         """The connection; with less patience than others at first, because a worker that does not report for long is taken for dead."""
@@ -133,12 +137,15 @@ class Heartbeat(threading.Thread):
             pool=self._worker.pool_cls.__module__.rpartition(".")[2], concurrency=self._worker.concurrency or 1,
             queues=list(self._joined.app.amqp.queues.consume_from), holding=list(holding),
             software=f"bridge {bridge.__version__} celery {celery.__version__} python {platform.python_version()}", clock=datetime.now(UTC),
+            bundles=None if self._declared else self._bundles,
         )  # fmt: skip
+        self._declared = True
         for token, number in stops.items() - self._stops.items():
             if token in held:
                 # By the main thread, which the pool, the message and the events belong to.
-                self._consumer.call_soon(self._terminate, held[token], number)
-        self._stops = stops
+                self._consumer.call_soon(self._terminate, token, held[token], number)
+        # What has not begun of a bundle cannot be stopped yet, and is tried again.
+        self._stops = {token: number for token, number in stops.items() if not isinstance(held.get(token), BundleRequest)}
         self._report_refused()
 
     def _report_refused(self) -> None:
@@ -157,10 +164,14 @@ class Heartbeat(threading.Thread):
             begun = _by_token(_copy(state.active_requests))
             runs.release(self._connected(), list((self._leaving | set(_held(self._consumer))) - set(begun)))
 
-    def _terminate(self, request: Any, number: str) -> None:
+    def _terminate(self, token: str, request: Any, number: str) -> None:
+        signal = int(number) if number.isdecimal() else number
         try:
-            log.info("terminating a cancelled run task_id=%s signal=%s", request.id, number)
-            request.terminate(self._worker.pool, signal=int(number) if number.isdecimal() else number)
+            if isinstance(request, BundleRequest):
+                request.terminate_job(token, self._worker.pool, signal)
+            else:
+                log.info("terminating a cancelled run task_id=%s signal=%s", request.id, number)
+                request.terminate(self._worker.pool, signal=signal)
         except NotImplementedError:
             log.warning("pool %s cannot stop a running task task_id=%s", self._worker.pool_cls, request.id)
 
@@ -175,8 +186,7 @@ def _held(consumer: Any) -> dict[str, Any]:
 
 
 def _by_token(requests: Iterable[Any]) -> dict[str, Any]:
-    found = ((Delivery.of(request.request_dict), request) for request in requests)
-    return {delivery.token: request for delivery, request in found if delivery is not None}
+    return {delivery.token: request for request in requests for delivery in deliveries(request.request_dict)}
 
 
 def forget_dropped() -> None:
@@ -187,7 +197,7 @@ def forget_dropped() -> None:
     """
     alive = {*_copy(state.reserved_requests), *_copy(state.active_requests)}
     for request in _copy(state.requests.values()):
-        if request not in alive and Delivery.of(request.request_dict) is not None:
+        if request not in alive and deliveries(request.request_dict):
             state.requests.pop(request.id, None)
 
 

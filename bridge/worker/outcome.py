@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.exceptions import NotRegistered, Reject
-from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from bridge.errors import CompletingError, PermanentError
 from bridge.job import Status
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
     from bridge.queries.results import Value
-    from bridge.queries.runs import NeverRan
+    from bridge.queries.runs import Finish, NeverRan
     from bridge.worker.fence import Run
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "child_of",
     "delivery_in_hand",
     "delivery_of",
+    "ended_before",
     "ended_outside",
     "failed",
     "forgotten",
@@ -48,7 +49,9 @@ __all__ = [
     "succeeded",
     "tell_the_rest",
     "tells_no_more",
+    "unbundled",
     "was_completed",
+    "within_patience",
 ]
 
 log = logging.getLogger("bridge.worker")
@@ -96,6 +99,19 @@ def patiently(write: Callable[[], Written]) -> Written:
     """Repeat a write until Postgres takes it: seconds of outage must not cost a finished run."""
     again = retry_if_exception_type(OUTAGE)
     return Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(write)
+
+
+def within_patience(joined: Membership, ask: Callable[[], Written]) -> Written:
+    """Ask for a start. Postgres may be away for a moment, but not for long: the message is then left unstarted.
+
+    Raises:
+        ServerError: it was away for longer than the setting ``start_patience``; or psycopg's OperationalError.
+    """
+    try:
+        return ask()
+    except OUTAGE:
+        patience, wait = stop_after_delay(joined.settings.start_patience), wait_random_exponential(multiplier=0.05, max=1)
+        return Retrying(retry=retry_if_exception_type(OUTAGE), stop=patience, wait=wait, reraise=True)(ask)
 
 
 def is_final(exc: Any) -> bool:
@@ -167,6 +183,32 @@ def lost(joined: Membership, delivery: Delivery, reason: str, pid: int | None) -
         pid: the child's: a run that another has begun, with another copy of the message, goes on. None where nobody knows it.
     """
     return _from_outside(lambda: runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason, joined.worker_id, pid))
+
+
+def ended_before(joined: Membership, kept: list[Finish]) -> None:
+    """Write what a process had achieved when it died; during an outage it is lost, and runs again."""
+    try:
+        if kept:
+            runs.finish_many(joined.connections.get(), kept)
+    except (ServerError, psycopg.Error) as error:
+        log.warning("outcomes are lost with their process jobs=%d error=%s", len(kept), error)
+
+
+def unbundled(joined: Membership, tokens: list[str], pid: int | None, *, alone: bool) -> None:
+    """Give back what of a bundle has not been run. During an outage it is left to the sweep, because nobody names it any more.
+
+    Args:
+        joined: the application's membership.
+        tokens: of the deliveries.
+        pid: the process that had them.
+        alone: they are in no bundle any more.
+    """
+    try:
+        count = runs.unbundle(joined.connections.get(), tokens, joined.worker_id, pid, alone=alone)
+    except (ServerError, psycopg.Error) as error:
+        log.warning("not given back, the sweep will do it jobs=%d error=%s", len(tokens), error)
+    else:
+        log.info("gave back what a bundle had not begun jobs=%d", count)
 
 
 def ended_outside(

@@ -16,11 +16,14 @@ from bridge import schema
 from bridge import settings as environment
 from bridge.application import Membership, membership
 from bridge.errors import SchemaError, ServerError, SettingError
+from bridge.message import BUNDLE_TASK
 from bridge.results import chord, composed
 from bridge.results.failure import error_of
 from bridge.worker import notifiers, webhooks
 from bridge.worker.acknowledgement import keep_rows_out_of_redis, outlive_impatience, outlive_refusals, stop_fetching
 from bridge.worker.answers import name_the_plugin
+from bridge.worker.bundle import request
+from bridge.worker.bundle.trace import BundleTrace
 from bridge.worker.commands import heed_commands
 from bridge.worker.fence import fence
 from bridge.worker.heartbeat import Heartbeat, forget_dropped
@@ -57,6 +60,7 @@ class FenceStep(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         joined = membership(parent.app)
         if joined is not None:
+            joined.soft_limit = parent.controller.soft_time_limit
             parent.update_strategies = _preparing(parent, joined, parent.update_strategies)
             outlive_refusals(parent)
             outlive_impatience(parent)
@@ -75,9 +79,17 @@ def _preparing(consumer: Any, joined: Membership, theirs: Callable[[], None]) ->
     def update_strategies() -> None:
         compose_requests(consumer.app)
         theirs()
+        _carry_bundles(consumer.app, joined)
         fence(consumer.app, joined)
 
     return update_strategies
+
+
+def _carry_bundles(app: Any, joined: Membership) -> None:
+    """Put our own tracer in the place of that of the task that bundles are messages of."""
+    task = app.tasks[BUNDLE_TASK]
+    if not isinstance(task.__trace__, BundleTrace):
+        task.__trace__ = BundleTrace(app, joined)
 
 
 class LeaveStep(bootsteps.StartStopStep):
@@ -86,6 +98,9 @@ class LeaveStep(bootsteps.StartStopStep):
     def close(self, parent: Any) -> None:
         """Called before the worker waits for its running tasks."""
         heartbeat = getattr(parent, "bridge_heartbeat", None)
+        joined = membership(parent.app)
+        if joined is not None:
+            joined.board.leave()
         if heartbeat is not None:
             ignore_errors(parent.consumer, stop_fetching, parent.consumer.task_consumer)
             heartbeat.leave()
@@ -97,6 +112,7 @@ def register(app: Any) -> None:
     app.steps["worker"].add(LeaveStep)
     chord.register(app)
     composed.register(app)
+    request.register(app)
     webhooks.register(app)
     notifiers.register(app)
     signals.after_setup_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)
@@ -191,6 +207,7 @@ def _on_process_init(**_: Any) -> None:
     joined = membership(app)
     if joined is not None:
         _name_jobs(logging.getLogger(), logging.getLogger("celery"), logging.getLogger("celery.task"))  # an application's own, too
+        _carry_bundles(app, joined)
         fence(app, joined)
 
 

@@ -18,7 +18,7 @@ from bridge.application import membership
 from bridge.content import OURS
 from bridge.errors import CompletingError, ServerError
 from bridge.job import job_id
-from bridge.message import Delivery
+from bridge.message import BUNDLE_TASK, Delivery
 from bridge.queries import revokes
 from bridge.worker import outcome
 from bridge.worker.fence import Refusal
@@ -27,7 +27,7 @@ from bridge.worker.unreadable import OF_THE_MESSAGE, throw_away
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RowRequest", "compose_requests"]
+__all__ = ["RowRequest", "compose_requests", "refuse_said_again"]
 
 log = logging.getLogger("bridge.worker")
 
@@ -38,7 +38,7 @@ def compose_requests(app: Any) -> None:
     """Mix ours into the class of each task's requests, the user's own among them."""
     for task in app.tasks.values():
         theirs = symbol_by_name(task.Request)
-        if not issubclass(theirs, RowRequest):
+        if task.name != BUNDLE_TASK and not issubclass(theirs, RowRequest):
             task.Request = _mixed(theirs)
 
 
@@ -68,10 +68,7 @@ class RowRequest:
             raise InvalidTaskError(f"invalid time limits {self.time_limits!r}")
         if not isinstance(self.id, str) and _is_row(self):
             raise InvalidTaskError(f"invalid task id {self.id!r}")
-        said_again = _embedded(self) & ({*OURS, *self.request_dict} - _IN_BODIES if _is_row(self) else {*OURS})
-        if said_again:
-            # Celery lays them over the headers: the fence would look for a delivery in vain, and let the task run beside its row.
-            raise InvalidTaskError(f"a body that says what headers say: {', '.join(sorted(said_again))}")
+        refuse_said_again(self._payload[2], self.request_dict, is_row=_is_row(self))  # type: ignore[attr-defined]
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -208,10 +205,18 @@ def _is_given_back(task: Any) -> bool:
     return bool(task.acks_late and task.reject_on_worker_lost and not getattr(task, "retry_on_worker_lost", False))
 
 
-def _embedded(request: Any) -> set[str]:
-    """What the third part of a message's body names."""
-    embed = request._payload[2]  # noqa: SLF001 - Celery's classes of requests
-    return {str(name) for name in embed} if isinstance(embed, dict) else set()
+def refuse_said_again(embed: Any, headers: dict[str, Any], *, is_row: bool) -> None:
+    """Refuse a message whose body says in its third part what headers are there for.
+
+    Celery lays that over the headers: the fence would look for a delivery in vain, and let the task run beside its row.
+
+    Raises:
+        InvalidTaskError: it does.
+    """
+    named = {str(name) for name in embed} if isinstance(embed, dict) else set()
+    again = named & ({*OURS, *headers} - _IN_BODIES if is_row else {*OURS})
+    if again:
+        raise InvalidTaskError(f"a body that says what headers say: {', '.join(sorted(again))}")
 
 
 def _is_row(request: Any) -> bool:

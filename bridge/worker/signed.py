@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from bridge.message import Delivery
+from bridge.message import deliveries
 from bridge.signing import Signer
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _guarded(consumer: Any, signer: Signer, theirs: Callable[[Any], Any]) -> Cal
 def _objection(signer: Signer, message: Any) -> str | None:
     try:
         reason = signer.objection(message)
-        return reason if reason or Delivery.of(message.headers) else "unsigned"
+        return reason if reason or deliveries(message.headers) else "unsigned"
     except Exception:  # noqa: BLE001 - whatever somebody has made of it
         return "unreadable"
 

@@ -17,7 +17,7 @@ from redis.exceptions import DataError
 
 from bridge.application import membership
 from bridge.job import Status
-from bridge.message import Delivery
+from bridge.message import Delivery, deliveries
 from bridge.results.failure import error_of
 from bridge.worker import outcome
 
@@ -63,7 +63,11 @@ def throw_away(app: Any, message: Any, error: Exception, connection_errors: Any)
 def fail_row(app: Any, message: Any, error: dict[str, Any]) -> None:
     """A row's message that no worker can run: the job fails with that reason, instead of being sent again and again."""
     joined, delivery = membership(app), Delivery.of(message.headers)
-    if joined is not None and delivery is not None:
+    if joined is not None and delivery is None:
+        brought = deliveries(message.headers)
+        if brought:  # whatever it is, each by itself will tell
+            outcome.unbundled(joined, [one.token for one in brought], 0, alone=True)
+    elif joined is not None and delivery is not None:
         outcome.ended_outside(joined, delivery, Status.FAILED, error, final=True, pid=0)  # no child has it
 
 
