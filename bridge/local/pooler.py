@@ -1,0 +1,83 @@
+"""A pgbouncer in transaction mode before a database, where each transaction may run in another session."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any
+
+from psycopg import conninfo
+
+from bridge.errors import ServerError
+from bridge.local.account import server_account
+from bridge.local.broker import free_port
+from bridge.local.process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["HOW_TO_GET_IT", "Pooler", "find_pgbouncer"]
+
+HOW_TO_GET_IT = "apt-get install pgbouncer"
+CONFIG = """
+[databases]
+* = {server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = {sessions}
+max_client_conn = {clients}
+"""
+
+
+def find_pgbouncer() -> str | None:
+    """The program, which Debian keeps off an ordinary user's path."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+class Pooler:
+    """One pgbouncer.
+
+    Args:
+        dsn: the database behind it.
+        folder: for its configuration and its log; it is made.
+        sessions: how many the server gives it for each database and user.
+        clients: how many may be connected to it.
+
+    Raises:
+        ServerError: there is no pgbouncer.
+    """
+
+    def __init__(self, dsn: str, folder: Path, *, sessions: int, clients: int = 300) -> None:
+        program = find_pgbouncer()
+        if program is None:
+            raise ServerError("no pgbouncer here", HOW_TO_GET_IT)
+        folder.mkdir(mode=0o755)
+        direct, self.port = conninfo.conninfo_to_dict(dsn), free_port()
+        self.dsn = conninfo.make_conninfo("", host="127.0.0.1", port=self.port, user=direct["user"], dbname=direct["dbname"])
+        self._config, self._bounds = folder / "pgbouncer.ini", {"sessions": sessions, "clients": clients}
+        self._write(direct)
+        self._command, self._log = [program, str(self._config)], folder / "log"
+
+    def start(self) -> None:
+        """Start it, unless it runs."""
+        self.process = Process("pgbouncer", self._command, log=self._log, account=server_account(), death_signal=signal.SIGKILL)
+        self.process.start()
+
+    def lead_to(self, dsn: str) -> None:
+        """Have it lead to another server from now on, after a failover."""
+        self._write(conninfo.conninfo_to_dict(dsn))
+        self.process.kill(signal.SIGHUP)
+
+    def _write(self, direct: Mapping[str, Any]) -> None:
+        server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
+        self._config.write_text(CONFIG.format(server=server, port=self.port, **self._bounds))
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.process.kill(signal.SIGCONT)
+        self.process.stop()
