@@ -11,24 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from fix_servers import ROOT, wait_until
+from fix_effort import EFFORT
+from fix_servers import ROOT, missing, wait_until
+
+from bridge.local.pooler import HOW_TO_GET_IT, find_pgbouncer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.local.broker import RedisServer
 
-SIDES = {
-    "drain": ["celery", "bridge"],
-    "e2e": ["celery", "bridge"],
-    "latency": ["celery", "bridge"],
-    "enqueue": ["celery", "bridge, delay()", "bridge, single", "bridge, one transaction", "bridge, bulk"],
-    "memory": ["bridge"],
-    "gate": ["plain", "gated"],
-    "claim": ["alone", "beside"],
-    "urgent": ["bridge"],
+# As few jobs, rows and processes as there can be: what matters is that every step of a scenario happens.
+TINY = ["--rounds", "1", "--no-warm-up", "--jobs", "40", "--rows", "1000", "--hold", "0", "--clients", "8", "--rate", "50"]
+TINY += ["--concurrency", "1", "--producers", "2", "--peer", str(ROOT / "tests/apps/tiny_peer.py")]
+CONTESTANTS = ["celery", "celery, db results", "bridge", "tiny"]
+OURS = ["bridge, delay()", "bridge, delay() in a transaction", "bridge, bulk"]
+# What each says: its sides, and some of its figures.
+SAID = {
+    "enqueue": ([*CONTESTANTS[:2], *OURS, "tiny, single", "tiny, bulk"], {"jobs_per_s"}),
+    "drain": (["celery", "bridge"], {"jobs_per_s"}),
+    "e2e": (CONTESTANTS, {"jobs_per_s"}),
+    "split": (["bridge"], {"enqueue_us", "claim_us", "start_us", "finish_us", "drainer_us", "all_us"}),
+    "clients": (["celery", "bridge"], {"jobs_per_s", "p50_ms", "p99_ms"}),
+    "growth": (["grown"], {"jobs_per_s", "lives_per_s", "wal_bytes_per_job"}),
+    "lists": (["bridge"], {f"{name}_{unit}" for name in ("last_failed", "last_hour", "page") for unit in ("ms", "buffers")}),
 }
-JOBS = {"drain": 300, "e2e": 200, "latency": 20, "enqueue": 100, "memory": 2000, "gate": 200, "claim": 1000, "urgent": 3000}
+# Those that start yet more drainers and workers for the same steps.
+SLOW = {
+    "latency": (CONTESTANTS, {"p50_ms", "p99_ms"}),
+    "gate": (["plain", "gated"], {"jobs_per_s"}),
+    "held": (["clean", "held"], {"jobs_per_s", "p50_ms", "p99_ms"}),
+    "memory": (["bridge"], {"peak_mib"}),
+    "urgent": (["bridge"], {"worst_ms"}),
+}
+SIDES = ["grown", *OURS, *CONTESTANTS, "tiny, single", "tiny, bulk"]
+
+
+thorough = pytest.mark.skipif(EFFORT == 1, reason="starts many processes for steps that others take too: BRIDGE_TEST_EFFORT=2 runs it")
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -36,69 +55,88 @@ def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, env={**os.environ, **environment}, cwd=ROOT, check=False, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("scenario", list(SIDES))
-def test_a_scenario_counts_every_job_and_says_what_it_measured(scenario: str, dsn: str, redis_url: str) -> None:
+def sensible(scenario: dict[str, Any]) -> bool:
+    """Whether every figure is one; on a busy machine a job may begin before its producer has read the clock."""
+    latencies = {"p50_ms", "p99_ms"}
+    figures = [pair for samples in scenario["rounds"] for sample in samples for pair in sample["figures"].items()]
+    return all((-inf if name in latencies else -1e-9) < value < inf for name, value in figures)
+
+
+def check(scenario: dict[str, Any], sides: list[str], figures: set[str]) -> None:
+    (samples,) = scenario["rounds"]
+    assert [sample["side"] for sample in samples] == sides
+    assert all(figures <= set(sample["figures"]) for sample in samples if sample["side"] == sides[-1])
+    assert sensible(scenario)
+
+
+def test_every_scenario_counts_its_jobs_and_says_what_it_measured(dsn: str, redis_url: str, tmp_path: Path) -> None:
+    if find_pgbouncer() is None:
+        missing("pgbouncer", HOW_TO_GET_IT)
+    picture, only = tmp_path / "figures.svg", [word for side in SIDES for word in ("--side", side)]
     servers = ["--database-url", dsn, "--broker-url", redis_url]
-    done = bench(scenario, "--rounds", "1", "--jobs", str(JOBS[scenario]), "--json", *servers)
+    done = bench(*SAID, *TINY, *only, "--json", "--plot", str(picture), *servers)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [scenario["name"] for scenario in said["scenarios"]] == list(SAID)
+    for scenario in said["scenarios"]:
+        check(scenario, *SAID[scenario["name"]])
+    whole = next(scenario for scenario in said["scenarios"] if scenario["name"] == "e2e")
+    assert whole["condition"] == {"prefork": 1}
+    assert set(whole["cpu_us_per_job"]["bridge"]) == {"client", "drainer", "postgres", "worker main", "worker children", "redis"}
+    assert {ratio["baseline"] for ratio in whole["ratios"] if ratio["side"] == "bridge"} == {"celery", "celery, db results"}
+    assert {"wal_bytes_per_job", "dead_rows_per_job"} <= {row["figure"] for row in whole["figures"] if row["side"] == "bridge"}
+    assert said["servers"]["postgres"]["fsync"] in {"on", "off"}
+    assert {"celery", "kombu", "redis", "redis_server", "postgres", "python", "psycopg"} <= set(said["versions"])
+    assert picture.read_text().lstrip().startswith("<?xml")
+    with psycopg.connect(dsn) as connection:  # as before
+        assert connection.execute("select bridge.setting('window')").fetchone() == (500,)
+        assert connection.execute("select count(*) from pg_database where datname like 'bench%'").fetchone() == (0,)
+
+
+@thorough
+@pytest.mark.parametrize("name", list(SLOW))
+def test_a_scenario_with_many_processes_counts_its_jobs(name: str, dsn: str, redis_url: str) -> None:
+    jobs = ["--jobs", "3000"] if name in {"memory", "urgent"} else []
+    done = bench(name, *TINY, *jobs, "--json", "--database-url", dsn, "--broker-url", redis_url)
     assert done.returncode == 0, done.stderr
     (said,) = json.loads(done.stdout)["scenarios"]
-    (samples,) = said["rounds"]
-    assert [sample["side"] for sample in samples] == SIDES[scenario]
-    # Of the rows in front of the drainer, a tenth goes through, and what it has published meanwhile.
-    expected = {"memory": JOBS[scenario] // 10, "urgent": 20}.get(scenario, JOBS[scenario])
-    assert all(sample["jobs"] >= expected for sample in samples)
-    # On a busy machine a job may begin before its producer has read the clock: such a latency is below nothing.
-    least = -inf if scenario == "latency" else 0
-    assert all(least < next(iter(sample["figures"].values())) < inf for sample in samples)
+    check(said, *SLOW[name])
 
 
-def test_a_run_on_servers_of_its_own_writes_where_its_figures_come_from(redis_server: RedisServer, tmp_path: Path) -> None:
-    del redis_server  # asked for so that the test is skipped where there is no Redis
-    file = tmp_path / "figures.json"
-    done = bench("drain", "--rounds", "1", "--jobs", "100", "--output", str(file))
-    assert done.returncode == 0, done.stderr
-    said: dict[str, Any] = json.loads(file.read_text())
-    assert said["servers"]["own"]
-    assert said["servers"]["postgres"]["fsync"] == "on"
-    assert said["machine"]["cores"] >= 1
-    assert {"celery", "kombu", "redis", "redis_server", "postgres", "python", "psycopg"} <= set(said["versions"])
-    assert "drain" in done.stdout
+@thorough
+def test_a_soak_tells_sizes_and_waits(dsn: str, redis_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "soak.json"
+    options = ["--minutes", "0.1", "--every", "2", "--concurrency", "1", "--database-url", dsn, "--broker-url", redis_url]
+    command = [sys.executable, "-m", "bridge.bench.soak", *options, "--output", str(file)]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode in {0, 1}, done.stderr  # 1: something has grown, as it may in six seconds
+    said = json.loads(file.read_text())
+    assert all(set(state["tables"]) == {"job", "ready", "inflight"} for state in said["states"])
+    assert len(said["waits"]) == len(said["states"]) >= 2
 
 
-def test_a_database_that_holds_jobs_is_left_alone(dsn: str, redis_url: str) -> None:
-    with psycopg.connect(dsn) as connection:
+def test_a_database_that_holds_jobs_and_a_broker_that_holds_keys_are_left_alone(dsn: str, redis_server: RedisServer) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("select bridge.enqueue('mail.send')")
-    done = bench("drain", "--database-url", dsn, "--broker-url", redis_url)
-    assert done.returncode == 1
-    assert "holds jobs" in done.stderr
-    with psycopg.connect(dsn) as connection:
+        done = bench("drain", "--database-url", dsn, "--broker-url", redis_server.url)
+        assert (done.returncode, "holds jobs" in done.stderr) == (1, True)
         assert connection.execute("select count(*) from bridge.job").fetchone() == (1,)
-
-
-def test_a_broker_that_holds_keys_is_left_alone(dsn: str, redis_server: RedisServer) -> None:
+        connection.execute("truncate bridge.job, bridge.ready")
     redis_server.client().set("somebody", "else's")
     done = bench("drain", "--database-url", dsn, "--broker-url", redis_server.url)
-    assert done.returncode == 1
-    assert "holds keys" in done.stderr
+    assert (done.returncode, "holds keys" in done.stderr) == (1, True)
     assert redis_server.client().get("somebody") == b"else's"
-
-
-def test_the_settings_of_a_given_database_are_as_before(dsn: str, redis_url: str) -> None:
-    done = bench("drain", "--rounds", "1", "--jobs", "50", "--database-url", dsn, "--broker-url", redis_url)
-    assert done.returncode == 0, done.stderr
-    with psycopg.connect(dsn) as connection:
-        assert connection.execute("select bridge.setting('window')").fetchone() == (500,)
 
 
 def test_a_run_that_is_ended_early_leaves_nothing_behind(redis_server: RedisServer, server_folder: Path) -> None:
     del redis_server  # asked for so that the test is skipped where there is no Redis
     folder = server_folder / "disk"
     folder.mkdir(mode=0o711)
-    command = [sys.executable, "-m", "bridge", "bench", "e2e", "--jobs", "20000"]
+    command = [sys.executable, "-m", "bridge", "bench", "drain", "--jobs", "20000"]
     environment = {**os.environ, "TMPDIR": str(folder)}
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: list(folder.glob("bench-*/worker.log")), 90.0, "a worker that starts")
+        wait_until(lambda: list(folder.glob("bench-*/drainer.log")), 90.0, "a drainer that starts")
         process.terminate()
         assert process.wait(60.0) == 1
     finally:

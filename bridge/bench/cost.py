@@ -1,4 +1,4 @@
-"""What work costs beside time: CPU by kind of process, bytes of WAL, peak memory.
+"""What work costs beside time: CPU by kind of process, bytes of WAL, dead rows, peak memory.
 
 CPU per job hardly moves when other programs share the cores; rates do. Both are printed.
 """
@@ -7,21 +7,30 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import psycopg
     import redis
 
-__all__ = ["Meter", "Reading", "peak_memory", "tree_cpu"]
+__all__ = ["CHILDREN", "MAIN", "Meter", "Reading", "dead_rows", "peak_memory", "tree_cpu"]
 
 _PROC = Path("/proc")
 _MICROSECONDS = 1e6
+_WORKER, MAIN, CHILDREN = "worker", "worker main", "worker children"
+# What a table's statistics count as gone is exact at the end of each session; what vacuum has taken away is still among it.
+_SESSIONS = """
+  select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+    and state is distinct from 'idle in transaction'
+"""
+_GOODBYE = 5.0  # seconds that sessions of ended processes have to end
+_DEAD = "select coalesce(sum(n_tup_upd + n_tup_del), 0) from pg_stat_user_tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +47,27 @@ class Meter:
     Args:
         control: a connection to Postgres; its server's CPU is seen when it runs on this machine.
         broker: a client of Redis.
-        processes: process ids by kind; their children count with them.
+        processes: process ids by kind; their children count with them, those of the kind "worker" as a kind of their own.
     """
 
-    def __init__(self, control: psycopg.Connection, broker: redis.Redis, processes: Mapping[str, int] | None = None) -> None:
+    def __init__(self, control: psycopg.Connection, broker: redis.Redis, processes: Mapping[str, Sequence[int]] | None = None) -> None:
         self._control = control
         self._broker = broker
         self._processes = dict(processes or {})
         postmaster = _postmaster(control.info.backend_pid)
         if postmaster is not None:
-            self._processes["postgres"] = postmaster
+            self._processes["postgres"] = [postmaster]
 
     def read(self) -> Reading:
         """The counters now."""
-        seconds = tree_cpu(set(self._processes.values()))
-        cpu = {kind: seconds[pid] for kind, pid in self._processes.items() if pid in seconds}
+        seconds = tree_cpu({pid for pids in self._processes.values() for pid in pids})
+        cpu: dict[str, float] = {}
+        for kind, pids in self._processes.items():
+            seen = [seconds[pid] for pid in pids if pid in seconds]
+            if not seen:
+                continue
+            own, children = sum(one for one, _ in seen), sum(other for _, other in seen)
+            cpu |= {MAIN: own, CHILDREN: children} if kind == _WORKER else {kind: own + children}
         used = self._broker.info("cpu")
         cpu["redis"] = float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
         row = self._control.execute("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')").fetchone()
@@ -65,23 +80,42 @@ class Meter:
         return cpu, (now.wal - start.wal) / jobs
 
 
-def tree_cpu(roots: set[int]) -> dict[int, float]:
-    """CPU seconds of these processes with all their children, the ended ones among them; only those that can be seen."""
+def tree_cpu(roots: Iterable[int]) -> dict[int, tuple[float, float]]:
+    """CPU seconds of these processes, and of all their children, the ended ones among them; only those that can be seen."""
+    wanted = set(roots)
     parents: dict[int, int] = {}
     own: dict[int, float] = {}
+    reaped: dict[int, float] = {}
     for entry in _PROC.glob("[0-9]*/stat"):
         fields = _stat(entry)
         if fields is not None:
-            pid = int(entry.parent.name)
-            parents[pid], own[pid] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    total: dict[int, float] = defaultdict(float)
+            pid, tick = int(entry.parent.name), os.sysconf("SC_CLK_TCK")
+            parents[pid] = int(fields[1])
+            own[pid], reaped[pid] = sum(map(int, fields[11:13])) / tick, sum(map(int, fields[13:15])) / tick
+    children: dict[int, float] = defaultdict(float)
     for pid, seconds in own.items():
         at: int | None = pid
-        while at is not None and at not in roots:
+        while at is not None and at not in wanted:
             at = parents.get(at)
         if at is not None:
-            total[at] += seconds
-    return total
+            children[at] += reaped[pid] + (seconds if at != pid else 0.0)
+    return {pid: (own[pid], children[pid]) for pid in wanted if pid in own}
+
+
+def dead_rows(control: psycopg.Connection) -> int:
+    """How many row versions have been left behind in this database, those among them that vacuum has taken away since.
+
+    Sessions tell when they end, so those of processes that have ended are waited for.
+    """
+    deadline = time.monotonic() + _GOODBYE
+    while _number(control, _SESSIONS) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return _number(control, _DEAD)
+
+
+def _number(control: psycopg.Connection, query: str) -> int:
+    row = control.execute(query.encode()).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _stat(file: Path) -> list[str] | None:

@@ -11,11 +11,15 @@ from bridge.errors import BridgeError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["BenchError", "Outcome", "Ratio", "Sample", "Spread", "Target", "ratios", "spreads"]
+__all__ = ["BenchError", "Outcome", "Ratio", "Sample", "SkippedError", "Spread", "Target", "ratios", "spreads"]
 
 
 class BenchError(BridgeError):
     """Jobs were lost or doubled, or a process of the benchmark died: no figure is printed."""
+
+
+class SkippedError(BridgeError):
+    """A scenario needs a program that this machine does not have: it is left out, and the others go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Target:
         bound: the limit.
         at_least: it must not be less; otherwise it must not be more.
         ratio: the bound is on the ratio to the baseline, not on the figure itself.
+        of: the side that this ratio divides by; None is the scenario's baseline.
     """
 
     side: str
@@ -52,6 +57,7 @@ class Target:
     bound: float
     at_least: bool = True
     ratio: bool = True
+    of: str | None = None
 
     def met(self, value: float) -> bool:
         """Whether a value is good enough."""
@@ -82,18 +88,22 @@ class Outcome:
 
     Attributes:
         name: the scenario.
+        condition: what it was measured under, such as `{"prefork": 8}`; empty when there is one way alone.
         about: one sentence: what is compared, and what the clock measures.
         notes: what differs from the defaults that a user gets, and what to know when reading the figures.
         rounds: the samples, in the order in which they were taken.
         baseline: the side that ratios divide by; None when there is one side only.
+        others: further sides that ratios divide by.
         targets: what was to be reached.
     """
 
     name: str
+    condition: dict[str, float]
     about: str
     notes: tuple[str, ...]
     rounds: tuple[tuple[Sample, ...], ...]
     baseline: str | None
+    others: tuple[str, ...]
     targets: tuple[Target, ...]
 
 
@@ -105,15 +115,20 @@ def spreads(outcome: Outcome) -> list[Spread]:
 
 
 def ratios(outcome: Outcome) -> list[Ratio]:
-    """Median and range of the ratio to the baseline of the same round; rounds are never mixed."""
+    """Median and range of the ratio to the baselines of the same round; rounds are never mixed."""
+    names = [name for name in (outcome.baseline, *outcome.others) if name is not None]
+    return [ratio for name in names for ratio in _ratios(outcome, name)]
+
+
+def _ratios(outcome: Outcome, baseline: str) -> list[Ratio]:
     found: dict[tuple[str, str], list[float]] = {}
     for samples in outcome.rounds:
-        base = next((sample.figures for sample in samples if sample.side == outcome.baseline), {})
+        base = next((sample.figures for sample in samples if sample.side == baseline), {})
         for sample in samples:
             for figure, value in sample.figures.items():
-                if sample.side != outcome.baseline and base.get(figure):
+                if sample.side != baseline and base.get(figure):
                     found.setdefault((sample.side, figure), []).append(value / base[figure])
-    return [Ratio(*key, *_three(values), outcome.baseline or "") for key, values in found.items()]
+    return [Ratio(*key, *_three(values), baseline) for key, values in found.items()]
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:

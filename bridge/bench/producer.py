@@ -1,17 +1,21 @@
-"""A process of its own that makes jobs: ``python -m bridge.bench.producer ACT COUNT WARM RATE``.
+"""A process of its own that makes jobs: ``python -m bridge.bench.producer ACT COUNT WARM RATE FIRST``.
 
 It makes WARM jobs, says so in a line of JSON, waits for a line, makes COUNT jobs by the clock, and says how long that took.
+Numbered jobs begin with FIRST; those of the warm-up are below 0.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
-import uuid
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
+from typing import Any
 
 import psycopg
 
@@ -19,27 +23,25 @@ import bridge
 from bridge import settings
 from bridge.bench.jobs import NOOP, PAYLOAD, QUEUE, STAMP
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["ACTS", "CLIENTS", "main"]
 
-__all__ = ["ACTS", "main"]
-
-_BULK = 1000  # messages an LPUSH
+CLIENTS = "BENCH_CLIENTS"  # how many threads, with a connection each, make jobs in the acts of a crowd
+Act = Callable[[int, float, int], list[int]]
 
 
 def _app(name: str) -> Any:
     return importlib.import_module(f"bridge.bench.{name}").app
 
 
-def _send_task(count: int, _rate: float) -> list[int]:
+def _send_task(count: int, _rate: float, _first: int) -> list[int]:
     app = _app("plain")
     for _ in range(count):
         app.send_task(NOOP, args=[PAYLOAD], queue=QUEUE)
     return []
 
 
-def _delay(app: str) -> Callable[[int, float], list[int]]:
-    def make(count: int, _rate: float) -> list[int]:
+def _delay(app: str) -> Act:
+    def make(count: int, _rate: float, _first: int) -> list[int]:
         task = _app(app).tasks[NOOP]
         for _ in range(count):
             task.delay(PAYLOAD)
@@ -48,27 +50,13 @@ def _delay(app: str) -> Callable[[int, float], list[int]]:
     return make
 
 
-def _fill(count: int, _rate: float) -> list[int]:
-    """Copies of one real message with ids of their own: for queues whose filling is not measured."""
-    app = _app("plain")
-    identity = app.send_task(NOOP, args=[PAYLOAD], queue=QUEUE).id
-    with app.connection_for_write() as connection:
-        client = connection.default_channel.client
-        text = client.rpop(QUEUE).decode()
-        tag = json.loads(text)["properties"]["delivery_tag"]
-        copies = (text.replace(identity, str(uuid.uuid4())).replace(tag, str(uuid.uuid4())) for _ in range(count))
-        while page := list(islice(copies, _BULK)):
-            client.lpush(QUEUE, *page)
-    return []
-
-
-def _single(count: int, _rate: float) -> list[int]:
+def _single(count: int, _rate: float, _first: int) -> list[int]:
     for _ in range(count):
         bridge.enqueue(NOOP, [PAYLOAD], queue=QUEUE)
     return []
 
 
-def _transaction(count: int, _rate: float) -> list[int]:
+def _transaction(count: int, _rate: float, _first: int) -> list[int]:
     with psycopg.connect(settings.load().require_database()) as connection:
         connection.prepare_threshold = 0
         for _ in range(count):
@@ -76,25 +64,60 @@ def _transaction(count: int, _rate: float) -> list[int]:
     return []
 
 
-def _many(count: int, _rate: float) -> list[int]:
+def _within(count: int, _rate: float, _first: int) -> list[int]:
+    """Unmodified calls in an open transaction, which joins them; its commit is part of it."""
+    task = _app("joined").tasks[NOOP]
+    with psycopg.connect(settings.load().require_database()) as connection, bridge.using(connection):
+        for _ in range(count):
+            task.delay(PAYLOAD)
+    return []
+
+
+def _many(count: int, _rate: float, _first: int) -> list[int]:
     bridge.enqueue_many({"task": NOOP, "args": [PAYLOAD], "queue": QUEUE} for _ in range(count))
     return []
 
 
-def _paced(send: Callable[[int], Any]) -> Callable[[int, float], list[int]]:
+def _paced(send: Callable[[int], Any]) -> Act:
     """Send at a steady rate; when each call came back, in nanoseconds of the monotonic clock.
 
-    Jobs shift within their slots, or they would meet every periodic duty at the same moment.
+    Jobs shift within their slots, or they would meet every periodic duty, and each other, at the same moment.
     """
 
-    def make(count: int, rate: float) -> list[int]:
+    def make(count: int, rate: float, first: int) -> list[int]:
         start, returned = time.monotonic(), []
         for number in range(count):
-            due = start + (number + number * 0.618 % 1) / rate
+            due = start + (number + (first + number) * 0.618 % 1) / rate
             time.sleep(max(0.0, due - time.monotonic()))
-            send(number)
+            send(first + number)
             returned.append(time.monotonic_ns())
         return returned
+
+    return make
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(int(os.environ[CLIENTS]))
+
+
+def _crowd(call: Callable[[], Any]) -> Act:
+    """Many threads call at the same time, as quickly as they can; how long each call took, in nanoseconds."""
+
+    def make(count: int, _rate: float, _first: int) -> list[int]:
+        clients = int(os.environ[CLIENTS])
+        together = Barrier(clients)
+
+        def work(_: int) -> list[int]:
+            together.wait()  # no thread takes the share of another
+            took = []
+            for _ in range(max(count // clients, 1)):
+                began = time.monotonic_ns()
+                call()
+                took.append(time.monotonic_ns() - began)
+            return took
+
+        return [one for took in _threads().map(work, range(clients)) for one in took]
 
     return make
 
@@ -107,22 +130,30 @@ def _stamp_bridge(number: int) -> None:
     bridge.enqueue(STAMP, [number, PAYLOAD], queue=QUEUE)
 
 
-ACTS: dict[str, Callable[[int, float], list[int]]] = {
-    "celery.fill": _fill, "celery.send_task": _send_task, "celery.delay": _delay("plain"), "celery.paced": _paced(_stamp_plain),
-    "bridge.delay": _delay("joined"), "bridge.single": _single, "bridge.transaction": _transaction, "bridge.many": _many,
-    "bridge.paced": _paced(_stamp_bridge),
+def _call_plain() -> None:
+    _app("plain").tasks[NOOP].delay(PAYLOAD)
+
+
+def _call_bridge() -> None:
+    bridge.enqueue(NOOP, [PAYLOAD], queue=QUEUE)
+
+
+ACTS: dict[str, Act] = {
+    "celery.send_task": _send_task, "celery.delay": _delay("plain"), "celery.paced": _paced(_stamp_plain),
+    "celery.crowd": _crowd(_call_plain),
+    "bridge.delay": _delay("joined"), "bridge.within": _within, "bridge.single": _single, "bridge.transaction": _transaction,
+    "bridge.many": _many, "bridge.paced": _paced(_stamp_bridge), "bridge.crowd": _crowd(_call_bridge),
 }  # fmt: skip
 
 
 def main() -> None:
     """Do one act, as the arguments say."""
-    act, count, warm, rate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-    if warm:
-        ACTS[act](warm, rate or 1.0)
+    act, count, warm, rate, first = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+    ACTS[act](warm, rate or 1.0, -warm)  # of none, the application is loaded all the same
     _say(ready=True)
     sys.stdin.readline()
     start, used = time.perf_counter(), time.process_time()
-    returned = ACTS[act](count, rate)
+    returned = ACTS[act](count, rate, first)
     _say(seconds=time.perf_counter() - start, cpu=time.process_time() - used, returned=returned)
     sys.stdin.readline()
 

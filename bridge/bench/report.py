@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from bridge.bench.cost import CHILDREN, MAIN
 from bridge.bench.measure import Outcome, Ratio, Spread, Target, ratios, spreads
 
 if TYPE_CHECKING:
@@ -17,26 +18,30 @@ if TYPE_CHECKING:
 
 __all__ = ["document", "print_report"]
 
-_KINDS = ("producer", "worker", "drainer", "postgres", "redis")
+_KINDS = ("client", "drainer", "postgres", MAIN, CHILDREN, "redis")
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
     """One scenario as JSON values."""
     found = ratios(outcome)
     return {
-        "name": outcome.name, "about": outcome.about, "notes": list(outcome.notes), "baseline": outcome.baseline,
+        "name": outcome.name, "condition": outcome.condition, "about": outcome.about,
+        "notes": list(outcome.notes), "baseline": outcome.baseline,
         "figures": [asdict(spread) for spread in spreads(outcome)],
         "ratios": [asdict(ratio) for ratio in found],
-        "targets": [_judged(target, outcome, found) for target in outcome.targets],
+        "targets": [judged for target in outcome.targets if (judged := _judged(target, outcome, found))],
         "cpu_us_per_job": {side: dict(_cpu(outcome, side)) for side in _sides(outcome)},
         "rounds": [[asdict(sample) for sample in samples] for samples in outcome.rounds],
     }  # fmt: skip
 
 
-def _judged(target: Target, outcome: Outcome, found: list[Ratio]) -> dict[str, Any]:
+def _judged(target: Target, outcome: Outcome, found: list[Ratio]) -> dict[str, Any] | None:
+    """What became of a target; None when its figure could not be had here."""
     candidates: list[Spread] = [*found] if target.ratio else spreads(outcome)
-    value = next(item.median for item in candidates if (item.side, item.figure) == (target.side, target.figure))
-    return {**asdict(target), "value": value, "met": target.met(value)}
+    of = target.of or outcome.baseline
+    same = (item for item in candidates if not isinstance(item, Ratio) or item.baseline == of)
+    value = next((item.median for item in same if (item.side, item.figure) == (target.side, target.figure)), None)
+    return None if value is None else {**asdict(target), "value": value, "met": target.met(value)}
 
 
 def _sides(outcome: Outcome) -> list[str]:
@@ -59,12 +64,16 @@ def print_report(console: Console, facts: dict[str, Any], scenarios: list[dict[s
     console.print(", ".join(f"{name} = {value}" for name, value in servers["postgres"].items()))
     console.print(f"a small commit takes {servers['commit_ms']} ms; load before the start {machine['load_1m']}")
     for scenario in scenarios:
-        _print_scenario(console, scenario)
+        if "skipped" in scenario:
+            console.print(f"\n[bold]{scenario['name']}[/bold]: left out: {scenario['skipped']}")
+        else:
+            _print_scenario(console, scenario)
 
 
 def _print_scenario(console: Console, scenario: dict[str, Any]) -> None:
     console.print()
-    console.print(f"[bold]{scenario['name']}[/bold]: {scenario['about']}")
+    condition = "".join(f", {name} {value:g}" for name, value in scenario["condition"].items())
+    console.print(f"[bold]{scenario['name']}{condition}[/bold]: {scenario['about']}")
     for note in scenario["notes"]:
         console.print(f"  {note}", style="dim")
     console.print(_figures(scenario))
@@ -76,11 +85,16 @@ def _figures(scenario: dict[str, Any]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("side", "figure", "median", "range", f"of {scenario['baseline'] or '-'}", "range", "to reach", "reached"):
         table.add_column(name, justify="left" if name in {"side", "figure"} else "right")
-    of = {(ratio["side"], ratio["figure"]): ratio for ratio in scenario["ratios"]}
-    wanted = {(target["side"], target["figure"]): target for target in scenario["targets"]}
+    of = {(ratio["side"], ratio["figure"]): ratio for ratio in scenario["ratios"] if ratio["baseline"] == scenario["baseline"]}
+    wanted = {(target["side"], target["figure"]): target for target in scenario["targets"] if target["of"] is None}
     for row in scenario["figures"]:
         key = (row["side"], row["figure"])
         table.add_row(*key, _number(row["median"]), _range(row), *_compared(of.get(key)), *_wanted(wanted.get(key)))
+    for target in scenario["targets"]:
+        if target["of"] is not None:
+            key, base = (target["side"], target["figure"]), target["of"]
+            other = next(ratio for ratio in scenario["ratios"] if (ratio["side"], ratio["figure"], ratio["baseline"]) == (*key, base))
+            table.add_row(key[0], f"{key[1]} of {base}", "", "", *_compared(other), *_wanted(target))
     return table
 
 

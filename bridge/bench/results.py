@@ -8,15 +8,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from bridge.bench.jobs import QUEUE
+from bridge.bench.jobs import NOOP, QUEUE, STAMP
 from bridge.bench.measure import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bridge.bench.rig import Rig
 
-__all__ = ["check_get", "check_rows", "plain_count", "plain_results", "row_count"]
+__all__ = ["check_get", "check_rows", "plain_count", "plain_results", "row_count", "row_ends"]
 
 _PAGE = 1000
 _SAMPLE = 50  # results read back through AsyncResult.get()
@@ -26,11 +26,17 @@ app = importlib.import_module("bridge.bench." + sys.argv[1]).app
 for identity in sys.argv[2:]:
     assert app.AsyncResult(identity).get(timeout=10), identity
 """
+_LIVE = "select (select count(*) from bridge.ready) + (select count(*) from bridge.inflight) + (select count(*) from bridge.held)"
 _ROWS = """
-  select (select count(*) from bridge.finished where status = 'succeeded' and attempts = 1 and losses = 0),
-    (select count(distinct id) from bridge.finished), (select count(*) from bridge.job),
-    (select count(*) from bridge.inflight), (select count(*) from bridge.attempt)
+  select (select count(*) from bridge.finished f where f.task = any (%s) and f.status = 'succeeded' and f.attempts = 1 and f.losses = 0),
+    (select count(distinct f.id) from bridge.finished f where f.task = any (%s)),
+    (select count(*) from bridge.job j where j.task = any (%s)), (select count(*) from bridge.inflight),
+    (select count(*) from bridge.attempt)
 """
+_ENDS = """
+  select extract(epoch from min(f.finished_at)), extract(epoch from max(f.finished_at)) from bridge.finished f where f.task = any (%s)
+"""
+_TASKS = [NOOP, STAMP]
 
 
 def plain_count(rig: Rig) -> Callable[[], int]:
@@ -39,8 +45,8 @@ def plain_count(rig: Rig) -> Callable[[], int]:
 
 
 def row_count(rig: Rig, jobs: int) -> Callable[[], int]:
-    """How many jobs have ended: those that left the live table, which is small and gets smaller."""
-    return lambda: jobs - int(rig.value("select count(*) from bridge.job"))
+    """How many jobs have ended: those that are in none of the places of live jobs, which are small and get smaller."""
+    return lambda: jobs - int(rig.value(_LIVE))
 
 
 def plain_results(rig: Rig, jobs: int) -> list[dict[str, Any]]:
@@ -65,20 +71,25 @@ def check_rows(rig: Rig, jobs: int) -> None:
     Raises:
         BenchError: it is not so.
     """
-    found = rig.control.execute(_ROWS).fetchone()
+    found = rig.control.execute(_ROWS.encode(), (_TASKS,) * 3).fetchone()
     if found != (jobs, jobs, 0, 0, 0):
         words = dict(zip(("succeeded at first", "ended", "live", "in flight", "other attempts"), found or (), strict=False))
         raise BenchError(f"of {jobs} jobs: {', '.join(f'{count} {word}' for word, count in words.items())}")
 
 
-def check_get(rig: Rig, side: str, ids: list[str]) -> None:
+def row_ends(rig: Rig) -> tuple[float, float]:
+    """When the first and the last row ended."""
+    first, last = rig.control.execute(_ENDS, (_TASKS,)).fetchone() or (0, 0)
+    return float(first or 0), float(last or 0)
+
+
+def check_get(app: str, environment: Mapping[str, str], ids: list[str]) -> None:
     """Read some results back as an application does.
 
     Raises:
         BenchError: one of them cannot be had.
     """
-    app, environment = ("plain", rig.plain_environment) if side == "celery" else ("joined", rig.environment)
     command = [sys.executable, "-c", _GET, app, *ids[:: max(len(ids) // _SAMPLE, 1)]]
     done = subprocess.run(command, env=environment, cwd=os.getcwd(), check=False, capture_output=True, text=True)  # noqa: S603, PTH109
     if done.returncode != 0:
-        raise BenchError(f"{side} does not give its results: {done.stderr.strip()[-500:]}")
+        raise BenchError(f"{app} does not give its results: {done.stderr.strip()[-500:]}")

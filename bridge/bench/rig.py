@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import redis
 
-from bridge.bench.cost import Meter
-from bridge.bench.jobs import QUEUE
+from bridge import schema
+from bridge.bench.cost import Meter, dead_rows
+from bridge.bench.databases import Databases
+from bridge.bench.jobs import NOOP, QUEUE, STAMP, STAMPS
+from bridge.bench.making import Making, Producer
 from bridge.bench.measure import BenchError
 from bridge.errors import SettingError
 from bridge.local.process import Process
 from bridge.settings import without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from bridge.bench.servers import Servers
 
-__all__ = ["STALLED", "Producer", "Rig"]
+__all__ = ["STALLED", "Rig"]
 
-STALLED = 60.0  # seconds without progress after which a benchmark gives up
+STALLED = 300.0  # seconds without progress after which a benchmark gives up; a worker on a busy machine takes long to start
 _READY = 30.0  # seconds that a process has to start
 _PAGE = 2000  # messages or keys of Redis read at once
 _MESSAGE_ID = re.compile(rb'"id": "([0-9a-f-]{36})"')
@@ -42,22 +45,38 @@ _CLEAR = f"""
   select pg_advisory_xact_lock(hashtextextended('bridge.tick', 0));
   truncate {", ".join(f"bridge.{table}" for table in _TABLES.split(", "))}
 """
+# The same where rows of other tasks are to stay as they are, alive or dead.
+_FORGET = (
+    """
+  with waiting as (delete from bridge.ready returning seq), sent as (delete from bridge.inflight returning seq)
+  delete from bridge.job j where j.seq in (select w.seq from waiting w union all select s.seq from sent s)""",
+    "delete from bridge.worker",
+    "delete from bridge.drainer",
+    "delete from bridge.waiter",
+)
+_FORGET_ENDED = "delete from bridge.finished f where f.task = any (%s)"
 _HOLDS_JOBS = "select exists (select from bridge.job) or exists (select from bridge.finished)"
 
 
 class Rig:
     """Servers in use by one benchmark.
 
+    Args:
+        servers: which.
+        keeps: what is in the database beside the benchmark's own jobs stays when it begins anew.
+
     Raises:
         SettingError: the database holds jobs, or the broker keys: a benchmark empties both.
     """
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, servers: Servers, *, keeps: bool = False) -> None:
         self.servers = servers
+        self.databases = Databases(servers.dsn)
+        self._keeps = keeps
         self.control: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(servers.dsn, autocommit=True)
         self.broker = redis.Redis.from_url(servers.broker_url)
         self.results = redis.Redis.from_url(servers.results_url)
-        if not servers.own:
+        if not (servers.own or keeps):
             self._refuse_used()
 
     def _refuse_used(self) -> None:
@@ -75,16 +94,48 @@ class Rig:
     def clear(self) -> None:
         """Begin anew: no jobs, no messages, no results, and a checkpoint, as far as this role may, so that WAL files are used again."""
         with self.control.transaction():
-            self.control.execute(_CLEAR.encode())
+            if self._keeps:
+                self._forget()
+            else:
+                self.control.execute(_CLEAR.encode())
+        self.stamps.unlink(missing_ok=True)
         with suppress(psycopg.errors.InsufficientPrivilege):
             self.control.execute("checkpoint")
         self.broker.flushdb()
         self.results.flushdb()
 
+    def _forget(self) -> None:
+        self.control.execute("set local enable_seqscan = off")
+        for statement in _FORGET:
+            self.control.execute(statement.encode())
+        self.control.execute(_FORGET_ENDED, ([NOOP, STAMP],))
+
     def close(self) -> None:
         """Leave nothing behind, and disconnect."""
         self.clear()
         self.control.close()
+        self.databases.drop_all()
+
+    @contextmanager
+    def beside(self) -> Iterator[Rig]:
+        """The same servers with another database that has our schema, and goes away; what one puts there stays there."""
+        dsn = self.databases.create()
+        schema.install(dsn)
+        other = Rig(replace(self.servers, dsn=dsn), keeps=True)
+        try:
+            yield other
+        finally:
+            other.control.close()
+            self.databases.drop(dsn)
+
+    @property
+    def stamps(self) -> Path:
+        """The file that first lines of tasks are noted in."""
+        return self.servers.folder / "stamps"
+
+    def left_behind(self) -> int:
+        """How many row versions have been left behind in this database; exact once the processes that worked here have ended."""
+        return dead_rows(self.control)
 
     @contextmanager
     def setting(self, name: str, value: int) -> Iterator[None]:
@@ -115,7 +166,7 @@ class Rig:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BRIDGE_", "CELERY_"))}
         urls = {"BRIDGE_DATABASE_URL": self.servers.dsn, "BRIDGE_BROKER_URL": self.servers.broker_url}
         # What a killed worker leaves goes with our folder.
-        kept |= {"TMPDIR": str(self.servers.folder)}
+        kept |= {"TMPDIR": str(self.servers.folder), STAMPS: str(self.stamps)}
         return {**kept, **urls, "CELERY_BROKER_URL": self.servers.broker_url, "CELERY_RESULT_BACKEND": "bridge://"}
 
     @cached_property
@@ -132,27 +183,38 @@ class Rig:
             yield process
 
     @contextmanager
-    def worker(self, app: str, concurrency: int) -> Iterator[Process]:
-        """A stock prefork worker: ``plain`` or ``joined``; it may still be starting."""
+    def worker(self, app: str, concurrency: int, environment: Mapping[str, str] | None = None) -> Iterator[Process]:
+        """A stock prefork worker of a module here, such as ``joined``; it may still be starting."""
         command = ["-m", "celery", "-A", f"bridge.bench.{app}", "worker", f"--concurrency={concurrency}"]
-        environment = self.plain_environment if app == "plain" else self.environment
-        with self._running("worker", command, environment) as process:
+        with self._running("worker", command, environment or self.environment) as process:
             yield process
 
     @contextmanager
-    def _running(self, name: str, arguments: list[str], environment: dict[str, str]) -> Iterator[Process]:
+    def _running(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> Iterator[Process]:
+        with self.running(name, [sys.executable, *arguments], environment) as process:
+            yield process
+
+    @contextmanager
+    def running(self, name: str, command: list[str], environment: Mapping[str, str]) -> Iterator[Process]:
+        """A program, until the block ends."""
         log = self.servers.folder / f"{name}.log"
         # A worker that outlives its broker hangs in a polite shutdown.
-        process = Process(name, [sys.executable, *arguments], log=log, env=environment, death_signal=signal.SIGKILL)
+        process = Process(name, command, log=log, env=environment, death_signal=signal.SIGKILL)
         process.start()
         try:
             yield process
         finally:
             process.stop()
 
-    def meter(self, **processes: Process) -> Meter:
-        """A meter of the servers and these processes."""
-        return Meter(self.control, self.broker, {kind: process.pid for kind, process in processes.items()})
+    def producer(self, act: str, count: int, *, warm: int = 0, rate: float = 0.0, first: int = 0) -> Producer:
+        """A process that makes jobs: by plain Celery, or by us."""
+        environment = self.environment if act.startswith("bridge") else self.plain_environment
+        return Producer(Making(act, count, warm, rate, first), environment)
+
+    def meter(self, **processes: Process | Sequence[Process]) -> Meter:
+        """A meter of the servers and these processes, by kind."""
+        kinds = {kind: [those] if isinstance(those, Process) else list(those) for kind, those in processes.items()}
+        return Meter(self.control, self.broker, {kind: [process.pid for process in those] for kind, those in kinds.items()})
 
     def message_ids(self) -> list[str]:
         """The ids of all messages that wait in the queue."""
@@ -202,38 +264,3 @@ def _check(now: int, wanted: int, alive: tuple[Process, ...], silence: float) ->
     if silence > STALLED:
         logs = " / ".join(f"{process.name}: {process.log_tail()[-500:]}" for process in alive)
         raise BenchError(f"{now} of {wanted} jobs are done and nothing has moved for {STALLED:g} s", logs)
-
-
-class Producer:
-    """One process of ``bridge.bench.producer``: it warms up, waits for the word, and says what it did.
-
-    A context manager. The process lives until the block ends, so that its connections are still counted.
-    """
-
-    def __init__(self, rig: Rig, act: str, *, count: int, warm: int = 0, rate: float = 0.0) -> None:
-        environment = rig.environment if act.startswith("bridge") else rig.plain_environment
-        command = [sys.executable, "-m", "bridge.bench.producer", act, str(count), str(warm), str(rate)]
-        self._act = act
-        self._child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-
-    def __enter__(self) -> Self:
-        self._read()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._child.kill()
-        self._child.communicate()
-
-    def go(self) -> dict[str, Any]:
-        """Let it work; what it says at the end."""
-        if self._child.stdin is not None:
-            self._child.stdin.write("go\n")
-            self._child.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self._child.stdout.readline() if self._child.stdout is not None else ""
-        if not line:
-            raise BenchError(f"the producer {self._act} died with status {self._child.wait()}", "its error stands above")
-        said: dict[str, Any] = json.loads(line)
-        return said

@@ -2,77 +2,96 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from bridge.bench import results
-from bridge.bench.jobs import NOOP, PAYLOAD
+from bridge.bench.contest import Contest
+from bridge.bench.contestants import DatabaseResults
+from bridge.bench.cost import CHILDREN
 from bridge.bench.measure import Sample, Target
-from bridge.bench.rig import Producer
-from bridge.bench.rounds import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bridge.bench.contestants import Contestant
+    from bridge.bench.contestants.contestant import Running
     from bridge.bench.rig import Rig
-    from bridge.local.process import Process
+    from bridge.bench.rounds import Options
 
-__all__ = ["EndToEnd"]
+__all__ = ["EndToEnd", "whole"]
 
-_ENDS = "select extract(epoch from min(finished_at)), extract(epoch from max(finished_at)) from bridge.finished"
+_MANY = 8  # pool children from which on more is asked
+_OF_DATABASE = 4.0
 
 
-class EndToEnd(Scenario):
+class EndToEnd(Contest):
     """Jobs a second."""
 
     name = "e2e"
-    about = "jobs a second of a prefork worker on tasks that do nothing, enqueued beforehand, from the first finished to the last"
-    notes: ClassVar[tuple[str, ...]] = (
-        "1 KB of arguments, 200 bytes of result; results are kept and read back with .get(): Redis there, the job's row here",
-        "bridge: the drainer runs beside the worker, with default settings; celery: Redis broker and Redis results",
+    about = "jobs a second of prefork workers on tasks that do nothing, made beforehand, from the first finished to the last"
+    notes = (
+        "1 KB of arguments, 200 bytes of result, kept and read back with .get(); all jobs are unmodified delay() calls of the application",
+        "celery: Redis broker, Redis results; db results: Celery's own db+postgresql backend on the same server, fewer jobs",
+        "bridge: results in the jobs' rows; the drainer runs beside the worker, with default settings",
+        "client: CPU of the process that made the jobs (bridge: within one transaction); what servers spend on that is in enqueue",
+        "a peer runs a worker process for each pool child of the others, and keeps what it keeps by default",
     )
-    targets: ClassVar[tuple[Target, ...]] = (Target("bridge", "jobs_per_s", 0.9),)
+
+    def __init__(self, rig: Rig, options: Options, condition: dict[str, float]) -> None:
+        super().__init__(rig, options, condition)
+        at_least = 1.2 if condition["prefork"] >= _MANY else 1.0
+        self.others = tuple(name for name in (DatabaseResults.name,) if name in self.contestants)
+        of_database = tuple(Target("bridge", "jobs_per_s", _OF_DATABASE, of=name) for name in self.others)
+        self.targets = (Target("bridge", "jobs_per_s", at_least), *of_database)
+
+    @classmethod
+    def conditions(cls, options: Options) -> list[dict[str, float]]:
+        """Each number of pool children."""
+        return [{"prefork": count} for count in options.concurrency]
+
+    def jobs_of(self, side: str, jobs: int) -> int:
+        """As many as fit it."""
+        return round(jobs * self.contestants[side].share)
 
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Run the jobs; every one has a result, and has run once."""
-        if side == "celery":
-            with Producer(self.rig, "celery.fill", count=jobs) as producer:
-                producer.go()
-            with self.rig.worker("plain", self.options.concurrency) as worker:
-                return self._run(side, jobs, done, results.plain_count(self.rig), worker=worker)
-        self.rig.enqueue(NOOP, json.dumps([PAYLOAD]), jobs)
-        with self.rig.drainer() as drainer, self.rig.worker("joined", self.options.concurrency) as worker:
-            return self._run(side, jobs, done, results.row_count(self.rig, jobs), drainer=drainer, worker=worker)
-
-    def _run(self, side: str, jobs: int, done: Callable[[int], None], count: Callable[[], int], **processes: Process) -> Sample:
-        meter = self.rig.meter(**processes)
-        self.rig.wait_for(count, 1, *processes.values())
-        start, before = meter.read(), count()
-        self.rig.wait_for(count, jobs, *processes.values(), tell=done)
-        cpu, wal = meter.since(start, max(jobs - before, 1))
-        seconds = _plain_seconds(self.rig, jobs) if side == "celery" else _row_seconds(self.rig, jobs)
-        figures = {"jobs_per_s": (jobs - 1) / max(seconds, 1e-6)}
-        if side == "celery":
-            del cpu["postgres"]
-        else:
-            figures["wal_bytes_per_job"] = wal
-        return Sample(side, jobs, figures, cpu)
+        return whole(self.contestants[side], jobs, round(self.condition["prefork"]), done)
 
 
-def _plain_seconds(rig: Rig, jobs: int) -> float:
-    metas = results.plain_results(rig, jobs)
-    results.check_get(rig, "celery", [meta["task_id"] for meta in metas])
-    ends = sorted(_moment(meta) for meta in metas)
-    return ends[-1] - ends[0]
+def whole(contestant: Contestant, jobs: int, concurrency: int, done: Callable[[int], None]) -> Sample:
+    """Have jobs made, then run all of them.
+
+    Args:
+        contestant: who runs them.
+        jobs: how many.
+        concurrency: pool children, or processes.
+        done: hears of progress.
+    """
+    before = contestant.left_behind()
+    client = contestant.fill(jobs)
+    with contestant.workers(concurrency) as running:
+        cpu, wal = _run(contestant, jobs, running, done)
+    first, last = contestant.ends(jobs)
+    figures = {"jobs_per_s": (jobs - 1) / max(last - first, 1e-6)}
+    if "postgres" in contestant.uses:
+        figures["wal_bytes_per_job"] = wal
+    after = contestant.left_behind()
+    if before is not None and after is not None:
+        figures["dead_rows_per_job"] = (after - before) / jobs
+    spent = {kind: used for kind, used in cpu.items() if kind not in {"postgres", "redis"} or kind in contestant.uses}
+    if not spent.get(CHILDREN, 1.0):
+        del spent[CHILDREN]  # the worker is one process alone
+    return Sample(contestant.name, jobs, figures, {"client": client, **spent})
 
 
-def _row_seconds(rig: Rig, jobs: int) -> float:
-    results.check_rows(rig, jobs)
-    results.check_get(rig, "bridge", [str(row[0]) for row in rig.control.execute("select id from bridge.finished limit 1000")])
-    first, last = rig.control.execute(_ENDS).fetchone() or (0, 0)
-    return float(last) - float(first)
+def _run(contestant: Contestant, jobs: int, running: Running, done: Callable[[int], None]) -> tuple[dict[str, float], float]:
+    """CPU by kind and WAL, a job, from the first job that has ended to the last."""
+    rig, processes = contestant.rig, [process for those in running.values() for process in those]
 
+    def ended() -> int:
+        return contestant.ended(jobs)
 
-def _moment(meta: dict[str, Any]) -> float:
-    return datetime.fromisoformat(meta["date_done"]).timestamp()
+    meter = rig.meter(**running)
+    rig.wait_for(ended, 1, *processes)
+    start, already = meter.read(), ended()
+    rig.wait_for(ended, jobs, *processes, tell=done)
+    return meter.since(start, max(jobs - already, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from bridge.bench.jobs import NOOP, PAYLOAD, QUEUE
 from bridge.bench.measure import Sample, Target
@@ -34,12 +34,10 @@ class Gate(Drain):
         "messages a second: one drainer, jobs that nothing is about (plain), and jobs with a bound on the runs of their queue, a rate for"
         f" each of {_TENANTS} tenants, who take turns, and a unique key each (gated)"
     )
-    notes: ClassVar[tuple[str, ...]] = (
-        "no worker takes the messages, so the setting window is 0 (no bound), and limits are too wide to hold a job back",
-    )
-    sides: ClassVar[tuple[str, ...]] = ("plain", "gated")
-    baseline: ClassVar[str | None] = "plain"
-    targets: ClassVar[tuple[Target, ...]] = (Target("gated", "jobs_per_s", 0.6),)
+    notes = ("no worker takes the messages, so the setting window is 0 (no bound), and limits are too wide to hold a job back",)
+    sides = ("plain", "gated")
+    baseline = "plain"
+    targets = (Target("gated", "jobs_per_s", 0.6),)
 
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Set the limits for the gated side alone."""

@@ -6,7 +6,7 @@ import os
 import re
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from bridge.bench.cost import peak_memory
 from bridge.bench.jobs import NOOP, QUEUE
@@ -47,15 +47,16 @@ class Memory(Scenario):
 
     name = "memory"
     about = "peak memory of a drainer before a million ready jobs, 5,000 of 1 MiB, while the tenth with all the large ones goes through"
-    notes: ClassVar[tuple[str, ...]] = (
+    notes = (
         "default settings, the window among them; in place of a worker one loop takes messages and ends their rows",
         "the large arguments are one letter repeated: Postgres keeps them small, the drainer sees them whole",
     )
-    sides: ClassVar[tuple[str, ...]] = ("bridge",)
-    baseline: ClassVar[str | None] = None
-    targets: ClassVar[tuple[Target, ...]] = (Target("bridge", "peak_mib", 150.0, at_least=False, ratio=False),)
+    sides = ("bridge",)
+    baseline = None
+    targets = (Target("bridge", "peak_mib", 150.0, at_least=False, ratio=False),)
     jobs = 1_000_000
-    rounds: ClassVar[int | None] = 1
+    lasts = True
+    rounds = 1
 
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Let the first tenth through; every job is ready or has ended, once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from statistics import median
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from bridge.bench.jobs import NOOP, PAYLOAD, QUEUE, STAMP
 from bridge.bench.measure import BenchError, Sample, Target
@@ -39,15 +39,16 @@ class Urgent(Scenario):
         "milliseconds from the return of the commit of an urgent job to its first line, by a prefork worker that is busy with a backlog of "
         "1,000,000 ready jobs"
     )
-    notes: ClassVar[tuple[str, ...]] = (
+    notes = (
         f"default settings, the window among them; {_URGENT} urgent jobs, each when the one before has ended; --jobs is the backlog",
         "jobs_per_s is what the worker ran meanwhile: the wait is the window divided by it, whatever the tasks and the machine",
     )
-    sides: ClassVar[tuple[str, ...]] = ("bridge",)
-    baseline: ClassVar[str | None] = None
-    targets: ClassVar[tuple[Target, ...]] = (Target("bridge", "worst_ms", 2000.0, at_least=False, ratio=False),)
+    sides = ("bridge",)
+    baseline = None
+    targets = (Target("bridge", "worst_ms", 2000.0, at_least=False, ratio=False),)
     jobs = 1_000_000
-    rounds: ClassVar[int | None] = 1
+    lasts = True
+    rounds = 1
 
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Enqueue urgent jobs behind the backlog; each of them has run once, and the backlog is still there."""
@@ -56,7 +57,7 @@ class Urgent(Scenario):
             rig.control.execute(_FILL, (NOOP, QUEUE, json.dumps([PAYLOAD]), min(_PAGE, jobs - at)))
             done(min(at + _PAGE, jobs))
         rig.control.execute("checkpoint")  # what the filling has left to write would be written during the measurement
-        with rig.drainer() as drainer, rig.worker("joined", self.options.concurrency) as worker:
+        with rig.drainer() as drainer, rig.worker("joined", self.options.concurrency[0]) as worker:
             rig.wait_for(self._ended, min(1000, jobs), drainer, worker)
             before, began = self._ended(), time.monotonic()
             waits = [self._one(number, drainer, worker) for number in range(_URGENT)]
