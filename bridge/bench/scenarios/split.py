@@ -17,6 +17,7 @@ from bridge.bench.scenarios.drain import drained
 from bridge.queries.connection import connect
 from bridge.queries.runs import Finish, report_worker
 from bridge.settings import Settings
+from bridge.worker.board import Board
 from bridge.worker.channel import RunChannel
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Split(Scenario):
         dsn, worker = self.rig.servers.dsn, uuid.uuid4()
         texts: list[bytes] = self.rig.broker.lrange(QUEUE, 0, -1)  # type: ignore[assignment]
         found = [_delivery(text) for text in texts]
-        channel = RunChannel(Settings(database_url=dsn))
+        channel = RunChannel(Settings(database_url=dsn), Board())
         with closing(connect(dsn, name="bridge bench")) as reports:
             for at in range(0, total, _SLICE):
                 those = found[at : at + _SLICE]
