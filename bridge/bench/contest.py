@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from bridge.bench.contestants import Contestant, Peer, contestants
+from bridge.bench.contestants import Bridge, Contestant, Peer, contestants
 from bridge.bench.rounds import Scenario
 
 if TYPE_CHECKING:
@@ -19,11 +19,14 @@ class Contest(Scenario):
 
     Attributes:
         contestants: by name, which is what their side is called where they have one alone.
+        ours: our own ways that take part.
     """
+
+    ours: ClassVar[tuple[type[Bridge], ...]] = (Bridge,)
 
     def __init__(self, rig: Rig, options: Options, condition: dict[str, float]) -> None:
         super().__init__(rig, options, condition)
-        self.contestants: dict[str, Contestant] = contestants(rig, options)
+        self.contestants: dict[str, Contestant] = contestants(rig, options, self.ours)
         self.sides = tuple(self.contestants)
         for one in self.contestants.values():
             self.stack.callback(one.close)

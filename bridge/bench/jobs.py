@@ -19,10 +19,10 @@ PAYLOAD = hashlib.shake_256(b"arguments").hexdigest(510)
 RESULT = hashlib.shake_256(b"result").hexdigest(99)
 
 
-def register(app: Any) -> None:
-    """Give an application the two tasks."""
-    app.task(_noop, name=NOOP)
-    app.task(_stamp, name=STAMP)
+def register(app: Any, **options: Any) -> None:
+    """Give an application the two tasks, with these options."""
+    app.task(_noop, name=NOOP, **options)
+    app.task(_stamp, name=STAMP, **options)
 
 
 def _noop(payload: str) -> str:

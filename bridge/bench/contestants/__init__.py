@@ -6,25 +6,24 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from bridge.bench.contestants.contestant import Contestant
-from bridge.bench.contestants.ours import Bridge
+from bridge.bench.contestants.ours import Bridge, Bundles
 from bridge.bench.contestants.peer import Peer
 from bridge.bench.contestants.plain import DatabaseResults, RedisResults
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bridge.bench.rig import Rig
     from bridge.bench.rounds import Options
 
-__all__ = ["Bridge", "Contestant", "DatabaseResults", "Peer", "RedisResults", "contestants"]
-
-# Further ways of ours to run the same jobs, such as several in one message, are subclasses of Bridge, and have their place here.
-_OURS: tuple[type[Bridge], ...] = (Bridge,)
+__all__ = ["Bridge", "Bundles", "Contestant", "DatabaseResults", "Peer", "RedisResults", "contestants"]
 
 
-def contestants(rig: Rig, options: Options) -> dict[str, Contestant]:
-    """All that can run here, by name; plain Celery's database results need SQLAlchemy."""
+def contestants(rig: Rig, options: Options, ours: Sequence[type[Bridge]] = (Bridge,)) -> dict[str, Contestant]:
+    """All that can run here, by name, our own ways among them; plain Celery's database results need SQLAlchemy."""
     found: list[Contestant] = [RedisResults(rig)]
     if importlib.util.find_spec("sqlalchemy") is not None:
         found.append(DatabaseResults(rig))
-    found += [ours(rig) for ours in _OURS]
+    found += [way(rig) for way in ours]
     found += [Peer(rig, file, options.python) for file in options.peers]
     return {one.name: one for one in found}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bridge.bench.contestants.contestant import Running
     from bridge.bench.making import Producer
 
-__all__ = ["Bridge"]
+__all__ = ["Bridge", "Bundles"]
 
 _ACTS = {"delay": "bridge.delay", "many": "bridge.many", "paced": "bridge.paced"}
 
@@ -59,3 +59,22 @@ class Bridge(Contestant):
     def left_behind(self) -> int | None:
         """In the bridge's database."""
         return self.rig.left_behind()
+
+
+class Bundles(Bridge):
+    """Up to 200 jobs a message: the task has the option bridge_bundle."""
+
+    name = "bridge, bundles"
+    app = "bundled"
+
+    @contextmanager
+    def workers(self, concurrency: int) -> Iterator[Running]:
+        """The worker comes first, and says what it can take."""
+        with self.rig.worker(self.app, concurrency) as worker:
+            self.rig.wait_for(self._declared, 1, worker)
+            with self.rig.drainer() as drainer:
+                yield {"drainer": [drainer], "worker": [worker]}
+
+    def _declared(self) -> int:
+        row = self.rig.control.execute("select count(*) from bridge.worker where bundles is not null and stopped_at is null").fetchone()
+        return int(row[0]) if row else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.bench.contest import Contest
-from bridge.bench.contestants import DatabaseResults
+from bridge.bench.contestants import Bridge, Bundles, DatabaseResults
 from bridge.bench.cost import CHILDREN
 from bridge.bench.measure import Sample, Target
 
@@ -21,17 +21,20 @@ __all__ = ["EndToEnd", "whole"]
 
 _MANY = 8  # pool children from which on more is asked
 _OF_DATABASE = 4.0
+_OF_BUNDLES = 12.0
 
 
 class EndToEnd(Contest):
     """Jobs a second."""
 
     name = "e2e"
+    ours = (Bridge, Bundles)
     about = "jobs a second of prefork workers on tasks that do nothing, made beforehand, from the first finished to the last"
     notes = (
         "1 KB of arguments, 200 bytes of result, kept and read back with .get(); all jobs are unmodified delay() calls of the application",
         "celery: Redis broker, Redis results; db results: Celery's own db+postgresql backend on the same server, fewer jobs",
         "bridge: results in the jobs' rows; the drainer runs beside the worker, with default settings",
+        "bridge, bundles: the same with bridge_bundle=200, up to so many jobs in one message",
         "client: CPU of the process that made the jobs (bridge: within one transaction); what servers spend on that is in enqueue",
         "a peer runs a worker process for each pool child of the others, and keeps what it keeps by default",
     )
@@ -41,7 +44,7 @@ class EndToEnd(Contest):
         at_least = 1.2 if condition["prefork"] >= _MANY else 1.0
         self.others = tuple(name for name in (DatabaseResults.name,) if name in self.contestants)
         of_database = tuple(Target("bridge", "jobs_per_s", _OF_DATABASE, of=name) for name in self.others)
-        self.targets = (Target("bridge", "jobs_per_s", at_least), *of_database)
+        self.targets = (Target("bridge", "jobs_per_s", at_least), Target(Bundles.name, "jobs_per_s", _OF_BUNDLES), *of_database)
 
     @classmethod
     def conditions(cls, options: Options) -> list[dict[str, float]]:
