@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from celery import Celery
 from fix_events import listening
 from fix_servers import wait_for_value, wait_until
 
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
 KNOWN = "select count(*) from bridge.worker where bundles is not null"
 KEY = "a-key-of-this-test-" * 3
 SIGNED = {"BRIDGE_ACCEPT": "signed", "BRIDGE_SIGNING_KEY": KEY}
+
+
+@dataclass
+class Bundled:
+    """A worker that takes bundles, a drainer, and a plain application on their broker."""
+
+    db: Session
+    worker: Process
+    plain: Celery
+
+
+@pytest.fixture
+def bundled(db: Session, redis_url: str, worker: StartWorker, drainer: StartDrainer) -> Bundled:
+    process = worker("apps.bundled", broker_url=redis_url)
+    wait_for_value(db.dsn, KNOWN, value=1)
+    drainer(broker_url=redis_url)
+    return Bundled(db, process, Celery("plain", broker=redis_url, set_as_current=False))
 
 
 def bundles_of(worker: Process) -> int:
@@ -86,3 +105,24 @@ def test_who_watches_events_sees_jobs_and_no_bundles(db: Session, redis_url: str
     for kind in ("task-received", "task-started", "task-succeeded"):
         assert {one["uuid"] for one in heard if one["type"] == kind} == ids
     assert {one["name"] for one in heard if one["type"] == "task-received"} == {"bundled.add"}
+
+
+def test_bundles_that_nobody_has_sent_stop_no_worker(bundled: Bundled) -> None:
+    for args in ([], ["no json"], ["[[1, 2]]"], ['[[{"bridge": "1:2"}, {}, [[], {}, {}]]]'], [["a list"]]):
+        bundled.plain.send_task("bridge.bundle", args, headers={"bridge_bundle": "1:2 3:4"})
+    enqueue(bundled.db, 20)
+    wait_for_value(bundled.db.dsn, "select count(*) from bridge.jobs where status = 'succeeded'", value=20)
+    assert bundled.worker.alive
+
+
+def test_a_broken_bundle_of_real_deliveries_lets_each_run_alone(bundled: Bundled) -> None:
+    db = bundled.db
+    for number in range(4):
+        db.enqueue("bundled.add", args=[number, 1], queue="elsewhere")
+    claims = db.claim("elsewhere")
+    db.mark(claims)
+    db.do("update bridge.job set queue = 'celery'")
+    db.do("update bridge.inflight set queue = 'celery'")
+    named = " ".join(f"{claim.seq}:{claim.token}" for claim in claims)
+    bundled.plain.send_task("bridge.bundle", ["no json"], headers={"bridge_bundle": named})
+    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'succeeded' and attempts = 1 and losses = 0", value=4)

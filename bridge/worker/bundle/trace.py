@@ -28,7 +28,7 @@ from bridge.queries.runs import Wanted
 from bridge.results.failure import error_of
 from bridge.worker import outcome
 from bridge.worker.bundle.soft_limit import SoftLimits
-from bridge.worker.fence import Run
+from bridge.worker.fence import Run, fence
 from bridge.worker.request import refuse_said_again
 
 if TYPE_CHECKING:
@@ -146,6 +146,8 @@ class BundleTrace:
             "delivery_info": bundle.get("delivery_info"), "args": args, "kwargs": kwargs, "is_eager": False, **(embed or {}),
         }  # fmt: skip
         task = self._app.tasks[name]
+        if not hasattr(task.__trace__, "admitted"):  # one that came to be in this process
+            fence(self._app, self._joined)
         soft = (job.headers.get("timelimit") or (None, None))[1] or task.soft_time_limit or bundle.get("bridge_soft_limit")
         traced = None
         try:
