@@ -24,7 +24,7 @@ declare
   v_children integer;
   v_know boolean;
 begin
-  select sum(w.concurrency), bool_and(w.bundles is not null) into v_children, v_know from bridge.worker w
+  select sum(w.concurrency)::integer, bool_and(w.bundles is not null) into v_children, v_know from bridge.worker w
   where w.lost_at is null and w.stopped_at is null and w.seen_at > clock_timestamp() - bridge.seconds('worker_lost') and p_queue = any (w.queues);
   if v_know is not true or bridge.silent_workers(p_queue, clock_timestamp()) is not null then
     return;
@@ -179,7 +179,7 @@ begin
     where u.seq <> all (v_ended);
     return array (select s from unnest(p_seqs) s where s <> all (v_ended));
   end if;
-  return '{}';
+  return '{}'::bigint[];
 end
 $$;
 
