@@ -110,7 +110,7 @@ create or replace function bridge.start_again(p_seqs bigint[], p_runs uuid[]) re
   -- Returns  the numbers of those that go on
 declare
   v_row bridge.inflight;
-  v_seqs bigint[] := '{}';
+  v_seqs bigint[] := '{}'::bigint[];
 begin
   for v_row in
     select i.* from bridge.inflight i where i.seq = any (p_seqs) and i.run = any (p_runs) and i.state = 'running' order by i.seq for update
