@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["STALLED", "Rig"]
 
 STALLED = 300.0  # seconds without progress after which a benchmark gives up; a worker on a busy machine takes long to start
-_READY = 30.0  # seconds that a process has to start
+_READY = 120.0  # seconds that a process has to start; on a busy machine it takes long
 _PAGE = 2000  # messages or keys of Redis read at once
 _MESSAGE_ID = re.compile(rb'"id": "([0-9a-f-]{36})"')
 _SHORTEST = 0.01  # seconds between two counts, at least

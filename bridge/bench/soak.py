@@ -105,7 +105,7 @@ class Soak:
             if waiting < _BACKLOG:
                 self.rig.enqueue(NOOP, json.dumps([PAYLOAD]), _BACKLOG)
             if at >= due:
-                due += self.every
+                due = at + self.every
                 yield self._look(at)
             time.sleep(_LOOK)
         yield self._look(at)

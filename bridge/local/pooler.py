@@ -59,7 +59,7 @@ class Pooler:
         folder.mkdir(mode=0o755)
         direct, self.port = conninfo.conninfo_to_dict(dsn), free_port()
         self.dsn = conninfo.make_conninfo("", host="127.0.0.1", port=self.port, user=direct["user"], dbname=direct["dbname"])
-        self._config, self._bounds = folder / "pgbouncer.ini", {"sessions": sessions, "clients": clients}
+        self._config, self._sessions, self._clients = folder / "pgbouncer.ini", sessions, clients
         self._write(direct)
         self._command, self._log = [program, str(self._config)], folder / "log"
 
@@ -68,6 +68,11 @@ class Pooler:
         self.process = Process("pgbouncer", self._command, log=self._log, account=server_account(), death_signal=signal.SIGKILL)
         self.process.start()
 
+    def stop(self) -> None:
+        """End it for good."""
+        self.process.kill(signal.SIGCONT)
+        self.process.stop()
+
     def lead_to(self, dsn: str) -> None:
         """Have it lead to another server from now on, after a failover."""
         self._write(conninfo.conninfo_to_dict(dsn))
@@ -75,9 +80,4 @@ class Pooler:
 
     def _write(self, direct: Mapping[str, Any]) -> None:
         server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
-        self._config.write_text(CONFIG.format(server=server, port=self.port, **self._bounds))
-
-    def stop(self) -> None:
-        """End it for good."""
-        self.process.kill(signal.SIGCONT)
-        self.process.stop()
+        self._config.write_text(CONFIG.format(server=server, port=self.port, sessions=self._sessions, clients=self._clients))
