@@ -58,7 +58,7 @@ def _draw_ratios(axis: Any, scenario: dict[str, Any]) -> None:
     bars = _bars(scenario)
     middles = [bar["median"] for bar in bars]
     below, above = [bar["median"] - bar["low"] for bar in bars], [bar["high"] - bar["median"] for bar in bars]
-    axis.barh([f"{bar['side']}  {bar['figure']}" for bar in bars], middles, xerr=[below, above], color="#6c9bd2", ecolor="#444444")
+    axis.barh([_label(bar, scenario["baseline"]) for bar in bars], middles, xerr=[below, above], color="#6c9bd2", ecolor="#444444")
     axis.invert_yaxis()
     if scenario["ratios"]:
         axis.axvline(1.0, color="#444444", linewidth=0.8)
@@ -67,6 +67,12 @@ def _draw_ratios(axis: Any, scenario: dict[str, Any]) -> None:
     condition = "  ".join(f"{name} {value:g}" for name, value in scenario["condition"].items())
     axis.set_title(f"{scenario['name']}  {condition}", fontsize=9, loc="left")
     axis.tick_params(labelsize=7)
+
+
+def _label(bar: dict[str, Any], baseline: str | None) -> str:
+    """Side and figure, and what the figure is divided by where that is not the scenario's baseline."""
+    other = bar.get("baseline", baseline)
+    return f"{bar['side']}  {bar['figure']}" + ("" if other == baseline else f" of {other}")
 
 
 def _draw_costs(axis: Any, scenario: dict[str, Any]) -> None:
