@@ -7,10 +7,11 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
 from celery.exceptions import NotRegistered, Reject
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from bridge.errors import CompletingError, PermanentError
+from bridge.errors import CompletingError, PermanentError, ServerError
 from bridge.job import Status
 from bridge.message import HEADER, Delivery
 from bridge.queries import completion, jobs, runs
