@@ -13,10 +13,11 @@ create or replace function bridge.storage_options() returns table (table_name te
       ('hot', array['autovacuum_vacuum_scale_factor=0', 'autovacuum_vacuum_threshold=5000', 'autovacuum_vacuum_cost_delay=0', 'autovacuum_analyze_threshold=2000000000'],
         'rows live seconds: a share of the table says nothing; a claim of 50 jobs reads 2610 pages, 3077 past 5000 dead rows, 3922 past 20000'),
       ('updated', array['fillfactor=50'], 'few rows, updated with every report: half of each page is free for the new versions, so that no index changes'))
-    select t.name, k.options, k.reason from unnest(array['job', 'ready', 'scheduled', 'blocked', 'dependency', 'second_look', 'held', 'permit', 'chord_part']) t (name)
+    select t.name, k.options, k.reason from unnest(array['ready', 'scheduled', 'blocked', 'dependency', 'second_look', 'held', 'permit', 'chord_part']) t (name)
       join kind k on k.name = 'hot'
     union all select t.name, k.options, k.reason from unnest(array['worker', 'drainer', 'silent_worker', 'tick_state', 'look']) t (name)
       join kind k on k.name = 'updated'
+    union all select 'job', k.options || 'toast_tuple_target=4080'::text, k.reason || '; rows of up to half a page lie here as a whole, as in finished' from kind k where k.name = 'hot'
     union all values
       ('inflight', array['fillfactor=60', 'autovacuum_vacuum_scale_factor=0', 'autovacuum_vacuum_threshold=2000', 'autovacuum_vacuum_cost_delay=0',
         'autovacuum_analyze_threshold=2000000000'],

@@ -87,7 +87,7 @@ def child_of(request: Any) -> int | None:
 
 def is_of_a_row(request: Any) -> bool:
     """Whether a request came with a row's delivery, in whatever process."""
-    return Delivery.parse(getattr(request, HEADER, None)) is not None
+    return getattr(request, "bridge_run", None) is not None or Delivery.parse(getattr(request, HEADER, None)) is not None
 
 
 def ignores_result(task: Any, request: Any) -> bool:
@@ -98,8 +98,11 @@ def ignores_result(task: Any, request: Any) -> bool:
 
 def patiently(write: Callable[[], Written]) -> Written:
     """Repeat a write until Postgres takes it: seconds of outage must not cost a finished run."""
-    again = retry_if_exception_type(OUTAGE)
-    return Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(write)
+    try:
+        return write()  # nearly always enough, and each job asks: a retry is made when there is something to retry
+    except OUTAGE:
+        again = retry_if_exception_type(OUTAGE)
+        return Retrying(retry=again, wait=wait_random_exponential(multiplier=0.1, max=5), reraise=True)(write)
 
 
 def within_patience(joined: Membership, ask: Callable[[], Written]) -> Written:
