@@ -55,6 +55,8 @@ _DELIVERY = re.compile(r"([0-9]{1,18}):([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 _DEFAULT_RANK = 9
 ROUTE = ("exchange", "routing_key", "priority", "delivery_mode")  # the properties that jobs of one bundle have in common
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit
+# The first 100 characters of it are enough of a job in a bundle: all of it would be a third of what a small job has.
+_LONG_REPR = re.compile(r'("(?:args|kwargs)repr": "[^"\\]{100})[^"\\]*(?:\\.[^"\\]*)*"')
 _EMBED = '{"callbacks": null, "errbacks": null, "chain": null, "chord": null}'
 _HEADERS = (
     '{"lang": "py", "task": %s, "id": %s, "shadow": null, "eta": null, "expires": %s, "group": null, "group_index": null, "retries": 0, '
@@ -190,7 +192,8 @@ def bundle(jobs: Sequence[Claimed]) -> Claimed:
 def _content(job: Claimed) -> str:
     """One job of a bundle: what its own message would have."""
     properties = job.properties or f'{{"correlation_id": {_quoted(task_id(job))}, "reply_to": ""}}'
-    return f"[{_headers(job)}, {properties}, [{job.args}, {job.kwargs}, {job.embed or _EMBED}]]"
+    short = _LONG_REPR.sub(r'\1..."', _headers(job), 2)
+    return f"[{short}, {properties}, [{job.args}, {job.kwargs}, {job.embed or _EMBED}]]"
 
 
 def headers(job: Claimed) -> dict[str, Any]:
