@@ -18,7 +18,7 @@ from laboratory.traced import replayed
 from laboratory.world import BROKEN, Needs, World, drop_folder, new_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from laboratory.checker import Sin
@@ -172,12 +172,17 @@ class Run:
             if lack := kind.lacks():
                 raise LabError(f"{kind.name}: {lack}")
         with World(self.folder, needs_of(plan), seed=plan.seed, rate=plan.rate, say=self.say, trace=plan.trace) as world:
-            world.spared = frozenset(self.plan.spared)
-            self._began = time.monotonic()
-            self._strike_all(world)
-            self._make_peace(world)
-            self._judge(world)
+            self.go_through(world)
         return self.report
+
+    def go_through(self, world: World) -> None:
+        """All of it but the world, in which other runs may have been before."""
+        world.spared = frozenset(self.plan.spared)
+        self._number = world.ledger.one("select coalesce(max(id), 0) from strike")
+        self._began = time.monotonic()
+        self._strike_all(world)
+        self._make_peace(world)
+        self._judge(world)
 
     def _strike_all(self, world: World) -> None:
         beats = sorted(self.report.beats)
@@ -318,3 +323,29 @@ def run(plan: Plan, say: Callable[[str], None] = lambda _line: None, *, keep: bo
             say(f"kept {folder}")
         else:
             drop_folder(folder)
+
+
+def run_in_turn(plans: Sequence[Plan], say: Callable[[str], None] = lambda _line: None) -> list[Report]:
+    """Run plans one after the other in one world, which takes longer to build than most of them: it is that of the first.
+
+    Each is judged with all that was before it, so the first that has sins is the last.
+
+    Returns:
+        What came of each that was run.
+    """
+    folder = new_folder()
+    try:
+        with World(folder, needs_of(plans[0]), seed=plans[0].seed, rate=plans[0].rate, say=say) as world:
+            return [one.report for one in _in_turn(world, [Run(plan, say, folder) for plan in plans])]
+    finally:
+        drop_folder(folder)
+
+
+def _in_turn(world: World, runs: Sequence[Run]) -> Iterator[Run]:
+    for number, one in enumerate(runs):
+        if number > 0:
+            world.start_load()
+        one.go_through(world)
+        yield one
+        if one.report.sins:
+            return

@@ -258,6 +258,12 @@ class World:
                 slot.process.wait(timeout)
             slot.end()
 
+    def start_load(self) -> None:
+        """Ask again after `stop_load`; returns when the first call is made."""
+        before = self.ledger.one("select count(*) from asked")
+        self.slots["client1"].let_start()
+        wait_until(lambda: self.ledger.one("select count(*) from asked") > before, 120.0, "the client asks")
+
     def _add(self, role: str, number: int, command: Sequence[str]) -> Slot:
         name = f"{role}{number}"
         slot = self.slots[name] = Slot(name, role, command, self._environment(name, role), self.folder)
