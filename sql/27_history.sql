@@ -19,6 +19,12 @@ begin
 end
 $$;
 
+create or replace function bridge.attempt_of(p_id uuid, p_run uuid) returns integer language sql stable set search_path = pg_catalog, pg_temp
+  -- Which attempt of a job a run was that is over; null when that was not noted.
+  begin atomic
+    select a.attempt from bridge.attempt a where a.id = p_id and a.run = p_run and a.outcome <> 'superseded' order by a.ended_at desc limit 1;
+  end;
+
 create or replace function bridge.why_superseded(p_id uuid, p_run uuid, p_status text) returns text language plpgsql stable
   set search_path = pg_catalog, pg_temp as $$
   -- Why the outcome of a run came too late, in words.

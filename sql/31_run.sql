@@ -142,8 +142,8 @@ create or replace function bridge.keep_late(p_seq bigint, p_run uuid, p_result j
   --   p_id  the job that ran: a standby that was promoted may have given its number to another. Null where only the number is known
 begin
   insert into bridge.attempt (id, seq, attempt, run, ended_at, outcome, error, result, reason)
-  select coalesce(j.id, f.id), p_seq, coalesce(j.attempts, f.attempts), p_run, clock_timestamp(), 'superseded', p_error, p_result,
-    bridge.why_superseded(coalesce(j.id, f.id), p_run, f.status)
+  select coalesce(j.id, f.id), p_seq, coalesce(bridge.attempt_of(coalesce(j.id, f.id), p_run), j.attempts + 1, f.attempts), p_run, clock_timestamp(),
+    'superseded', p_error, p_result, bridge.why_superseded(coalesce(j.id, f.id), p_run, f.status)
   from (select p_seq as seq) s left join bridge.job j on j.seq = s.seq left join bridge.finished f on f.seq = s.seq
   where coalesce(j.id, f.id) is not null and coalesce(j.id, f.id) = coalesce(p_id, j.id, f.id) and f.run is distinct from p_run
   limit 1;

@@ -122,7 +122,7 @@ def test_a_run_that_was_superseded_is_kept_aside_and_keeps_nobody_from_ending(db
     assert db.one("select bridge.lose(%s, %s, 'it died', %s, 1)", claims[2].seq, claims[2].token, db.worker) == "queued"
     assert finish(db, claims, runs) == [claims[2].seq]
     assert db.status(claims[2].id) == "queued"
-    assert db.attempts(claims[2].id) == [(1, "lost"), (0, "superseded")]
+    assert db.attempts(claims[2].id) == [(1, "lost"), (1, "superseded")]
     assert db.one("select count(*) from bridge.jobs where status = 'succeeded'") == MANY - 1
 
 

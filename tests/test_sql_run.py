@@ -182,6 +182,22 @@ def test_the_late_failure_of_a_superseded_run_is_kept_aside_too(db: Session) -> 
     assert ("superseded",) in db.rows("select outcome from bridge.attempts where id = %s", identity)
 
 
+@pytest.mark.parametrize("until", ["lost", "running", "failed", "over"])
+def test_what_comes_late_of_a_run_has_the_number_of_the_attempt_that_it_was(db: Session, until: str) -> None:
+    identity = db.enqueue(max_attempts=3, backoff=0)
+    claim, old = db.run()
+    db.do("select bridge.lose(%s, %s, 'killed')", claim.seq, claim.token)
+    if until != "lost":
+        again, new = db.run()
+        if until == "failed":
+            db.fail(again, new)
+        elif until == "over":
+            db.finish(again, new)
+    assert db.finish(claim, old, result="late") is False
+    kept = db.rows("select attempt, outcome from bridge.attempt where id = %s and run = %s order by outcome", identity, old)
+    assert kept == [(1, "lost"), (1, "superseded")]
+
+
 @pytest.mark.parametrize(
     ("options", "status"), [({}, "failed"), ({"max_attempts": 2, "backoff": 0}, "queued"), ({"max_attempts": 2}, "scheduled")]
 )
