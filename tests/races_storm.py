@@ -13,7 +13,7 @@ import psycopg
 from fix_sql import Session
 from races_run import PATIENCE
 from races_table import CALLS
-from races_world import NUMBERS, STAGES, Maker
+from races_world import NUMBERED, NUMBERS, STAGES, Maker
 
 SESSIONS = 12
 OPEN = 0.01  # seconds, the longest that a session leaves a transaction open by itself
@@ -107,4 +107,4 @@ class Storm:
             other = chance.choice(self.worlds).named
             named |= {name: other[name] for name in chance.sample(SHARED, 3)}
         row = session.connection.execute(NUMBERS.encode(), named).fetchone()
-        return named | dict(zip(("seq", "token", "run", "second_seq", "second_token"), row, strict=True)) if row else named
+        return named | dict(zip(NUMBERED, row, strict=True)) if row else named

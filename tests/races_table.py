@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-WAITING = "blocked scheduled due ready held limited overdue claimed published"
+HELD = "held limited rated shared"
+WAITING = f"blocked scheduled due ready {HELD} overdue claimed published"
 FLYING = "claimed published missing"
 ENDED = "failed succeeded cancelled"
 PART = "part planned guarded"  # a run that ends a chord, a slot of a schedule, a probe of a breaker
 EVERYWHERE = f"{WAITING} missing taken running orphaned replaced stopping {ENDED}"
-RUN = "running orphaned stopping replaced"
+RUN = "running orphaned stopping replaced several-running"
+SLICE = "several-running several-orphaned several-stopping"  # both of one bundle, begun by one statement
+# Both jobs, the first made first, or the one that is live.
+SEQS = "array_remove(array[%(second_seq)s, %(seq)s]::bigint[], null)"
+TOKENS = "array_remove(array[%(second_token)s, %(token)s]::uuid[], null)"
+RUNS = "array_remove(array[%(second_run)s, %(run)s]::uuid[], null)"
+BOTH = "array_remove(array[case when %(second_seq)s::bigint is not null then %(second)s::uuid end, %(job)s], null)"
 CONTENT = "'a.task', %(queue)s, 9::smallint, '[2]', '{}', null, null, null, null, '{\"id\": 1, \"task\": \"a.task\"}', '{}'"
 
 
@@ -90,20 +97,27 @@ CALLS = {
     # a worker
     "report_worker": Call(
         "bridge.report_worker(%(worker)s, %(name)s, 1, 'prefork', 2, array[%(queue)s], 'test', array[%(token)s], clock_timestamp())",
-        "published running orphaned stopping",
+        f"published running orphaned stopping {SLICE}",
     ),
     "start": Call("bridge.start(%(seq)s, %(token)s, %(worker)s, 2)", f"{FLYING} taken running ready"),
     "finish": Call("bridge.finish(%(seq)s, %(run)s, 'succeeded', '1')", f"{RUN} failed {PART}"),
     "start_many": Call(
-        "bridge.start_many(array[%(seq)s]::bigint[], array[%(token)s]::uuid[], %(worker)s, 2, array[%(new)s]::uuid[])",
-        f"{FLYING} taken running ready",
+        f"cardinality(bridge.start_many({SEQS}, {TOKENS}, %(worker)s, 2, array[%(new)s, %(newer)s]))",
+        f"{FLYING} taken running ready several-published",
+    ),
+    "start_many, again": Call(
+        f"cardinality(bridge.start_many({SEQS}, {TOKENS}, %(worker)s, 2, {RUNS}))", "running stopping several-running several-stopping"
     ),
     "finish_many": Call(
-        "bridge.finish_many(array[%(seq)s]::bigint[], array[%(run)s]::uuid[], array[%(token)s]::uuid[], array[%(job)s]::uuid[], array['1'],"
-        " array[null::text])",
-        f"{RUN} failed {PART}",
+        f"cardinality(bridge.finish_many({SEQS}, {RUNS}, {TOKENS}, {BOTH}, array['1', '2'], array[null, null]))",
+        f"{RUN} failed {PART} several-orphaned several-stopping",
     ),
-    "unbundle": Call("bridge.unbundle(array[%(token)s, %(second_token)s]::uuid[], %(worker)s)", f"{FLYING} {RUN}"),
+    "unbundle": Call(
+        f"bridge.unbundle({TOKENS}, %(worker)s)", f"{FLYING} {RUN} several-published several-orphaned several-stopping", skips=True
+    ),
+    "unbundle, not alone": Call(
+        f"bridge.unbundle({TOKENS}, %(worker)s, 1, false)", "published several-running several-stopping", skips=True
+    ),
     "finish, failed": Call("bridge.finish(%(seq)s, %(run)s, 'failed', null, '{\"type\": \"E\"}')", "running"),
     "fail": Call('bridge.fail(%(seq)s, %(run)s, \'{"type": "E"}\')', RUN),
     "fail, final": Call('bridge.fail(%(seq)s, %(run)s, \'{"type": "E"}\', true)', f"running replaced {PART}"),
@@ -113,12 +127,12 @@ CALLS = {
     "end_delivery": Call("bridge.end_delivery(%(seq)s, %(token)s, %(worker)s, 'failed', '{\"type\": \"E\"}', false)", f"published {RUN}"),
     "end_delivery, expired": Call("bridge.end_delivery(%(seq)s, %(token)s, %(worker)s, 'expired', null)", "published claimed"),
     "end_delivery of the second": Call(
-        "bridge.end_delivery(%(second_seq)s, %(second_token)s, %(worker)s, 'failed', '{\"type\": \"E\"}', false)", "held limited"
+        "bridge.end_delivery(%(second_seq)s, %(second_token)s, %(worker)s, 'failed', '{\"type\": \"E\"}', false)", HELD
     ),
     "lose": Call("bridge.lose(%(seq)s, %(token)s, 'dead')", f"published {RUN}"),
     "release": Call("bridge.release(array[%(token)s, %(second_token)s]::uuid[])", f"{FLYING} running several-published"),
-    "stop_worker": Call("bridge.stop_worker(%(worker)s)", f"published {RUN} several-published", skips=True),
-    "hold_run": Call("bridge.hold_run(%(seq)s, %(run)s)", "running stopping"),
+    "stop_worker": Call("bridge.stop_worker(%(worker)s)", f"published {RUN} several-published several-stopping", skips=True),
+    "hold_run": Call("bridge.hold_run(%(seq)s, %(run)s)", "running stopping several-running"),
     "complete_run": Call("bridge.complete_run(%(seq)s, %(run)s, '1')", "running orphaned replaced stopping"),
     "complete": Call("bridge.complete(id => %(job)s)", f"{WAITING} running"),
     "was_completed": Call("bridge.was_completed(%(seq)s, %(token)s)", "running"),
@@ -135,22 +149,22 @@ CALLS = {
     "wait_for": Call("bridge.wait_for(array[%(job)s, %(child)s])", "running succeeded"),
     "forget_waiter": Call("bridge.forget_waiter(array[%(child)s, %(job)s])", "running"),
     # people
-    "cancel": Call("bridge.cancel(%(job)s)", f"{EVERYWHERE} {PART}"),
+    "cancel": Call("bridge.cancel(%(job)s)", f"{EVERYWHERE} {PART} several-running"),
     "cancel, softly": Call("bridge.cancel(%(job)s, terminate => false)", "running published replaced"),
     "cancel the child": Call("bridge.cancel(%(child)s)", "running failed"),
     "cancel_jobs": Call(
         "bridge.cancel_jobs(jsonb_build_object('ids', array[%(child)s, %(job)s, %(second)s]))",
-        "ready published running failed several several-published",
+        "ready published running failed several several-published several-running",
     ),
     "cancel_jobs, queue": Call(
         "bridge.cancel_jobs(jsonb_build_object('queue', %(queue)s::text))", "ready published running failed several"
     ),
     "cancel_batch": Call("bridge.cancel_batch(%(batch)s)", "ready published running failed several"),
     "seal_batch": Call("bridge.seal_batch(%(batch)s)", "running failed"),
-    "revoke": Call("bridge.revoke(array[%(job)s, %(absent)s, %(second)s])", f"{WAITING} running replaced several"),
+    "revoke": Call("bridge.revoke(array[%(job)s, %(absent)s, %(second)s])", f"{WAITING} running replaced several several-running"),
     "revoke_stamped": Call("bridge.revoke_stamped(jsonb_build_object('stamp', %(name)s::text))", "ready running"),
     "heed_revoke": Call("bridge.heed_revoke(%(job)s)", "published replaced cancelled"),
-    "purge": Call("(bridge.purge(%(queue)s)).cancelled", f"{WAITING} running several several-published"),
+    "purge": Call("(bridge.purge(%(queue)s)).cancelled", f"{WAITING} running several several-published several-running"),
     "retry": Call("bridge.retry(%(job)s)", f"scheduled due running {ENDED}"),
     "redrive": Call("bridge.redrive(%(job)s)", "failed running"),
     "redrive the second": Call("bridge.redrive(%(second)s)", "failed running"),
@@ -174,8 +188,14 @@ CALLS = {
     "pause, hard": Call("bridge.pause(%(queue)s, hard => true)", f"ready {FLYING} running several-published"),
     "resume": Call("bridge.resume(%(queue)s)", "ready published"),
     "set_window": Call("bridge.set_window(%(queue)s, 5)", "ready"),
-    "set_limit": Call("bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)", "ready limited published running"),
-    "remove_limit": Call("bridge.remove_limit(%(limit)s)", "ready limited running"),
+    "set_limit": Call("bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)", "ready limited rated published running"),
+    "set_limit, rate": Call(
+        "bridge.set_limit(%(limit)s, queue => %(queue)s, rate => 2, per => '1 hour', burst => 2)", "ready limited rated published"
+    ),
+    "set_limit, share": Call(
+        "bridge.set_limit(%(limit)s, queue => %(queue)s, key => 'kwargs.tenant', concurrency => 1, fair => true)", "ready shared published"
+    ),
+    "remove_limit": Call("bridge.remove_limit(%(limit)s)", "ready limited rated shared running"),
     "reset_breaker": Call("bridge.reset_breaker(%(queue)s)", "guarded"),
     "remove_breaker": Call("bridge.remove_breaker(%(queue)s)", "guarded"),
     # schedules: the job is of a run of one that is due again
@@ -191,8 +211,8 @@ CALLS = {
     "end_part": Call("bridge.end_part(%(chord)s, %(job)s, 0)", "part"),
     "take_chord": Call("(select count(*) from bridge.take_chord(%(chord)s))", "part", skips=True, passes=True),
     # time
-    "tick": Call("bridge.tick('race') is null", f"{EVERYWHERE} {PART} several", skips=True, passes=True),
-    "sweep": Call("bridge.sweep() is null", f"{FLYING} running orphaned replaced", skips=True, passes=True),
+    "tick": Call("bridge.tick('race') is null", f"{EVERYWHERE} {PART} several {SLICE}", skips=True, passes=True),
+    "sweep": Call("bridge.sweep() is null", f"{FLYING} running orphaned replaced {SLICE}", skips=True, passes=True),
 }
 
 

@@ -19,6 +19,8 @@ STAGES = {
     "ready": [],
     "held": ["claim"],  # behind the second, which has the turn of their serial key
     "limited": ["limit", "claim"],  # the same, by a limit of one
+    "rated": ["rate", "claim"],  # the same, by a rate of one an hour
+    "shared": ["share", "claim one"],  # in the lane of its tenant, next in turn to the second, which is another's
     "overdue": ["expire"],
     "claimed": ["claim"],
     "published": ["claim", "mark"],
@@ -39,6 +41,9 @@ STAGES = {
     "several-claimed": ["claim"],
     "several-published": ["claim", "mark"],
     "several-missing": ["claim", "mark", "miss"],
+    "several-running": ["claim", "mark", "start both"],  # one slice of a bundle
+    "several-orphaned": ["claim", "mark", "start both", "die"],
+    "several-stopping": ["claim", "mark", "start both", "stop"],
 }
 # A world's job, and what it has in flight, where no number is known yet.
 SEQ = "(select o.seq from bridge.job o where o.id = %(job)s)"
@@ -54,6 +59,8 @@ STEPS = {
     " published_at = clock_timestamp() - interval '2 hours' where shipment = %(shipment)s",
     "take": f"update bridge.inflight set taken_by = '{{w@silent}}' where seq = {SEQ}",
     "start": f"select bridge.start({SEQ}, {TOKEN}, %(worker)s, 1)",
+    "start both": "select bridge.start_many(array_agg(i.seq order by i.seq), array_agg(i.token order by i.seq), %(worker)s, 1,"
+    " array_agg(gen_random_uuid())) from bridge.inflight i where i.shipment = %(shipment)s",
     "die": "update bridge.worker set lost_at = clock_timestamp() where id = %(worker)s",
     "replace": f"insert into bridge.replaced (seq, since) values ({SEQ}, clock_timestamp())",
     "stop": "select bridge.cancel(%(job)s)",
@@ -61,6 +68,9 @@ STEPS = {
     "finish": f"select bridge.finish({SEQ}, {RUN}, 'succeeded', '1')",
     "cancel": "select bridge.cancel(%(job)s)",
     "limit": "select bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)",
+    "rate": "select bridge.set_limit(%(limit)s, queue => %(queue)s, rate => 1, per => '1 hour', burst => 1)",
+    "share": "select bridge.set_limit(%(limit)s, queue => %(queue)s, key => 'kwargs.tenant', fair => true)",
+    "claim one": "select bridge.claim(%(drainer)s, %(queue)s, %(shipment)s, 1)",
     "chord": "with c as (select bridge.begin_chord(%(chord)s, '{}', '[]', %(elsewhere)s, null), bridge.size_chord(%(chord)s, 1))"
     " update bridge.job set chord = %(chord)s, headers = '{\"group_index\": 0}' from c where id = %(job)s",
     "plan": "with s as (select bridge.schedule(%(schedule)s, '@hourly', 'a.task', queue => %(elsewhere)s, overlap => 'queue_one')), r as ("
@@ -81,16 +91,18 @@ STEPS = {
     "expire": "update bridge.job set expires_at = now() - interval '1 second' where id = %(job)s",
 }
 # How the second of a batch has ended, by the stage: completed in all others.
-SECOND: dict[str, list[str]] = {"failed": ["fail the second"], "several": [], "held": [], "limited": []}
+SECOND: dict[str, list[str]] = {"failed": ["fail the second"], "several": [], "held": [], "limited": [], "rated": [], "shared": []}
 NUMBERS = """
     select j.seq, coalesce(i.token, gen_random_uuid()), coalesce(i.run, gen_random_uuid()),
       (select o.seq from bridge.job o where o.id = %(second)s),
-      (select i.token from bridge.inflight i join bridge.job o using (seq) where o.id = %(second)s)
+      (select coalesce(i.token, gen_random_uuid()) from bridge.job o left join bridge.inflight i using (seq) where o.id = %(second)s),
+      (select coalesce(i.run, gen_random_uuid()) from bridge.job o left join bridge.inflight i using (seq) where o.id = %(second)s)
     from (select seq, id from bridge.job union all select seq, id from bridge.finished) j left join bridge.inflight i on i.seq = j.seq
     where j.id = %(job)s"""
+NUMBERED = ("seq", "token", "run", "second_seq", "second_token", "second_run")
 IDS = [
     "parent", "second", "job", "child", "batch", "worker", "drainer", "shipment", "second_shipment", "absent", "other_worker", "new",
-    "flow",
+    "newer", "flow",
 ]  # fmt: skip
 NAMES = ("queue", "elsewhere", "aside", "key", "second_key", "limit", "schedule", "chord", "name", "rule", "task")
 # All that a transaction could have done to a world, without what differs from time to time: moments, random ids, numbers of rows.
@@ -99,17 +111,19 @@ SEEN = """
       select j.id, j.seq, v.status, i.state, j.rank, j.queue, j.attempts, j.losses, j.max_attempts, j.error->>'type' as error, j.unique_key,
         sign(extract(epoch from j.run_at - now()))::integer as later, i.stop_signal, i.cancelled_at is not null as cancelled, i.progress,
         (select sign(extract(epoch from b.run_at - now()))::integer from bridge.blocked b where b.seq = j.seq) as free_later,
-        i.taken_by, i.republished, i.missing_since is not null as missing, null::text as result, null::boolean as discarded
+        i.taken_by, i.republished, i.missing_since is not null as missing, i.together, j.alone,
+        null::text as result, null::boolean as discarded
       from bridge.job j join bridge.live_jobs v on v.id = j.id left join bridge.inflight i on i.seq = j.seq
       where j.queue = any (array[%(queue)s, %(elsewhere)s, %(aside)s])
       union all
       select f.id, f.seq, f.status, null, f.rank, f.queue, f.attempts, f.losses, f.max_attempts, f.error->>'type', f.unique_key, null, null,
-        null, f.progress, null, null, null, null, f.result::text, f.discarded_at is not null
+        null, f.progress, null, null, null, null, null, null, f.result::text, f.discarded_at is not null
       from bridge.finished f where f.queue = any (array[%(queue)s, %(elsewhere)s, %(aside)s])
     )
     select jsonb_build_object(
       'job', (select jsonb_agg(to_jsonb(o) - 'id' - 'seq') from job o where o.id = %(job)s),
-      'second', (select jsonb_agg(o.status) from job o where o.id = %(second)s),
+      'second', (select jsonb_agg(jsonb_build_array(o.status, o.attempts, o.losses, o.together, o.alone)) from job o
+        where o.id = %(second)s),
       'child', (select jsonb_agg(o.status) from job o where o.id = %(child)s),
       'parent', (select jsonb_agg(o.status) from job o where o.id = %(parent)s),
       'waits', (select count(*) from bridge.dependency d join bridge.job c on c.seq = d.child
@@ -131,9 +145,11 @@ SEEN = """
       'saved', (select jsonb_agg(c.data) from bridge.checkpoint c where c.id = %(job)s),
       'permits', (select count(*) from bridge.permit p join bridge.bucket b on b.id = p.bucket join bridge.job_limit l on l.id = b.job_limit
         where p.seq = %(seq)s and not p.freed and l.name = %(limit)s),
+      'rates', (select jsonb_agg(round(b.tokens) order by b.key) from bridge.bucket b join bridge.job_limit l on l.id = b.job_limit
+        where b.tokens is not null and l.name = %(limit)s),
       'turns', (select jsonb_agg(o.status order by o.status) from job o join bridge.permit p on p.seq = o.seq and not p.freed
         join bridge.bucket b on b.id = p.bucket and b.job_limit = 0),
-      'limits', (select jsonb_agg(l.concurrency) from bridge.job_limit l where l.name = %(limit)s),
+      'limits', (select jsonb_agg(jsonb_build_array(l.concurrency, l.rate, l.fair)) from bridge.job_limit l where l.name = %(limit)s),
       'paused', (select jsonb_agg(p.hard) from bridge.paused p where p.name = %(queue)s),
       'window', (select jsonb_agg(q."window") from bridge.queue q where q.name = %(queue)s),
       'breaker', (select jsonb_agg(b.state) from bridge.breaker b where b.name = %(queue)s),
@@ -175,7 +191,7 @@ class Maker:
                 self.db.connection.execute(STEPS[step].encode(), named | {"jobs": json.dumps(jobs)})
             row = self.db.connection.execute(NUMBERS.encode(), named)
             self.db.do("commit")
-        named |= dict(zip(("seq", "token", "run", "second_seq", "second_token"), row.fetchone() or (), strict=True))
+        named |= dict(zip(NUMBERED, row.fetchone() or (), strict=True))
         return World(stage, named)
 
     def clear(self) -> None:
@@ -188,8 +204,8 @@ class Maker:
         )
 
     def look(self, world: World) -> dict[str, Any]:
-        """What became of a world, after what its ends have left to the sweep."""
-        self.db.do("select bridge.settle_late(1000)")
+        """What became of a world, after what its ends have left to the sweep, and new limits to the tick."""
+        self.db.do("select bridge.settle_late(1000), bridge.count_recent(clock_timestamp())")
         row = self.db.connection.execute(SEEN.encode(), world.named).fetchone()
         assert row is not None
         return {part: value for part, value in row[0].items() if value is not None}
@@ -208,9 +224,11 @@ def jobs_of(named: dict[str, Any], stage: str) -> dict[str, dict[str, Any]]:
     second = {"task": named["task"], "queue": named["aside"], "unique_key": named["second_key"], "batch": str(named["batch"])}
     if stage.startswith("several"):
         own["priority"] = 9
-    if stage.startswith(("several", "held", "limited")):
+    if SECOND.get(stage.partition("-")[0]) == []:
         second["queue"] = named["queue"]
     if stage == "held":
         own["serial_key"] = second["serial_key"] = named["key"]
+    elif stage == "shared":
+        own["kwargs"], second["kwargs"] = {"tenant": "b"}, {"tenant": "a"}
     child = {"task": "a.child", "queue": named["elsewhere"], "depends_on": [str(named["job"])], "on_parent_failure": "wait"}
     return {"parent": {"task": "a.parent", "queue": named["elsewhere"]}, "second": second, "job": own, "child": child}
