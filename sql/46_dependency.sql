@@ -36,7 +36,7 @@ begin
     where j.id is null and case coalesce(p_on_failure, 'cancel') when 'run' then f.status is null when 'wait' then f.discarded_at is not null or coalesce(f.status, 'cancelled') = 'cancelled'
       else f.status is distinct from 'succeeded' end
   loop
-    perform bridge.refuse(format('depends_on names job %s, which %s', v_id, coalesce('ended as ' || v_status, 'does not exist')),
+    perform bridge.refuse(format('depends_on names job %s, which %s', coalesce(v_id::text, 'null'), coalesce('ended as ' || v_status, 'does not exist')),
       'name jobs that exist and have not failed'
         || case when v_status is null then '' when p_on_failure = 'wait' then ', or use on_parent_failure => ''run'''
           else ', or use on_parent_failure => ''run'' or ''wait''' end);

@@ -56,7 +56,7 @@ declare
   v_allowed jsonb;
 begin
   if v_host is null or p_url ~ '\s' or length(p_url) > 2000 then
-    perform bridge.refuse(format('url is %L', left(regexp_replace(p_url, '//[^/@]*@', '//***@'), 80)),
+    perform bridge.refuse(format('url of the webhook is %L', left(regexp_replace(p_url, '//[^/@]*@', '//***@'), 80)),
       'give an http or https address without user and password, at most 2000 characters');
   end if;
   select s.value into v_allowed from bridge.setting s where s.name = 'webhook_hosts';

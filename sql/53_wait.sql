@@ -12,7 +12,7 @@ create or replace function bridge.wait(ids uuid[], timeout interval default '1 m
   -- Returns  the jobs in the order given, as they are at the end: finished_at is null of one that has not ended
   -- Errors   JB001 the timeout, JB002 an id that is none, JB006 where the wait could never end
 declare
-  v_deadline constant timestamptz := clock_timestamp() + coalesce(wait.timeout, interval '1 minute');
+  v_deadline timestamptz;
   v_top constant xid8 := pg_current_xact_id_if_assigned();
   v_pause double precision := 0.005;
   v_id uuid;
@@ -36,6 +36,7 @@ begin
   if found then
     perform bridge.refuse(format('job %s was made in this transaction', v_id), 'commit first: it cannot run before', 'JB006');
   end if;
+  v_deadline := clock_timestamp() + coalesce(wait.timeout, interval '1 minute');
   while clock_timestamp() < v_deadline and exists (select from bridge.job j where j.id = any (wait.ids)) loop
     perform pg_sleep(least(v_pause, greatest(extract(epoch from v_deadline - clock_timestamp()), 0.001)));
     v_pause := least(v_pause * 1.5, 0.2);

@@ -125,7 +125,7 @@ begin
     begin
       perform bridge.require_own(array[v_id]);
     exception when sqlstate 'JB002' then
-      perform bridge.refuse(format('depends_on names job %s, which does not exist', v_id), 'name jobs that exist and have not failed');
+      perform bridge.refuse(format('depends_on names job %s, which does not exist', coalesce(v_id::text, 'null')), 'name jobs that exist and have not failed');
     end;
   end loop;
 end

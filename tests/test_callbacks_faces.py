@@ -87,7 +87,7 @@ def test_every_way_to_enqueue_takes_a_webhook(make_caller: MakeApp, db: Session)
         db.do("select bridge.cancel(%s)", identity)
     found: list[Any] = db.rows("select job, target from bridge.deliveries order by created_at")
     assert found == [(str(identity), URL) for identity in (alone, joined, one_of_many, called.id)]
-    with pytest.raises(InvalidArgumentError, match="url is 'nowhere'"):
+    with pytest.raises(InvalidArgumentError, match="url of the webhook is 'nowhere'"):
         bridge.enqueue("t", webhook="nowhere")
     with pytest.raises(InvalidArgumentError, match="webhook of task t is not JSON"):
         bridge.enqueue("t", webhook={"url": object()})

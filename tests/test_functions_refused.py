@@ -117,12 +117,12 @@ def test_a_schedule_has_one_of_task_function_and_webhook_and_a_call_no_queue(db:
 @pytest.mark.parametrize(
     ("webhook", "words"),
     [
-        ('"ftp://example.org"', "url is 'ftp://example.org'"),
-        ('"https://user:secret@example.org/x"', "url is 'https://***@example.org/x'"),
+        ('"ftp://example.org"', "url of the webhook is 'ftp://example.org'"),
+        ('"https://user:secret@example.org/x"', "url of the webhook is 'https://***@example.org/x'"),
         ("7", "webhook is a JSON number: give an address, or an object of url, secret and headers"),
         ('{"url": "https://example.org", "method": "GET"}', "webhook has the unknown key method: known are url, secret and headers"),
         ('{"url": "https://example.org", "secret": "s3cr3t!"}', "secret is no name"),
-        ('{"secret": "default"}', "url is NULL"),
+        ('{"secret": "default"}', "url of the webhook is NULL"),
         ('{"url": "https://example.org", "headers": {"X-Api-Key": "sk_live_x"}}', "header X-Api-Key has a secret in clear"),
     ],
 )

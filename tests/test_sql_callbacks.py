@@ -184,10 +184,10 @@ def test_a_change_and_a_removal_at_once_leave_one_of_two_states(db: Session, dsn
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("set_webhook('w', 'ftp://example.org')", "url is 'ftp://example.org': give an http or https address"),
-        ("set_webhook('w', 'https://me:pass@example.org')", "url is 'https://***@example.org': give an http or https address without"),
+        ("set_webhook('w', 'ftp://example.org')", "url of the webhook is 'ftp://example.org': give an http or https address"),
+        ("set_webhook('w', 'https://me:pass@example.org')", "url of the webhook is 'https://***@example.org': give an http or https"),
         ("set_webhook('w', 'https://example.org/a b')", "give an http or https address"),
-        ("set_webhook('w', null)", "url is NULL"),
+        ("set_webhook('w', null)", "url of the webhook is NULL"),
         ("set_webhook('', 'https://example.org')", "name is '': give a name"),
         ("set_webhook('w', 'https://example.org', events => '{done}')", "events is {done}: give some of succeeded, failed"),
         ("set_webhook('w', 'https://example.org', events => '{}')", "events is {}"),
@@ -200,8 +200,8 @@ def test_a_change_and_a_removal_at_once_leave_one_of_two_states(db: Session, dsn
         ("enqueue('t', webhook => '5')", "webhook is a JSON number: give an address"),
         ("""enqueue('t', webhook => '{"url": "https://example.org", "colour": 1}')""", "webhook has the unknown key colour"),
         ("""enqueue('t', webhook => '{"url": "https://example.org", "events": "failed"}')""", "events or result of the wrong type"),
-        ("""enqueue('t', webhook => '{"events": ["failed"]}')""", "url is NULL"),
-        ("""enqueue_many('[{"task": "t"}, {"task": "t", "webhook": "x"}]')""", "jobs[1]: url is 'x'"),
+        ("""enqueue('t', webhook => '{"events": ["failed"]}')""", "url of the webhook is NULL"),
+        ("""enqueue_many('[{"task": "t"}, {"task": "t", "webhook": "x"}]')""", "jobs[1]: url of the webhook is 'x'"),
     ],
 )  # fmt: skip
 def test_what_could_never_be_delivered_is_refused_by_name(db: Session, call: str, words: str) -> None:
