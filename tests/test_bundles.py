@@ -146,6 +146,8 @@ def test_a_cancel_reaches_jobs_of_a_bundle(fleet: Fleet) -> None:
 
 
 def test_a_soft_limit_is_that_of_a_job(fleet: Fleet) -> None:
+    centuries = fleet.enqueue("bundled.soft", [[0.0]] * 8, soft_timeout="300 years")
+    assert fleet.wait(centuries) == {"succeeded": 8}
     ids = fleet.enqueue("bundled.soft", [[seconds] for seconds in (0.0, 30.0, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4)])
     assert fleet.wait(ids) == {"succeeded": 8}
     assert [fleet.stack.job(one)["result"] for one in ids] == ["in time", "stopped softly", *["in time"] * 6]

@@ -13,6 +13,8 @@ from fix_events import listening
 from fix_servers import wait_for_value, wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fix_calls import MakeApp
     from fix_rabbitmq import Vhost
     from fix_servers import StartDrainer, StartWorker
@@ -105,6 +107,20 @@ def test_who_watches_events_sees_jobs_and_no_bundles(db: Session, redis_url: str
     for kind in ("task-received", "task-started", "task-succeeded"):
         assert {one["uuid"] for one in heard if one["type"] == kind} == ids
     assert {one["name"] for one in heard if one["type"] == "task-received"} == {"bundled.add"}
+
+
+def test_an_error_that_cannot_be_shown_breaks_no_bundle_whose_events_are_watched(
+    db: Session, redis_url: str, worker: StartWorker, drainer: StartDrainer, tmp_path: Path
+) -> None:
+    process = worker("apps.bundled", "-E", broker_url=redis_url, env={"BUNDLED_FOLDER": str(tmp_path)})
+    wait_for_value(db.dsn, KNOWN, value=1)
+    jobs = [{"task": "bundled.fate", "args": [number, "mute" if number % 5 == 0 else "well"], "max_attempts": 1} for number in range(20)]
+    db.do("select count(*) from bridge.enqueue_many(%s)", json.dumps(jobs))
+    drainer(broker_url=redis_url)
+    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status in ('succeeded', 'failed')", value=20)
+    assert db.one("select count(*) from bridge.jobs where status = 'failed' and error ->> 'type' = 'MuteError'") == 4
+    assert bundles_of(process) >= 1
+    assert "broke off" not in process.log_text()
 
 
 def test_bundles_that_nobody_has_sent_stop_no_worker(bundled: Bundled) -> None:

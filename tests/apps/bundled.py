@@ -19,6 +19,15 @@ bridge.install(app)
 FOLDER = Path(os.environ.get("BUNDLED_FOLDER", "."))
 
 
+class MuteError(Exception):
+    """It cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+
 @app.task(name="bundled.add", bridge_bundle=50)
 def add(x: int, y: int) -> int:
     return x + y
@@ -39,6 +48,8 @@ def fate(self: Any, number: int, kind: str = "well") -> Any:
     """What becomes of it is said by ``kind``; the process and the bundle-mates are to be found in the result."""
     if kind == "raise":
         raise ValueError(f"broken on purpose {number}")
+    if kind == "mute":
+        raise MuteError
     if kind == "retry" and not self.request.retries:
         raise self.retry(countdown=0.1)
     if kind == "progress":

@@ -55,4 +55,5 @@ class SoftLimits:
                     self._due = None
                     os.kill(os.getpid(), SIG_SOFT_TIMEOUT)
                 else:
-                    self._change.wait(left)
+                    # A limit of centuries is more than a lock waits for.
+                    self._change.wait(None if left is None else min(threading.TIMEOUT_MAX, left))

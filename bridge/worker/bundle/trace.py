@@ -20,6 +20,7 @@ from celery.app.trace import trace_ok_t
 from celery.exceptions import NotRegistered, SoftTimeLimitExceeded
 from celery.states import FAILURE, SUCCESS
 from kombu.utils import json as kombu_json
+from kombu.utils.encoding import safe_repr
 
 from bridge.job import job_id
 from bridge.message import Delivery
@@ -189,7 +190,7 @@ def _events(job: _Job, traced: Any, began: float, ended: float) -> list[tuple[st
     if state == SUCCESS:
         last |= {"result": traced[3], "runtime": ended - began}
     elif info is not None:
-        last |= {"exception": repr(info.retval), "traceback": str(getattr(traced[0], "traceback", ""))}
+        last |= {"exception": safe_repr(info.retval), "traceback": str(getattr(traced[0], "traceback", ""))}
     steps = [("task-received", received), ("task-started", {"uuid": uuid, "timestamp": began})]
     return [*steps, (_EVENTS[state], last)] if state in _EVENTS else steps
 
