@@ -152,12 +152,17 @@ def _protocol_1() -> dict[str, dict[str, Any]]:
         "eta": "soon"},
         "in a list": [old],
     }  # fmt: skip
+    nameless = without(header(), "id")
     found = {f"protocol 1: {name}": envelope(body(value), headers={}) for name, value in strange.items()}
     # What has no delivery runs, as with Celery: these fail in the pool.
     task = {**header(bridge=None), "task": "celery.accumulate"}
     wrong = {"callbacks": 5, "errbacks": [5], "chain": {}, "chord": [1]}
     return {
         **found, "protocol 1: with a delivery": envelope(body(old), headers={"bridge": FOREIGN}),
+        "no id: nothing but a task": envelope(body()[:-3], headers={"task": TASK}),
+        "no id: truncated": envelope(body()[:-3], headers=nameless), "no id: no UTF-8": envelope(b"\xff", headers=nameless),
+        "no id: a pickle": envelope(pickled("/nowhere"), headers=nameless, **{"content-type": "application/x-python-serialize"}),
+        "no id: of an unknown type": envelope(headers=nameless, **{"content-type": "application/x-unknown"}),
         "others: callbacks that are none": envelope(body([[1], {}, wrong]), headers=task),
         "others: embed that is text": envelope(body([[1], {}, "x"]), headers=task),
         "others: wrong arguments and errbacks": envelope(body([[1], {"x": 1}, wrong]), headers=task),

@@ -124,7 +124,7 @@ def test_every_make_target_that_a_document_names_exists() -> None:
     assert documented - makefile_targets() == set()
 
 
-@pytest.mark.parametrize("name", [".ci/run", "scripts/environment", "scripts/pg_cron", "scripts/test-matrix"])
+@pytest.mark.parametrize("name", [".ci/run", "scripts/environment", "scripts/fuzz", "scripts/pg_cron", "scripts/test-matrix"])
 def test_scripts_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
     assert (ROOT / name).read_text().startswith("#!")

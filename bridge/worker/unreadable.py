@@ -13,6 +13,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from kombu.exceptions import SerializationError, SerializerNotInstalled
 from redis.exceptions import DataError
 
 from bridge.application import membership
@@ -31,6 +32,7 @@ log = logging.getLogger("bridge.worker")
 # What reading a message raises because of what is in it. An outage, of a broker or of Postgres, is none of these.
 OF_THE_MESSAGE = (
     ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError, psycopg.DataError, DataError,
+    SerializationError, SerializerNotInstalled,
 )  # fmt: skip
 _SHOWN = 200  # characters of an error, which may quote the message
 
