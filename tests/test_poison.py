@@ -82,6 +82,16 @@ def test_no_message_in_a_list_stops_a_worker_or_runs_in_a_rows_name(
     assert_sound(stack.dsn)
 
 
+def test_a_message_that_somebody_else_has_written_runs_as_with_celery_and_is_no_row(
+    stack: Stack, runner: Process, client: redis.Redis
+) -> None:
+    headers = header(bridge=None, task="celery.accumulate")
+    client.lpush("celery", json.dumps(envelope(headers=headers)))
+    wait_until(lambda: f"Task celery.accumulate[{headers['id']}] succeeded" in runner.log_text(), 60)
+    assert stack.sql.execute("select id from bridge.jobs where id::text = %s", (headers["id"],)).fetchall() == []
+    assert_sound(stack.dsn)
+
+
 def test_a_delivery_that_no_row_can_have_does_not_silence_the_worker_that_holds_it(
     stack: Stack, runner: Process, client: redis.Redis
 ) -> None:

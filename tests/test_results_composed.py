@@ -71,6 +71,16 @@ def test_results_and_errors_are_in_both(app: Any, plain: Any, bare_stack: Stack)
     assert bare_stack.wait(bad.id)["error"]["message"] == "both"
 
 
+def test_a_result_that_its_backend_has_lost_is_on_the_row_alone(app: Any, plain: Any, bare_stack: Stack) -> None:
+    result = app.send_task("chords.give", ([1, "two"],))
+    assert result.get(timeout=PATIENCE) == [1, "two"]
+    ended = bare_stack.wait(result.id)
+    plain.AsyncResult(result.id).forget()  # as by an expiry, an eviction, FLUSHALL
+    assert app.AsyncResult(result.id).state == plain.AsyncResult(result.id).state == "PENDING"
+    assert bare_stack.job(result.id) == ended
+    assert (ended["status"], ended["result"], ended["attempts"]) == ("succeeded", [1, "two"], 1)
+
+
 def test_chords_are_joined_by_the_backend_itself(app: Any, bare_stack: Stack) -> None:
     parts = [app.signature("chords.give", (number,)) for number in range(3)]
     assert chord(parts, app.signature("chords.collect"))().get(timeout=PATIENCE) == [0, 1, 2]

@@ -16,6 +16,16 @@ def numbers(db: Session, **options: object) -> list[int]:
     return [claim.args[0] for claim in db.claim(**options)]  # type: ignore[arg-type]
 
 
+def test_jobs_go_out_in_their_order_and_end_in_any(db: Session) -> None:
+    first, second = db.enqueue(), db.enqueue()
+    claims = db.claim()
+    assert [claim.id for claim in claims] == [first, second]
+    db.mark(claims)
+    _, run = db.start(claims[0]), db.start(claims[1])
+    db.finish(claims[1], run)
+    assert (db.status(first), db.status(second)) == ("running", "succeeded")
+
+
 def test_a_claim_takes_the_most_urgent_first_and_the_oldest_of_those(db: Session) -> None:
     for number, priority in enumerate([0, 9, 5, 9, 0]):
         db.enqueue(args=[number], priority=priority)
