@@ -6,6 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import redis
 from fix_servers import missing
@@ -36,6 +37,19 @@ def test_messages_pass_through_a_private_socket(server_folder: Path) -> None:
         assert stat.S_IMODE(broker.socket.parent.stat().st_mode) == 0o700
     finally:
         broker.stop()
+
+
+def test_a_server_has_nothing_of_our_environment_but_what_it_needs(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BRIDGE_SIGNING_KEY", "SHOP_API_KEY", "HTTPS_PROXY", "PGPASSWORD"):
+        monkeypatch.setenv(name, "planted-4711")
+    broker = RedisServer(server_folder / "bare", program=find_redis() or missing("redis-server", "apt-get install redis-server"))
+    try:
+        broker.start()
+        given = psutil.Process(broker.process.pid).environ()
+    finally:
+        broker.stop()
+    assert given["PATH"] == os.environ["PATH"]
+    assert [name for name, value in given.items() if "planted" in value] == []
 
 
 def test_the_redis_of_the_wheel_starts(server_folder: Path) -> None:

@@ -14,7 +14,7 @@ import redis
 from bridge.errors import ServerError
 from bridge.local.home import private_folder, socket_folder
 from bridge.local.process import Process
-from bridge.local.server import Server
+from bridge.local.server import Server, server_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +89,8 @@ class RedisServer(Server):
         self._hold()
         self.socket.unlink(missing_ok=True)
         configuration = self._write_configuration()
-        self._process = Process(self.name, [self.program, configuration], log=self.directory / "redis.log", cwd=self.directory)
+        log = self.directory / "redis.log"
+        self._process = Process(self.name, [self.program, configuration], log=log, env=server_environment(), cwd=self.directory)
         self._process.start()
         self._process.wait_ready(self._answers, timeout)
         return self

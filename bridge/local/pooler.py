@@ -12,6 +12,7 @@ from bridge.errors import ServerError
 from bridge.local.account import server_account
 from bridge.local.broker import free_port
 from bridge.local.process import Process
+from bridge.local.server import server_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +66,9 @@ class Pooler:
 
     def start(self) -> None:
         """Start it, unless it runs."""
-        self.process = Process("pgbouncer", self._command, log=self._log, account=server_account(), death_signal=signal.SIGKILL)
+        self.process = Process(
+            "pgbouncer", self._command, log=self._log, env=server_environment(), account=server_account(), death_signal=signal.SIGKILL
+        )
         self.process.start()
 
     def stop(self) -> None:

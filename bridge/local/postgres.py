@@ -21,7 +21,7 @@ from bridge.local.account import identity, server_account
 from bridge.local.binaries import PostgresBinaries, find_postgres
 from bridge.local.home import private_folder, socket_folder
 from bridge.local.process import Process
-from bridge.local.server import Server
+from bridge.local.server import Server, server_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +138,7 @@ class PostgresServer(Server):
             "postgres",
             [self.binaries.folder / "postgres", "-D", self.data, *options],
             log=self.directory / "postgres.log",
-            env=_environment(),
+            env=server_environment(),
             cwd=self.directory,
             account=self.account,
             stop_steps=STOP_STEPS,
@@ -186,7 +186,7 @@ class PostgresServer(Server):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=_environment(),
+            env=server_environment(),
             cwd=self.directory,
             timeout=120.0,
             **identity(self.account),
@@ -244,12 +244,6 @@ def _must_find() -> PostgresBinaries:
     if found is None:
         raise ServerError(f"no postgres of version 15 or newer on this machine: {HOW_TO_GET_IT}")
     return found
-
-
-def _environment() -> dict[str, str]:
-    # PGPORT, PGDATA and their like belong to the user's own servers.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    return kept | {"LC_ALL": "C"}
 
 
 def _small_shared_memory() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bridge.local.process import Process
+
+
+# What a server is given of our environment. The rest is no business of its: secrets of ours and of the application are in it, and as root
+# we start servers as another user.
+_NEEDED = {"PATH", "HOME", "TMPDIR", "TZ", "TZDIR", "USER", "LOGNAME", "SHELL"}
+_LIBRARIES = ("LD_", "DYLD_")
+
+
+def server_environment() -> dict[str, str]:
+    """The environment of a server that is not ours: where programs and libraries are, in the language of programs."""
+    kept = {name: value for name, value in os.environ.items() if name in _NEEDED or name.startswith(_LIBRARIES)}
+    return kept | {"LC_ALL": "C"}
 
 
 class Server:
