@@ -170,6 +170,14 @@ CALLS: dict[str, list[list[str]]] = {
         ]
     ],
     "start": [["select bridge.start(%(seq)s, %(token)s, %(worker)s, 1)"]],
+    "start_many": [["select bridge.start_many(array[%(seq)s::bigint], array[%(token)s::uuid], %(worker)s, 1, array[%(run)s::uuid])"]],
+    "finish_many": [
+        [
+            """select bridge.finish_many(array[%(seq)s::bigint], array[%(run)s::uuid], array[%(token)s::uuid], array[%(id)s::uuid],
+            array['1'], array[null::text])"""
+        ]
+    ],
+    "unbundle": [["select bridge.unbundle(array[%(token)s::uuid], %(worker)s)"]],
     "complete": [["select bridge.complete(%(seq)s, %(run)s)"]],
     "complete_run": [[f"select bridge.complete_run(%(seq)s, %(run)s, '1', {BY_TOKEN})"]],
     "finish": [[f"select bridge.finish(%(seq)s, %(run)s, 'succeeded', {BY_TOKEN})"]],
