@@ -147,7 +147,9 @@ begin
     delete from bridge.inflight i where i.seq = any (p_seqs) and (i.run = any (p_runs) or (i.run is null and i.token = any (p_tokens)))
     returning i.seq, i.worker, i.progress, coalesce(i.started_at, i.published_at, i.claimed_at) as started_at, array_position(p_seqs, i.seq) as at
   ), gone as (
-    delete from bridge.job j using taken t where j.seq = t.seq returning j.*, t.worker, t.progress, t.started_at, t.at
+    -- Counted, so that all of them are taken before the first job's row: rows in flight come first in the order of locks.
+    delete from bridge.job j using taken t where j.seq = t.seq and (select count(*) from taken) > 0
+    returning j.*, t.worker, t.progress, t.started_at, t.at
   ), kept as (
     insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
       properties, size, max_attempts, backoff, attempts, losses, unique_key, expires_at, run_at, created_at, finished_at, started_at,
@@ -197,11 +199,12 @@ create or replace function bridge.unbundle(p_tokens uuid[], p_worker uuid, p_pid
   -- Locks    their rows, in the order of their numbers; runs that nobody has in hand (skip locked)
 declare
   v_row bridge.inflight;
+  v_seqs bigint[];
   v_count integer;
 begin
   if p_alone then
-    with mine as (select i.seq from bridge.inflight i where i.token = any (p_tokens) and i.state <> 'running' order by i.seq for update)
-    update bridge.job j set alone = true from mine m where j.seq = m.seq;
+    v_seqs := array (select i.seq from bridge.inflight i where i.token = any (p_tokens) and i.state <> 'running' order by i.seq for update);
+    update bridge.job j set alone = true where j.seq = any (v_seqs);
   end if;
   v_count := bridge.release(p_tokens);
   for v_row in

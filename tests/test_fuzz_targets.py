@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from celery.result import allow_join_result
 from fix_effort import EFFORT
 from fuzzing.targets import EXAMPLES, Targets
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def targets(databases: Databases, template: str) -> Iterator[Targets]:
     name = databases.create(template)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, allow_join_result():  # a worker in this process forbids it to all
         patch.setenv("BRIDGE_DATABASE_URL", databases.server.dsn_of(name))
         patch.setenv("BRIDGE_BROKER_URL", "memory://")
         yield Targets()

@@ -6,7 +6,6 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 import redis
 from fix_servers import missing
@@ -42,10 +41,14 @@ def test_messages_pass_through_a_private_socket(server_folder: Path) -> None:
 def test_a_server_has_nothing_of_our_environment_but_what_it_needs(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BRIDGE_SIGNING_KEY", "SHOP_API_KEY", "HTTPS_PROXY", "PGPASSWORD"):
         monkeypatch.setenv(name, "planted-4711")
-    broker = RedisServer(server_folder / "bare", program=find_redis() or missing("redis-server", "apt-get install redis-server"))
+    redis = find_redis() or missing("redis-server", "apt-get install redis-server")
+    program = server_folder / "redis-that-tells"  # Redis itself writes its title over its environment
+    program.write_text(f'#!/bin/sh\nenv > "{server_folder}/given"\nexec "{redis}" "$@"\n')
+    program.chmod(0o755)
+    broker = RedisServer(server_folder / "bare", program=program)
     try:
         broker.start()
-        given = psutil.Process(broker.process.pid).environ()
+        given = dict(line.partition("=")[::2] for line in (server_folder / "given").read_text().splitlines())
     finally:
         broker.stop()
     assert given["PATH"] == os.environ["PATH"]
