@@ -221,6 +221,8 @@ class Drainer:
         began = time.monotonic()
         jobs = dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size)
         self.meter.claimed(time.monotonic() - began, len(jobs))
+        if sizes is not None and jobs:
+            jobs = dispatch.set_alone(connection, jobs)
         try:
             count = self._ship(shipment, jobs, sizes)
         except RefusedError as error:

@@ -104,7 +104,7 @@ begin
     j.content_encoding, case when j.deadline is not null or (v_limits and bridge.has_limits(j.task, j.queue))
       then bridge.delivered_headers(j) else j.headers end::text, j.properties::text,
     case when least(j.expires_at, j.deadline) < '9999-12-31 00:00+00' then least(j.expires_at, j.deadline) end,  -- no drainer can read others
-    j.attempts, j.alone
+    j.attempts
   from unnest(p_seqs) with ordinality u (seq, place)
   join bridge.inflight i on i.seq = u.seq join bridge.job j on j.seq = u.seq
   order by u.place;

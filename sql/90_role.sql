@@ -34,6 +34,7 @@ function  acknowledge_alert       operator
 function  add_dependency          worker operator
 function  alert_kinds             operator viewer
 function  allow_task              operator
+function  alone                   worker operator
 function  archive_columns         operator
 function  batch_status            worker operator viewer
 function  begin_call              worker operator

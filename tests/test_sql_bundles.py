@@ -40,7 +40,9 @@ def published(db: Session, count: int = MANY, **options: Any) -> list[Claim]:
 
 
 def claimed_alone(db: Session) -> list[tuple[Any, ...]]:
-    return db.rows("select distinct alone from bridge.claim(%s, 'celery', %s)", db.drainer, uuid.uuid4())
+    claimed = db.rows("select seq from bridge.claim(%s, 'celery', %s)", db.drainer, uuid.uuid4())
+    alone = db.one("select bridge.alone(%s)", [seq for (seq,) in claimed])
+    return [(True,)] if len(alone) == len(claimed) else [(None,)] if not alone else [(True,), (None,)]
 
 
 def new_runs(claims: list[Claim]) -> list[uuid.UUID]:

@@ -30,6 +30,7 @@ __all__ = [
     "ready_queues",
     "report_drainer",
     "republish",
+    "set_alone",
     "suspects",
     "tick_if_late",
     "unclaim",
@@ -78,7 +79,7 @@ class Suspect:
 
 
 _EXPIRES_IN = "extract(epoch from expires_at - clock_timestamp())::float8"
-CLAIMED = columns(Claimed).replace('"expires_in"', _EXPIRES_IN)
+CLAIMED = columns(Claimed).replace('"expires_in"', _EXPIRES_IN).replace('"alone"', "null")
 _CLAIM = f"select {CLAIMED} from bridge.claim(%s, %s, %s, %s, %s)".encode()
 _SUSPECTS = f"select {columns(Suspect)} from bridge.suspects()".encode()
 _REPUBLISH = f"select {CLAIMED} from bridge.republish(%s, %s, %s::uuid[])".encode()
@@ -99,6 +100,14 @@ def bundles(connection: Connection, queue: str) -> list[tuple[str | None, int, i
     """How many jobs one message of a queue may have, by task, and how many its workers run at once; see ``bridge.bundles``."""
     with translated():
         return connection.execute("select task, jobs, children from bridge.bundles(%s)", (queue,)).fetchall()
+
+
+def set_alone(connection: Connection, jobs: list[Claimed]) -> list[Claimed]:
+    """Say of claimed jobs which go into no bundle any more."""
+    with translated():
+        row = connection.execute("select bridge.alone(%s::bigint[])", ([job.seq for job in jobs],)).fetchone()
+    alone = set(row[0]) if row else set()
+    return [job._replace(alone=job.seq in alone) for job in jobs] if alone else jobs
 
 
 def claim(connection: Connection, drainer: UUID, queue: str, shipment: UUID, *, limit: int, size: int) -> list[Claimed]:
