@@ -141,4 +141,5 @@ def test_a_broken_bundle_of_real_deliveries_lets_each_run_alone(bundled: Bundled
     db.do("update bridge.inflight set queue = 'celery'")
     named = " ".join(f"{claim.seq}:{claim.token}" for claim in claims)
     bundled.plain.send_task("bridge.bundle", ["no json"], headers={"bridge_bundle": named})
-    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'succeeded' and attempts = 1 and losses = 0", value=4)
+    each = "select count(*) from bridge.jobs where status = 'succeeded' and attempts = 1 and losses = 0"
+    wait_for_value(db.dsn, each, value=4, timeout=60)
