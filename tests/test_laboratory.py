@@ -327,7 +327,13 @@ def test_what_an_asynchronous_failover_forgets_is_no_sin_and_what_it_does_not_is
     stage.run(5)
     stage.job(4)
     stage.run(4)
-    assert [(sin.rule, sin.lab) for sin in stage.sins()] == [("lost", 1)]
+    for lab, ended in ((6, "raised"), (7, "end")):
+        retried = uuid.uuid4()
+        stage.note(lab, retried, "start", "worker2")
+        stage.note(lab, retried, ended, "worker2")
+        stage.job(lab)
+        stage.run(lab)
+    assert [(sin.rule, sin.lab) for sin in stage.sins()] == [("lost", 1), ("ran_again", 7)]
 
 
 def test_a_sin_is_told_with_the_history_of_its_job(stage: Stage) -> None:

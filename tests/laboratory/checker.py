@@ -181,6 +181,8 @@ def repeated(facts: Facts) -> Iterator[tuple[Run, Run]]:
         sent = facts.was_retried(lab)
         for one, following in pairwise(runs):
             outcomes = facts.outcomes.get(one.run, set())
+            if not outcomes and one.raised is not None and forgotten(facts, one.raised):
+                outcomes = FOLLOWED  # its failure may have been taken, and answered, before the failover
             if outcomes & set(FINAL) and not outcomes & FOLLOWED and sent > 0:
                 sent -= 1
             elif not outcomes & FOLLOWED:
