@@ -9,8 +9,6 @@ begin
     alter table bridge.queue add column bundle integer;  -- most jobs of one message; null: as their tasks say
     alter table bridge.inflight add column together boolean;  -- started with others of its bundle, and perhaps not begun
     alter table bridge.job add column alone boolean;  -- in no bundle any more: one that it was in was lost
-    -- of what a claim has taken: see bridge.alone, which looks nowhere else
-    create index job_alone on bridge.job (seq) where alone;
   end if;
 end
 $$;
@@ -45,7 +43,7 @@ create or replace function bridge.alone(p_seqs bigint[]) returns bigint[] langua
   -- Which of these jobs go into no bundle any more. A question of its own, because a column more of what a claim returns would end drainers
   -- of an older release whose prepared claims have the columns that there were.
   --
-  -- Index    job_alone
+  -- Index    job_pkey
 begin
   return (select coalesce(array_agg(j.seq), '{}'::bigint[]) from bridge.job j where j.alone and j.seq = any (p_seqs));
 end
