@@ -62,6 +62,17 @@ def test_answered_outcomes_are_forgotten() -> None:
     assert board.unanswered() == set(), "of a process that is no more nobody waits for answers"
 
 
+def test_what_a_process_has_left_outlives_its_successor_until_it_is_written() -> None:
+    board = Board()
+    dead = in_a_child(lambda: board.hold(WHOLE))
+    successor = in_a_child(lambda: board.hold(BARE))
+    assert set(board.orphans()) == {dead, successor}
+    assert (board.held(dead), board.held(successor)) == ([WHOLE], [BARE])
+    board.forget(dead)
+    board.forget(successor)
+    assert board.orphans() == []
+
+
 def test_the_main_process_writes_nothing() -> None:
     board = Board()
     assert board.hold(WHOLE)

@@ -200,5 +200,5 @@ def test_a_whole_worker_that_dies_loses_nothing_and_charges_nobody_who_had_not_b
     dead.kill(signal.SIGKILL)
     (fleet.folder / "hold-405").unlink()
     assert fleet.wait(ids, timeout=120) == {"succeeded": 20}
-    rows = fleet.stack.sql.execute("select losses from bridge.jobs where id = any(%s::uuid[])", (ids,)).fetchall()
-    assert {row[0] for row in rows} == {0}
+    lost = fleet.stack.sql.execute("select args from bridge.jobs where id = any(%s::uuid[]) and losses > 0", (ids,)).fetchall()
+    assert lost in ([], [([405],)]), "it had begun, which is known where it was its slice alone"

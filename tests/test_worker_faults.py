@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -37,6 +38,18 @@ def test_a_killed_child_is_a_loss_and_the_job_runs_again_at_once(stack: Stack, t
     assert (job["status"], job["result"], job["attempts"], job["losses"]) == ("succeeded", "alive", 1, 1)
     assert stack.attempts(job["id"]) == [(1, "lost"), (1, "succeeded")]
     assert (job["finished_at"] - job["created_at"]).total_seconds() < 20, "no backoff after a loss"
+
+
+def test_what_a_process_has_achieved_before_it_dies_at_another_job_stays(bare_stack: Stack, tmp_path: Path) -> None:
+    bare_stack.kill_all()
+    bare_stack.start_drainer()
+    bare_stack.start_worker("apps.kinds", "-Q", "celery", "--concurrency=1")
+    # The first outcome of a process: it comes to Postgres in a second try, because its connection does not know the statement yet.
+    jobs = [{"task": "kinds.add", "args": [1, 2]}, {"task": "kinds.die_once", "args": [str(tmp_path / "mark")]}]
+    ended, lost = [str(row[0]) for row in bare_stack.sql.execute("select bridge.enqueue_many(%s)", (json.dumps(jobs),))]
+    assert (bare_stack.wait(ended)["result"], bare_stack.wait(lost)["result"]) == (3, "alive")
+    assert bare_stack.attempts(ended) == [(1, "succeeded")]
+    bare_stack.kill_all()
 
 
 def test_a_job_that_always_kills_its_process_fails_after_max_losses(stack: Stack) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Board"]
 
-_PLACES = 1024  # processes of a pool, at most
+_PROCESSES = 512  # of a pool, at most
+_PLACES = 2 * _PROCESSES  # the second of a process is for one whose predecessor has left outcomes in the first
 _PLACE = 256 << 10  # bytes of each; what is never written takes no memory
 _AT = struct.Struct("=qq")  # a process, and the number of the job that it is at; 0 for none
 _LENGTH = struct.Struct("=i")  # of an outcome, and before the first of all of them together
@@ -72,10 +73,19 @@ class Board:
         found = [] if place is None else [finish for _, finish in self._read(place) if finish is not None]
         return sorted(found, key=lambda one: one.seq)
 
+    def orphans(self) -> list[int]:
+        """The processes that have died with outcomes that had no answer, until ``forget`` is told of them."""
+        return [self._process(place) for place in self._places() if self._used(place) and not self._is_alive(place)]
+
+    def forget(self, process: int) -> None:
+        """The outcomes of a process that has died are written."""
+        place = self._place_of(process)
+        if place is not None:
+            self._set_used(place, 0)
+
     def unanswered(self) -> set[str]:
         """The tokens of all living processes' outcomes that have no answer."""
-        places = (1 + number * _PLACE for number in range(_PLACES))
-        return {token for place in places if self._used(place) and self._is_alive(place) for token, _ in self._read(place)}
+        return {token for place in self._places() if self._used(place) and self._is_alive(place) for token, _ in self._read(place)}
 
     def leave(self) -> None:
         """The worker stops: processes begin no further job of the bundles that they have."""
@@ -98,18 +108,27 @@ class Board:
         index = getattr(current_process(), "index", None)
         if index is None:
             return None
-        place = 1 + int(index) % _PLACES * _PLACE
+        first = int(index) % _PROCESSES
+        place, second = (1 + number * _PLACE for number in (first, first + _PROCESSES))
+        if self._used(place):  # the main process has not written that yet
+            place = second
         self._set_used(place, 0)
         _AT.pack_into(self._memory, place, os.getpid(), 0)
         return place
 
+    @staticmethod
+    def _places() -> Iterator[int]:
+        return (1 + number * _PLACE for number in range(_PLACES))
+
     def _place_of(self, process: int | None) -> int | None:
-        places = (1 + number * _PLACE for number in range(_PLACES))
-        return next((place for place in places if _AT.unpack_from(self._memory, place)[0] == process), None)
+        return next((place for place in self._places() if self._process(place) == process), None)
+
+    def _process(self, place: int) -> int:
+        return int(_AT.unpack_from(self._memory, place)[0])
 
     def _is_alive(self, place: int) -> bool:
         try:
-            os.kill(_AT.unpack_from(self._memory, place)[0], 0)
+            os.kill(self._process(place), 0)
         except ProcessLookupError:
             return False
         return True

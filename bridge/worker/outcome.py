@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
     from bridge.queries.results import Value
-    from bridge.queries.runs import Finish, NeverRan
+    from bridge.queries.runs import NeverRan
     from bridge.worker.fence import Run
 
 __all__ = [
@@ -189,13 +189,20 @@ def lost(joined: Membership, delivery: Delivery, reason: str, pid: int | None) -
     return _from_outside(lambda: runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason, joined.worker_id, pid))
 
 
-def ended_before(joined: Membership, kept: list[Finish]) -> None:
-    """Write what a process had achieved when it died; during an outage it is lost, and runs again."""
+def ended_before(joined: Membership, process: int | None) -> None:
+    """Write what a process had achieved when it died; during an outage the heartbeat does it later."""
+    if process is None:
+        return
+    kept = joined.board.held(process)
     try:
         if kept:
             runs.finish_many(joined.connections.get(), kept)
-    except (ServerError, psycopg.Error) as error:
-        log.warning("outcomes are lost with their process jobs=%d error=%s", len(kept), error)
+    except ServerError as error:
+        log.warning("outcomes wait for postgres, their process is dead pid=%d jobs=%d error=%s", process, len(kept), error)
+        return
+    except psycopg.Error as error:
+        log.error("outcomes dropped, postgres refuses them: the jobs run again pid=%d jobs=%d error=%s", process, len(kept), error)  # noqa: TRY400
+    joined.board.forget(process)
 
 
 def unbundled(joined: Membership, tokens: list[str], pid: int | None, *, alone: bool) -> None:

@@ -70,9 +70,9 @@ class BundleRequest(Request):
         joined, pid = self._joined, self.worker_pid
         if joined is None:
             return
-        at, kept = joined.board.at(pid), joined.board.held(pid)
-        log.warning("a bundle broke off jobs=%d at=%s unsent=%d error=%s", len(self.deliveries), at, len(kept), exc)
-        outcome.ended_before(joined, kept)
+        at = joined.board.at(pid)
+        log.warning("a bundle broke off jobs=%d at=%s error=%s", len(self.deliveries), at, exc)
+        outcome.ended_before(joined, pid)
         for delivery in self.deliveries:
             if delivery.seq == at:
                 outcome.lost(joined, delivery, str(exc), pid)
