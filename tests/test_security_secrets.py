@@ -19,6 +19,7 @@ import pytest
 from apps.sealed import TABLE
 from fix_events import listening
 from fix_servers import ROOT, missing, wait_for_row, wait_for_value, wait_until
+from psycopg import conninfo
 
 from bridge import schema
 from bridge.local import broker as local_broker
@@ -132,6 +133,14 @@ def test_a_server_whose_certificate_another_authority_signed_is_refused_in_words
     assert "127.0.0.2" in command(guarded, "jobs", "list", env={"BRIDGE_DATABASE_URL": elsewhere}), "nobody listens, or another name"
     healthy = checks(command(guarded, "doctor", "--json", env={"BRIDGE_LOG_LEVEL": "error"}))
     assert (healthy["database"]["status"], healthy["broker"]["status"]) == ("ok", "ok")
+
+
+def test_a_wrong_password_is_told_and_not_shown(guarded: Guarded) -> None:
+    url = guarded.dsn().replace(guarded.postgres._password, "planted-wrong-4711")
+    for dsn, words in ((url, "jobs list"), (url, "drain --once"), (conninfo.make_conninfo(url), "doctor --json")):
+        said = command(guarded, *words.split(), env={"BRIDGE_DATABASE_URL": dsn, "BRIDGE_TIMEOUT": "2"})
+        assert "password authentication failed" in said, words
+        assert "planted-wrong" not in said, words
 
 
 def everything(connection: psycopg.Connection[Any]) -> str:

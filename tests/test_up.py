@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -18,7 +19,7 @@ from fix_servers import ROOT, missing, wait_for_row, wait_until
 from bridge.local.binaries import find_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 APP = """
@@ -56,10 +57,10 @@ def bridge(home: Path, tmp_path: Path) -> Iterator[Callable[..., Up]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
     environment |= {"BRIDGE_HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
-    def start(*words: str) -> Up:
+    def start(*words: str, env: Mapping[str, str] | None = None) -> Up:
         errors = (tmp_path / f"errors-{len(started)}").open("w")
         command = [sys.executable, "-m", "bridge", *words]
-        child = Up(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=tmp_path, env=environment)
+        child = Up(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=tmp_path, env={**environment, **(env or {})})
         started.append(child)
         return child
 
@@ -90,6 +91,46 @@ def adds(dsn: str) -> None:
         row = connection.execute(ADD).fetchone()
     assert row
     wait_for_row(dsn, DONE, row)
+
+
+PLANTED = {
+    "BRIDGE_SIGNING_KEY": "planted-signing-key-4711-0123456789abcdef", "BRIDGE_WEBHOOK_SECRET": "planted-webhook-4711",
+    "BRIDGE_NOTIFIER_OPS": "json://me:planted-notifier-4711@127.0.0.1:1/x", "SHOP_API_KEY": "planted-application-4711",
+    "HTTPS_PROXY": "http://me:planted-proxy-4711@127.0.0.1:1",
+}  # fmt: skip
+TABLES = "select c.oid::regclass::text from pg_class c where c.relnamespace = 'bridge'::regnamespace and c.relkind in ('r', 'p')"
+
+
+def flowers_pages(url: str) -> str:
+    """What Flower shows of the worker, the broker and the tasks."""
+    workers = wait_until(lambda: httpx.get(f"{url}/workers?json=1", timeout=30).json()["data"], 60, "a worker")
+    names = [f"worker/{worker['hostname']}" for worker in workers]
+    pages = [httpx.get(f"{url}/{page}", timeout=30) for page in ("", "broker", "tasks", *names)]
+    return str(workers) + "".join(page.text for page in pages)
+
+
+def test_secrets_of_who_starts_it_are_in_no_server_output_log_row_page_or_list_of_processes(
+    bridge: Callable[..., Up], home: Path, tmp_path: Path
+) -> None:
+    up = bridge("up", "--json", "--concurrency", "1", env=PLANTED)
+    found = endpoints(up)
+    adds(found["dsn"])
+    everything = [up, *up.children(recursive=True)]
+    shown = {f"words of {one.name()}": " ".join(one.cmdline()) for one in everything}
+    servers = [one for one in everything if one.name() in {"postgres", "redis-server", "valkey-server"}]
+    assert len({one.name() for one in servers}) == 2
+    shown |= {f"environment of {one.name()} {one.pid}": str(one.environ()) for one in servers}
+    if found["flower_url"]:
+        shown["flower"] = flowers_pages(found["flower_url"])
+    with psycopg.connect(found["dsn"]) as connection:
+        names = [name for (name,) in connection.execute(TABLES).fetchall()]
+        shown |= {name: str(connection.execute(f"select t::text from {name} t".encode()).fetchall()) for name in names}
+    up.terminate()
+    shown["output"] = json.dumps(found) + up.stdout.read() + (tmp_path / "errors-0").read_text()
+    up.wait(40)
+    shown |= {str(log): log.read_text(errors="replace") for log in home.rglob("*.log")}
+    assert "ready" in shown[str(home / "logs/worker.log")]
+    assert {place for place, text in shown.items() if "planted" in text} == set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
