@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_and_nothing_runs_twice_while_processes_die_under_load() -> None:
+@pytest.mark.parametrize("having", [(), ("bundles",)], ids=["alone", "bundles"])
+def test_nothing_is_lost_and_nothing_runs_twice_while_processes_die_under_load(having: tuple[str, ...]) -> None:
     if find_redis() is None:
         missing("redis-server", HOW_TO_GET_IT)
     faults = (
@@ -36,7 +37,7 @@ def test_nothing_is_lost_and_nothing_runs_twice_while_processes_die_under_load()
         "worker-kill",
         "worker-main-freeze",
     )
-    report = run(Plan(seconds=10, seed=6, faults=faults, every=1.4, rate=12))
+    report = run(Plan(seconds=10, seed=6, faults=faults, every=1.4, rate=12, having=having))
     assert report.sins == [], report.lines
     assert {beat.fault for beat in report.beats} == set(faults)
     assert report.counts["asked"] > 30

@@ -16,17 +16,18 @@ def _start(start: Callable[..., Any]) -> Callable[..., Any]:
         if armed("starting"):
             runs.prepare(connection)  # a first use would fail, and end the transaction
         with uncommitted(connection, "starting") as ran:
-            run = start(connection, *args)
-            ran(run)
-        if run is not None:
+            started = start(connection, *args)
+            ran(started)
+        if started:
             passed("started")
-        return run
+        return started
 
     return call
 
 
 def wrap() -> None:
     """Put the boundaries into this process and the children that it will have."""
-    runs.start = _start(runs.start)
+    runs.start, runs.start_many = _start(runs.start), _start(runs.start_many)
     runs.send_finish = then(first(runs.send_finish, "returned"), "finished")
+    runs.send_finish_many = then(first(runs.send_finish_many, "returned"), "finished")
     runs.fail = then(first(runs.fail, "returned"), "failed")

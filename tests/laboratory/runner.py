@@ -35,6 +35,7 @@ HAVING = {
     "cron": Needs(cron=True),
     "durable": Needs(durable=True),
     "disk": Needs(disk=True),
+    "bundles": Needs(bundles=True),
 }
 OFTEN = 0.4  # of the strikes are of what the world has beside the usual
 

@@ -38,6 +38,7 @@ TESTS = Path(__file__).parent.parent
 LOOSE = {"fsync": "off", "max_connections": "120"}  # a crash of processes loses nothing that was written, only one of the machine does
 SMALL = {"min_wal_size": "32MB", "max_wal_size": "64MB"}
 DISK = 400 << 20  # bytes
+BUNDLE = 20  # jobs of a message, where many travel together
 SETTINGS = {"heartbeat": 1, "worker_lost": 8, "publish_lease": 6, "republish_grace": 4, "window": 60, "max_losses": 50}
 TIMEOUT = 4  # seconds a call may take: below the lease of a publish, as by default
 SLACK = 4.0  # seconds beyond `worker_lost` until a worker that came back has told what it holds
@@ -57,6 +58,7 @@ class Needs:
         cron: pg_cron in the main Postgres.
         durable: fsync on.
         disk: the main Postgres on a small filesystem of its own.
+        bundles: many jobs in a message.
     """
 
     broker: Literal["redis", "rabbitmq"] | None = None
@@ -65,6 +67,7 @@ class Needs:
     cron: bool = False
     durable: bool = False
     disk: bool = False
+    bundles: bool = False
 
     def fits(self, other: Needs) -> bool:
         """Whether both can be had in one world."""
@@ -75,7 +78,7 @@ class Needs:
         return Needs(*(mine or its for mine, its in zip(self._all(), other._all(), strict=True)))
 
     def _all(self) -> tuple[Any, ...]:
-        return (self.broker, self.standby, self.pgbouncer, self.cron, self.durable, self.disk)
+        return (self.broker, self.standby, self.pgbouncer, self.cron, self.durable, self.disk, self.bundles)
 
 
 class World:
@@ -109,6 +112,11 @@ class World:
         self.extras: dict[str, Any] = {}
         self._links: dict[tuple[str, str], Proxy] = {}
         self._closing: list[Callable[[], object]] = []
+
+    @property
+    def at_once(self) -> int:
+        """How many jobs a process of a worker's pool may be at, as far as anybody knows when all of the worker is gone."""
+        return BUNDLE if self.needs.bundles else 1
 
     def __enter__(self) -> Self:
         try:
@@ -186,6 +194,8 @@ class World:
             for name, value in self.settings.items():
                 connection.execute("update bridge.setting set value = %s where name = %s", (str(value), name))
             connection.execute("select bridge.set_limit('lab', task => 'lab.limited', concurrency => 2)")
+            for queue in QUEUES if self.needs.bundles else ():
+                connection.execute("select bridge.set_bundle(%s, %s)", (queue, BUNDLE))
         if self.trace:
             trace.install(self.dsn)
 
@@ -312,8 +322,11 @@ class World:
     # Looks
 
     def sql(self) -> psycopg.Connection[Any]:
-        """A new connection to the main database, past every proxy; close it by `with`."""
-        return psycopg.connect(self.dsn, autocommit=True, connect_timeout=5)
+        """A new connection to the main database, past every proxy; close it by `with`.
+
+        It waits for no standby: who is to start that again must not wait for it.
+        """
+        return psycopg.connect(self.dsn, autocommit=True, connect_timeout=5, options="-c synchronous_commit=local")
 
     @property
     def admin_dsn(self) -> str:

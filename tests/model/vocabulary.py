@@ -103,12 +103,12 @@ def note_unheld(seen: Seen) -> Iterator[Row | None]:
         yield seen.row._replace(missing=() if seen.row.missing is None else None)
 
 
-@known_as("start")
+@known_as("start", "start_many")
 def start(seen: Seen) -> Iterator[Row | None]:
     yield step.start(seen.row, seen.rules, seen.row.token, seen.new(seen.after.run), seen.after.worker)
 
 
-@known_as("finish")
+@known_as("finish", "finish_many")
 def finish(seen: Seen) -> Iterator[Row | None]:
     row = step.finish(seen.row, seen.rules, seen.row.token, seen.run)
     if row:
@@ -145,6 +145,14 @@ def lose(seen: Seen) -> Iterator[Row | None]:
 @known_as("release")
 def release(seen: Seen) -> Iterator[Row | None]:
     yield step.release(seen.row, seen.row.token)
+
+
+@known_as("start_again", "unbundle", "put_back")
+def put_back(seen: Seen) -> Iterator[Row | None]:
+    """Of a bundle: what was started with others and has not begun, and what was not started. None of it is charged."""
+    yield from placed(step.release(seen.row, seen.row.token))
+    if seen.row.place == "running":
+        yield from placed(seen.row.ends("cancelled") if seen.row.stop else seen.row.waits())
 
 
 @known_as("stop_worker")

@@ -45,7 +45,7 @@ class Signalled(OneProcess):
     def strike(self, world: World) -> Cost:
         victim = self.victim(world)
         (victim.signal_all if self.whole else victim.signal)(self.number)
-        return Cost({victim.name}, most=self.most) if self.most else Cost()
+        return Cost({victim.name}, most=self.most * world.at_once) if self.most else Cost()
 
 
 class Frozen(Signalled):
