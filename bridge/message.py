@@ -50,8 +50,8 @@ ATTEMPT = "bridge_attempt"  # of second and later attempts: which it is
 BUNDLE = "bridge_bundle"  # of a message that has several jobs: their deliveries
 BUNDLE_TASK = "bridge.bundle"
 PLUGIN = "bridge"  # in what a worker answers about its queues: the id under which it reports
-# A bigint, and a uuid as Postgres writes it.
-_DELIVERY = re.compile(r"([0-9]{1,18}):([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
+# A bigint, and a uuid, as Postgres writes them: one delivery has one spelling.
+_DELIVERY = re.compile(r"(0|[1-9][0-9]{0,17}):([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
 _DEFAULT_RANK = 9
 ROUTE = ("exchange", "routing_key", "priority", "delivery_mode")  # the properties that jobs of one bundle have in common
 _REPR_SIZE = 1024  # characters of argsrepr, Celery's own limit

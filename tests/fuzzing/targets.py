@@ -202,7 +202,7 @@ EXAMPLES: dict[str, list[bytes]] = {
         json.dumps(envelope(headers=header(task=TASK, eta="2031-01-01T00:00:00", expires="2031-01-01T00:00:00"))).encode(),
     ],
     "bundle": [json.dumps([_JOB] * 3).encode(), b"[]", b"[[{}, {}, []]]", b'[[{"bridge": "7"}, null, [[], {}, {}]]]'],
-    "deliveries": [FOREIGN.encode(), f"{FOREIGN} 8{FOREIGN[1:]}".encode(), b""],
+    "deliveries": [FOREIGN.encode(), f"{FOREIGN} 8{FOREIGN[1:]}".encode(), f"00{FOREIGN}".encode(), b""],
     "result": [b'{"a": [1, 2.5, null, "\\u0000", "\\ud800", NaN, -Infinity]}', b"1e400", b'"\\\\u0000 NaN"', b'{"__type__": "uuid"}'],
     "signature": [json.dumps({**_WHOLE, **change}).encode() for change in _CHANGES],
     "crontab": [
