@@ -176,11 +176,13 @@ create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text
 declare
   v_seq constant bigint := nextval('bridge.job_seq_seq');
   v_run_at timestamptz := coalesce(p_run_at, p_now);
+  v_made_at timestamptz := p_now;
   v_held bridge.unique_key;
   v_parents bigint[];
 begin
   if p_asked.unique_key is not null then
     v_held := bridge.take_key(v_seq, p_id, p_asked, p_now);
+    v_made_at := greatest(p_now, clock_timestamp());  -- it may have waited for the end of the job that had the key
     if v_held.id = p_id or p_asked.on_conflict = 'skip' and v_held.id is not null then
       return nullif(v_held.id, p_id);
     end if;
@@ -196,7 +198,7 @@ begin
       serial_key, batch)
   overriding system value
   values (v_seq, p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
-      p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, p_now, p_now, p_chord,
+      p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, v_made_at, v_made_at, p_chord,
       case when p_asked is null and not bridge.tenants_are_on() then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline,
       p_asked.serial_key, p_asked.batch)
   on conflict (id) do nothing;
