@@ -108,8 +108,8 @@ begin
     perform bridge.refuse(format('jobs is %s', coalesce('a JSON ' || json_typeof(p_jobs), 'null')), 'give a JSON array of objects');
   end if;
   v_count := json_array_length(p_jobs);
-  if v_count = 1 and p_jobs->0->'job' is not null then
-    return next bridge.enqueue_as((p_jobs->0->>'id')::uuid, bridge.read_request((p_jobs->0->'job')::jsonb));
+  if v_count = 1 then
+    return next bridge.enqueue_gathered(p_jobs->0);
     return;
   end if;
   select array_agg((e->'job')::jsonb order by n), array_agg((e->>'id')::uuid order by n),
@@ -137,11 +137,27 @@ begin
 end
 $$;
 
-create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
-  -- What bridge.enqueue_buffered does where messages are among it, one by one.
+create or replace function bridge.enqueue_gathered(p_job json) returns uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Enqueue one of what bridge.enqueue_buffered gets. Returns its id, or that of another which has the unique key.
 declare
   v_job record;
-  v_label text;
+begin
+  select r.* into v_job from json_to_record(p_job) as r (id uuid, job json, task_id text, task text, queue text, rank smallint, args json, kwargs json,
+    embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,
+    run_at timestamptz, chord text, options jsonb, links jsonb);
+  if v_job.job is not null then
+    return bridge.enqueue_as(v_job.id, bridge.read_request(v_job.job::jsonb));
+  end if;
+  return coalesce(bridge.enqueue_message(v_job.id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs,
+    v_job.embed, v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at,
+    v_job.chord, v_job.options, v_job.links), v_job.id);
+end
+$$;
+
+create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- What bridge.enqueue_buffered does where messages are among several, one by one.
+declare
+  v_job json;
   v_message text;
   v_hint text;
   v_code text;
@@ -149,25 +165,14 @@ begin
   if strpos(p_jobs::text, '"unique_key"') > 0 or strpos(p_jobs::text, '"batch"') > 0 then  -- few calls have any of what others may want too
     perform bridge.hold_options(array(select coalesce(e->'job', e->'options')::jsonb from json_array_elements(p_jobs) e));
   end if;
-  for v_job in
-    select r.* from json_to_recordset(p_jobs) as r (id uuid, job json, task_id text, task text, queue text, rank smallint, args json, kwargs json,
-      embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,
-      run_at timestamptz, chord text, options jsonb, links jsonb)
-  loop
-    v_label := format('job %s, task %s', v_job.id, coalesce(v_job.task, v_job.job->>'task'));
-    if v_job.job is not null then
-      return next bridge.enqueue_as(v_job.id, bridge.read_request(v_job.job::jsonb));
-    else
-      return next coalesce(bridge.enqueue_message(v_job.id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs,
-        v_job.embed, v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at,
-        v_job.chord, v_job.options, v_job.links), v_job.id);
-    end if;
+  for v_job in select e from json_array_elements(p_jobs) e loop
+    return next bridge.enqueue_gathered(v_job);
   end loop;
 exception when others then
   -- One block around all: a savepoint a row would cost more than the row.
   get stacked diagnostics v_message = message_text, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-  if json_array_length(p_jobs) > 1 and v_code like 'JB%' then
-    perform bridge.refuse(concat_ws(': ', v_label, v_message), v_hint, v_code);
+  if v_code like 'JB%' then
+    perform bridge.refuse(format('job %s, task %s: %s', v_job->>'id', coalesce(v_job->>'task', v_job->'job'->>'task'), v_message), v_hint, v_code);
   end if;
   raise;
 end

@@ -72,11 +72,18 @@ create or replace function bridge.take_revoke(p_id uuid, p_headers json, p_now t
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Whether a job that comes now was revoked before: by its id, which is forgotten with that, or by a stamp.
 begin
-  -- The setting is read only where there is something to forget: every call asks this.
-  delete from bridge.revoked r where r.id = p_id and r.revoked_at > p_now - bridge.seconds('revoke_memory');
-  return found or (json_typeof(p_headers->'stamped_headers') = 'array' and exists (
-    select from bridge.revoked_stamp r where r.revoked_at > p_now - bridge.seconds('revoke_memory')
-      and bridge.has_stamp(p_headers, r.header, r.stamp)));
+  -- Every call asks this, so it looks first, and reads the setting only where there is something to forget.
+  if exists (select from bridge.revoked r where r.id = p_id) then
+    delete from bridge.revoked r where r.id = p_id and r.revoked_at > p_now - bridge.seconds('revoke_memory');
+    if found then
+      return true;
+    end if;
+  end if;
+  if json_typeof(p_headers->'stamped_headers') = 'array' then
+    return exists (select from bridge.revoked_stamp r where r.revoked_at > p_now - bridge.seconds('revoke_memory')
+      and bridge.has_stamp(p_headers, r.header, r.stamp));
+  end if;
+  return false;
 end
 $$;
 
