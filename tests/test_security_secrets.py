@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from base64 import b64decode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +31,9 @@ from bridge.local.broker import RedisServer, find_redis, free_port
 from bridge.local.postgres import PostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from fix_calls import MakeApp
     from fix_servers import Launcher, StartDrainer, StartWorker
     from fix_tls import Certificates
 
@@ -144,7 +147,8 @@ def test_a_wrong_password_is_told_and_not_shown(guarded: Guarded) -> None:
 
 
 def everything(connection: psycopg.Connection[Any]) -> str:
-    """All rows of all tables of the schema, and what the server tells of sessions, as text."""
+    """All rows of all tables of the schema, and what the server tells of sessions, as text; bytes as the letters that they are."""
+    connection.execute("set bytea_output = 'escape'")
     tables = connection.execute(
         "select c.oid::regclass::text from pg_class c where c.relnamespace = 'bridge'::regnamespace and c.relkind in ('r', 'p')"
     ).fetchall()
@@ -166,6 +170,17 @@ def programs(launcher: Launcher) -> str:
     return "\n".join(lines)
 
 
+def messages(guarded: Guarded) -> str:
+    """All that Redis holds, key by key (a DUMP of it is compressed), and what the messages among it carry."""
+    with guarded.redis.client() as client:
+        read: dict[bytes, Callable[[Any], Any]] = {
+            b"string": client.get, b"list": lambda key: client.lrange(key, 0, -1), b"hash": client.hgetall, b"set": client.smembers,
+            b"zset": lambda key: client.zrange(key, 0, -1),
+        }  # fmt: skip
+        text = str([(key, read[client.type(key)](key)) for key in client.keys("*")])
+    return "\n".join([text, *(str(b64decode(body)) for body in re.findall(r'"body": "([^"]*)"', text))])
+
+
 def prepare(guarded: Guarded) -> None:
     """Callbacks that need secrets, and a server that logs every statement."""
     headers = '{"Authorization": {"secret": "env:crm", "before": "Bearer "}}'
@@ -177,10 +192,16 @@ def prepare(guarded: Guarded) -> None:
         sql.execute("select bridge.set_notifier('ops', 'ops')")
 
 
-def work(dsn: str) -> str:
-    """A job that succeeds and one that fails, each told to nobody who answers; then all that the database holds and shows."""
+def work(dsn: str, caller: Any) -> str:
+    """A job that succeeds and one that fails, each told to nobody who answers; one waits in the broker, one in the table.
+
+    Returns all that the database holds and shows.
+    """
     with psycopg.connect(dsn, autocommit=True) as sql:
         sql.execute("select bridge.enqueue('sealed.note', '[1]'), bridge.enqueue('sealed.note', '[]', max_attempts => 1)")
+        sql.execute("select bridge.enqueue('sealed.note', '[\"in the broker\"]', queue => 'nobody')")
+        wait_for_row(dsn, "select 1 from bridge.jobs where queue = 'nobody' and status = 'published'", timeout=60)
+        caller.send_task("sealed.note", ["in bytes"], serializer="pickle", countdown=9999)
         ended = "select count(*) from bridge.jobs where task = 'sealed.note' and finished_at is not null"
         wait_for_value(dsn, ended, value=2, timeout=60)
         wait_for_row(dsn, "select 1 from bridge.jobs where task like 'bridge.%%' and error is not null", timeout=60)
@@ -204,10 +225,11 @@ def answers(port: int) -> str:
 
 
 def test_secrets_are_in_no_log_row_event_message_or_list_of_processes(
-    guarded: Guarded, launcher: Launcher, drainer: StartDrainer, worker: StartWorker
+    guarded: Guarded, launcher: Launcher, drainer: StartDrainer, worker: StartWorker, make_caller: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(guarded)
     dsn, url, port = guarded.dsn(), guarded.broker_url(), free_port()
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", dsn)
     store = guarded.redis.url.replace("redis://", "bridge+redis://")
     env = {**PLANTED, "BRIDGE_METRICS": str(port), "BRIDGE_LOG_LEVEL": "debug", "BRIDGE_TIMEOUT": "3", "APP_BACKEND": store}
     sealed = {**env, "BRIDGE_ACCEPT": "signed"}
@@ -215,15 +237,14 @@ def test_secrets_are_in_no_log_row_event_message_or_list_of_processes(
     with listening(url) as listener:
         ours = drainer(env=env, dsn=dsn, broker_url=url)
         theirs = worker("apps.sealed", "--loglevel=DEBUG", "-E", env=sealed, dsn=dsn, broker_url=url, concurrency=1)
-        seen["rows"] = work(dsn)
+        seen["rows"] = work(dsn, make_caller())
     words = [sys.executable, "-m", "bridge", "web", "--listen", str(at := free_port())]
     web = launcher.start("web", words, env, dsn=dsn, broker_url=url)
     web.wait_ready(lambda: "listening on" in web.log_text(), 60)
     seen |= {"events": str(listener.heard), "http": answers(port), "web's http": answers(at), "ps": programs(launcher)}
     for words in ("doctor --json", "jobs list --json", "callbacks list --json"):
         seen[words] = command(guarded, *words.split())
-    with guarded.redis.client() as client:
-        seen["redis"] = str([client.dump(key) for key in client.keys("*")])
+    seen["redis"] = messages(guarded)
     guarded.redis.stop()
     wait_until(lambda: "outage" in ours.log_text(), 60)
     guarded.postgres.stop()
@@ -234,5 +255,8 @@ def test_secrets_are_in_no_log_row_event_message_or_list_of_processes(
     assert "select bridge.enqueue" in seen["postgres' log"], "it logs statements"
     assert "TypeError" in seen["worker"], "it logs tracebacks"
     assert seen["events"] != "[]"
+    assert "in the broker" in seen["redis"], "messages are read"
+    assert "in bytes" in seen["rows"], "bytes are read"
+    assert all(words in seen["ps"] for words in ("bridge drain", "apps.sealed worker", "bridge web")), seen["ps"]
     found = {(place, name) for place, text in seen.items() for name, secret in guarded.secrets.items() if secret in text}
     assert found == set()
