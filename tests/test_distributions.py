@@ -71,6 +71,10 @@ def test_the_base_install_runs_a_queue(kind: str, built: Path, tmp_path: Path, e
     # No drainer and no worker run here: doctor says so, and does it without an extra.
     assert '"checks"' in run("sh", "-c", "bridge doctor --json; test $? -le 1")
     run("python", "-c", "import bridge.worker.plugin, bridge.loader, bridge.backend")
+    # An application that has not joined, and only reads results, finds them where those that have joined keep them.
+    kind_of = "import celery, sys; print(type(celery.Celery(backend=sys.argv[1]).backend).__name__)"
+    assert run("python", "-c", kind_of, f"bridge+{redis_url}") == "BridgeRedisBackend\n"
+    assert run("python", "-c", kind_of, "bridge://") == "BridgeBackend\n"
 
 
 def test_the_wheel_carries_the_library_and_its_sql_alone(built: Path) -> None:
