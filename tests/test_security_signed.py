@@ -56,6 +56,10 @@ class RedisQueue:
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
 
+    def newest(self) -> str:
+        """The id of the message that was published last."""
+        return str(json.loads(self._client.lindex("celery", 0))["headers"]["id"])  # type: ignore[arg-type]
+
     def copy(self, identity: str) -> None:
         self._client.lpush("celery", self._find(identity))
 
@@ -200,6 +204,65 @@ def test_what_was_changed_on_its_way_is_refused_and_its_true_copy_runs(
     assert finding.status is Grade.WARNING
     assert f"{forged} forged" in finding.found
     assert db.one("select sum(losses) + sum(attempts) from bridge.jobs") == len(ids), "each ran once, and no refusal cost an attempt"
+
+
+def changed(one: Waiting, old: str, new: str) -> None:
+    assert old.encode() in one.body
+    one.body = one.body.replace(old.encode(), new.encode())
+
+
+def changes_of_bundles(mark: Path) -> dict[str, Callable[[Waiting], None]]:
+    """What somebody may do to a bundle that waits; its jobs note the name of that, and a number."""
+    return {
+        "argument": lambda one: changed(one, "argument 1", PLANTED),
+        "task of one": lambda one: changed(one, "sealed.note", "sealed.other"),
+        "order": lambda one: one.headers.update(bridge_bundle=" ".join(reversed(one.headers["bridge_bundle"].split(" ")))),
+        "fewer": lambda one: one.headers.update(bridge_bundle=one.headers["bridge_bundle"].split(" ")[0]),
+        "one alone": lambda one: one.headers.update(bridge=one.headers.pop("bridge_bundle").split(" ")[0], task="sealed.note"),
+        "pickled": lambda one: pickled(one, mark),
+        "bare": lambda one: one.headers.pop("bridge_signature"),
+    }
+
+
+def bundle_up(dsn: str, queue: RedisQueue, broker_url: str, key: str = BOTH) -> str:
+    """Publish the jobs that are ready in one message; its id."""
+    publish(dsn, broker_url, key)
+    return queue.newest()
+
+
+def test_a_bundle_that_was_changed_or_forged_is_refused_and_its_jobs_run_another_way(
+    db: Session, redis_url: str, worker: StartWorker, drainer: StartDrainer, tmp_path: Path
+) -> None:
+    db.do(TABLE)
+    db.do(SOON)
+    takes = (
+        "select bridge.report_worker(%s, 'first@test', 1, 'solo', 1, '{celery}', 'test', '{}', clock_timestamp(), '{\"sealed.note\": 9}')"
+    )
+    db.do(takes, db.worker)
+    queue, mark, ids = RedisQueue(redis_url), tmp_path / "mark", {}
+    tampering = changes_of_bundles(mark)
+    for name, change in tampering.items():
+        ids |= jobs(db, [f"{name} {number}" for number in range(3)])
+        queue.change(bundle_up(db.dsn, queue, redis_url), change)
+    ids |= jobs(db, ["no drainer's key 1", "no drainer's key 2"])
+    bundle_up(db.dsn, queue, redis_url, OTHER)
+    named = [f"{seq}:{token}" for seq, token in db.rows("select seq, token from bridge.inflight order by seq")]
+    forged = [[{"bridge": one, "task": "sealed.note", "id": "x"}, {}, [[PLANTED], {}, {}]] for one in named]
+    stranger = Celery("stranger", broker=redis_url, set_as_current=False)
+    stranger.send_task("bridge.bundle", [json.dumps(forged)], headers={"bridge_bundle": " ".join(named)})
+    db.do("update bridge.inflight set copied = true")  # what was published is looked for again
+    ids |= jobs(db, ["untouched 1", "untouched 2"])
+    queue.copy(bundle_up(db.dsn, queue, redis_url))
+    process = worker("apps.sealed", env=SEALED, concurrency=1, pool="solo")
+    drainer(env={"BRIDGE_SIGNING_KEY": BOTH})
+    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'succeeded'", value=len(ids), timeout=120)
+    assert noted(db) == sorted(((one, "sealed.note", value) for value, one in ids.items()), key=lambda row: row[2])
+    assert db.one("select sum(losses) + sum(attempts) from bridge.jobs") == len(ids), "each ran once, and no refusal cost an attempt"
+    query = "select 1 from bridge.refused_messages having jsonb_object_agg(reason, count) = %s::jsonb"
+    wait_for_row(db.dsn, query, [json.dumps({"forged": len(tampering), "unsigned": 2})])
+    assert "Task bridge.bundle[" in process.log_text(), "what was left as it is came as a bundle"
+    assert not mark.exists()
+    assert PLANTED not in process.log_text()
 
 
 def test_the_same_holds_on_rabbitmq(
