@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from apps.results import NarrowError, OddError
 from celery import Celery, chain, group, states
 from celery.exceptions import TimeoutError as CeleryTimeoutError
@@ -125,6 +126,21 @@ def test_between_attempts_the_state_says_why(app: Any, stack: Stack) -> None:
     assert result.get(timeout=PATIENCE) == "second time"
 
 
+def test_a_retry_in_ninety_days_is_a_row_and_nothing_that_broker_or_worker_holds(app: Any, stack: Stack) -> None:
+    result = app.send_task("results.again", (90 * 86400,))
+    row = stack.wait(result.id, "scheduled")
+    assert row["attempts"] == 1
+    assert dt.timedelta(days=89) < row["run_at"] - dt.datetime.now(dt.UTC) < dt.timedelta(days=91)
+    with redis.Redis.from_url(stack.broker_url) as client:
+        wait_until(lambda: not client.exists("celery", "unacked", "unacked_index"), PATIENCE, "an empty broker")
+    asked = app.control.inspect(timeout=5)
+    for held in (asked.scheduled(), asked.reserved(), asked.active()):
+        assert held, "the workers answer"
+        assert {name: one for name, one in held.items() if one} == {}
+    stack.sql.execute("select bridge.retry(%s)", (result.id,))
+    assert result.get(timeout=PATIENCE) == "second time"
+
+
 def test_forgetting_a_result_leaves_its_row(app: Any, stack: Stack) -> None:
     result = app.send_task("results.add", (1, 2))
     assert result.get(timeout=PATIENCE) == 3
@@ -140,6 +156,24 @@ def test_a_result_older_than_the_app_keeps_them_is_gone(make_app: Callable[..., 
     stack.sql.execute("update bridge.finished set finished_at = finished_at - interval '2 seconds' where id = %s", (identity,))
     assert make_app(result_expires=1).AsyncResult(identity).state == "PENDING"
     assert make_app(result_expires=None).AsyncResult(identity).get(timeout=PATIENCE) == 3
+
+
+def test_a_result_that_redis_keeps_expires_there_and_stays_on_its_row(make_app: Callable[..., Any], stack: Stack) -> None:
+    env = {"BRIDGE_TEST_RESULT_BACKEND": f"bridge+{stack.broker_url}", "BRIDGE_TEST_RESULT_EXPIRES": "1"}
+    stack.start_worker("apps.results", "-Q", "brief", env={**AS_ROOT, **env})
+    with redis.Redis.from_url(stack.broker_url) as client, client.pubsub() as ear:
+        client.config_set("notify-keyspace-events", "Ex")
+        ear.psubscribe("__keyevent@*__:expired")
+        identity = make_app().send_task("results.add", (1, 2), queue="brief").id
+        ended = stack.wait(identity)
+        heard = lambda: (ear.get_message(timeout=1) or {}).get("data") == f"celery-task-meta-{identity}".encode()  # noqa: E731
+        wait_until(heard, PATIENCE, "the result to expire")
+    reader = Celery("reader", broker=stack.broker_url, backend=f"bridge+{stack.broker_url}", set_as_current=False)
+    bridge.install(reader)
+    assert reader.AsyncResult(identity).state == "PENDING"
+    assert stack.job(identity) == ended
+    assert (ended["status"], ended["result"]) == ("succeeded", 3)
+    reader.close()
 
 
 def test_an_id_that_never_was_is_told_from_one_that_waits(app: Any) -> None:

@@ -14,6 +14,7 @@ app = Celery("results", broker=os.environ.get("BRIDGE_BROKER_URL"), backend=os.e
 app.conf.update(
     broker_connection_retry_on_startup=True, worker_prefetch_multiplier=1, accept_content=["json", "pickle"],
     result_serializer=os.environ.get("BRIDGE_TEST_RESULT_SERIALIZER", "json"),
+    result_expires=float(os.environ.get("BRIDGE_TEST_RESULT_EXPIRES", "86400")),
 )  # fmt: skip
 bridge.install(app)
 
