@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fix_background import Background
-from fix_servers import ROOT
+from fix_servers import ROOT, missing
 from fix_sql import Session
 
 from bridge.local.binaries import find_postgres
@@ -24,7 +24,7 @@ def program(name: str) -> str:
     assert binaries is not None
     found = Path(binaries.folder) / name
     if not found.exists():
-        pytest.skip(f"no {name} beside this postgres")
+        missing(f"{name} beside this postgres", "apt-get install postgresql-15")
     return str(found)
 
 

@@ -64,6 +64,7 @@ def _headers() -> dict[str, dict[str, Any]]:
     strange: dict[str, Any] = {
         "a list": [], "a filled list": ["task"], "text": "task", "a number": 5, "true": True, "null": None, "empty": {},
         "a task that is a list": header(task=[1]), "a task that is an object": header(task={}), "a task that is null": header(task=None),
+        "an unknown task of an ordinary message": without(header(task="somebody.elses"), "bridge"),
         "an unknown task": header(task="somebody.elses"), "an unknown task with a NUL": header(task="a\0b"),
         "a surrogate as a task": header(task="\ud800"), "an id that is a list": header(id=[1]), "an id that is a number": header(id=5),
         "an id that is null": header(id=None), "an id with a NUL": header(id="a\0b"), "an id that is a surrogate": header(id="\ud800"),

@@ -37,7 +37,7 @@ class Stage:
             connection.execute("begin")
         self.db.do(EFFECTS)
         ledger.create()
-        self.messages = 0
+        self.messages: int | None = 0
         self.ends: list[tuple[str, int, str]] = []
 
     @property
@@ -275,6 +275,11 @@ def effect_of_another(stage: Stage) -> None:
 @plants(checker.left_in_the_broker)
 def messages(stage: Stage) -> None:
     stage.messages = 3
+
+
+@plants(checker.left_in_the_broker)
+def silent_broker(stage: Stage) -> None:
+    stage.messages = None
 
 
 @plants(checker.ended_by_itself)

@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 import uuid
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fix_servers import ROOT, wait_until
+from fix_servers import ROOT, missing, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +66,8 @@ def names(spans: list[dict[str, Any]]) -> list[str]:
 @pytest.fixture(scope="module")
 def traces(bare_stack: Stack) -> Traces:
     """A traced drainer and worker."""
-    pytest.importorskip("opentelemetry.sdk", reason="pip install opentelemetry-sdk")
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
+        missing("opentelemetry.sdk", "pip install opentelemetry-sdk")
     traces = Traces(bare_stack, bare_stack.folder / "spans.jsonl")
     drain = bare_stack.start("drainer", "-m", "bridge", "drain", env=traces.env)
     bare_stack.start_worker("apps.traced", env=traces.env)

@@ -259,7 +259,9 @@ def wrong_effect(facts: Facts) -> Iterator[tuple[int, str]]:
 @rule
 def left_in_the_broker(facts: Facts) -> Iterator[tuple[None, str]]:
     """When no job lives, workers have thrown away every message."""
-    if facts.messages:
+    if facts.messages is None:
+        yield None, "the broker cannot be asked, though every fault is mended"
+    elif facts.messages:
         yield None, f"{facts.messages} messages are left in the broker, and no job waits for them"
 
 

@@ -75,7 +75,7 @@ class Facts:
 
     Attributes:
         slack: seconds after a mend in which what it broke may still be found out.
-        messages: what the broker still had at the end.
+        messages: what the broker still had at the end; None where it did not answer.
         ends: processes that ended by themselves: slot, status, end of the log.
     """
 
@@ -88,7 +88,7 @@ class Facts:
     strikes: list[Strike]
     slack: float
     broken_rules: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
-    messages: int = 0
+    messages: int | None = 0
     ends: list[tuple[str, int, str]] = field(default_factory=list)
 
     @cached_property

@@ -267,7 +267,7 @@ class Run:
 
     def _judge(self, world: World) -> None:
         known = facts.read(world.dsn, world.ledger, slack=world.slack)
-        known.messages = _messages(world) or 0
+        known.messages = _messages(world)
         known.broken_rules |= self._broken
         known.ends = [end for slot in world.slots.values() if slot.role != "client" for end in slot.ends]
         self.report.sins = checker.check(known)
