@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from celery import Celery, Task, chord
 from celery.exceptions import TaskRevokedError
@@ -89,6 +90,19 @@ def test_a_child_that_is_killed_costs_one_more_run(stack: Stack, client: Any, tm
     noticed = "lost the run" if task == "reports.hold_retrying" and hasattr(Task, "retry_on_worker_lost") else "signal 9"
     assert noticed in lost_because(stack, result.id)
     assert len(runs_of(marks)) == 2
+
+
+def test_a_result_counts_whose_process_dies_while_postgres_is_busy(stack: Stack, client: Any, tmp_path: Path) -> None:
+    marks, go, worker = tmp_path / "marks", tmp_path / "go", stack.processes[1]
+    result = client.send_task("reports.die_afterwards", (str(marks), str(go)))
+    wait_until(lambda: runs_of(marks), 30)
+    with psycopg.connect(stack.dsn) as busy:
+        busy.execute("lock table bridge.finished in share mode")  # nothing ends
+        go.touch()
+        wait_until(lambda: f"pid:{runs_of(marks)[0]} exited with 'signal 9" in worker.log_text(), 30, "the main process to notice")
+    assert result.get(timeout=30) == "done"
+    assert story(stack, result.id) == ("succeeded", 1, 0, [(1, "succeeded")])
+    assert len(runs_of(marks)) == 1
 
 
 def lost_because(stack: Stack, identity: Any) -> str:

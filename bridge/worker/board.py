@@ -78,9 +78,9 @@ class Board:
         return [self._process(place) for place in self._places() if self._used(place) and not self._is_alive(place)]
 
     def forget(self, process: int) -> None:
-        """The outcomes of a process that has died are written."""
+        """The outcomes of a process are written; while it lives, it says so itself."""
         place = self._place_of(process)
-        if place is not None:
+        if place is not None and not self._is_alive(place):
             self._set_used(place, 0)
 
     def unanswered(self) -> set[str]:

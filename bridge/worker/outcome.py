@@ -186,7 +186,13 @@ def lost(joined: Membership, delivery: Delivery, reason: str, pid: int | None) -
         reason: for the history.
         pid: the child's: a run that another has begun, with another copy of the message, goes on. None where nobody knows it.
     """
-    return _from_outside(lambda: runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason, joined.worker_id, pid))
+
+    def write() -> str | None:
+        if pid != os.getpid():
+            ended_before(joined, pid)  # its task may have returned
+        return runs.lose(joined.connections.get(), delivery.seq, delivery.token, reason, joined.worker_id, pid)
+
+    return _from_outside(write)
 
 
 def ended_before(joined: Membership, process: int | None) -> None:
@@ -229,6 +235,8 @@ def ended_outside(
     text = json_text(error)
 
     def write() -> str | None:
+        if pid not in {None, os.getpid()} and any(one.token == delivery.token for one in joined.board.held(pid)):
+            ended_before(joined, pid)  # its task has returned, and something else holds its process up
         connection = joined.connections.get()
         return runs.end_delivery(
             connection, delivery.seq, delivery.token, joined.worker_id, status, text, final=final, outcome=None, pid=pid

@@ -19,7 +19,7 @@ from bridge.errors import SchemaError, ServerError, SettingError
 from bridge.message import BUNDLE_TASK
 from bridge.results import chord, composed
 from bridge.results.failure import error_of
-from bridge.worker import notifiers, webhooks
+from bridge.worker import notifiers, outcome, webhooks
 from bridge.worker.acknowledgement import keep_rows_out_of_redis, outlive_impatience, outlive_refusals, stop_fetching
 from bridge.worker.answers import name_the_plugin
 from bridge.worker.bundle import request
@@ -118,6 +118,7 @@ def register(app: Any) -> None:
     signals.after_setup_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)
     signals.after_setup_task_logger.connect(_on_logger, dispatch_uid=_UID, weak=False)
     signals.worker_init.connect(_on_init, dispatch_uid=_UID, weak=False)
+    signals.worker_before_create_process.connect(_on_replacing, dispatch_uid=_UID, weak=False)
     signals.worker_process_init.connect(_on_process_init, dispatch_uid=_UID, weak=False)
     signals.worker_ready.connect(_on_ready, dispatch_uid=_UID, weak=False)
     signals.task_unknown.connect(_on_refused_message, dispatch_uid=_UID, weak=False)
@@ -197,6 +198,16 @@ def _check_schema(joined: Membership) -> None:
         raise SystemExit(f"error: {error}") from error
     except ServerError as error:
         log.warning("postgres is away, jobs wait error=%s", error)
+
+
+def _on_replacing(**_: Any) -> None:
+    """A process of the pool is about to be made, often because one has died: what that one had left is written first."""
+    from celery import current_app  # noqa: PLC0415 - the worker's own
+
+    joined = membership(current_app._get_current_object())  # noqa: SLF001
+    if joined is not None:
+        for process in joined.board.orphans():
+            outcome.ended_before(joined, process)
 
 
 def _on_process_init(**_: Any) -> None:

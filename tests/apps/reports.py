@@ -186,6 +186,23 @@ def crash_once(marks: str) -> str:
     return "back"
 
 
+class Mortal(Task):
+    """Its process ends when the result has been marked, and nobody has been told."""
+
+    abstract = True
+
+    def after_return(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="reports.die_afterwards", base=Mortal)
+def die_afterwards(marks: str, go: str | None = None) -> str:
+    ran(marks)
+    if go is not None:
+        wait_for(go)
+    return "done"
+
+
 @app.task(name="reports.grow")
 def grow(marks: str, megabytes: int, go: str) -> str:
     """Take that much memory, the first time."""
