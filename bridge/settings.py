@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     )
     timeout: float = Field(default=10.0, gt=0, description="seconds any one database or broker call may take")
     start_patience: float = Field(default=5.0, ge=0, description="seconds a worker waits for Postgres before it hands a message back")
+    streaming: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="seconds that a worker's process may keep results of jobs, to write many in one statement; 0: each is sent at once",
+    )
     signing_key: str = Field(
         default="",
         repr=False,

@@ -44,7 +44,7 @@ ALL_WAYS = [
 SLOW = {
     "enqueue": ([*CONTESTANTS[:2], *ALL_WAYS, "tiny, single", "tiny, bulk"], {"jobs_per_s"}),
     "drain": (["celery", "bridge"], {"jobs_per_s"}),
-    "e2e": ([*CONTESTANTS[:3], "bridge, bundles", "tiny"], {"jobs_per_s"}),
+    "e2e": ([*CONTESTANTS[:3], "bridge, streaming", "bridge, bundles", "tiny"], {"jobs_per_s"}),
     "clients": (["celery", "bridge"], {"jobs_per_s", "p50_ms", "p99_ms"}),
     "growth": (["empty", "grown"], {"jobs_per_s", "lives_per_s", "wal_bytes_per_job"}),
     "latency": (CONTESTANTS, {"p50_ms", "p99_ms"}),

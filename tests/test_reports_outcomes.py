@@ -1,7 +1,7 @@
 """Every line of Celery's table "what reports what" ends with the right row, the right history and the right state of the result.
 
-Each line is run by a prefork worker, once over our backend alone and once over Redis with the row following; see also
-test_reports_faults.py for what must be killed, revoked or expired first.
+Each line is run by a prefork worker, once over our backend alone and once over Redis with the row following (BRIDGE_TEST_EFFORT=2: once
+more in streaming mode); see also test_reports_faults.py for what must be killed, revoked or expired first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from fix_effort import EFFORT
 from fix_servers import wait_until
 from invariants import assert_sound
 
@@ -89,14 +90,15 @@ LINES = {
 }
 
 
-@pytest.fixture(scope="module", params=["alone", "composed"])
+@pytest.fixture(scope="module", params=["alone", "composed", *(["streaming"] if EFFORT > 1 else [])])
 def stack(request: pytest.FixtureRequest, bare_stack: Stack) -> Iterator[Stack]:
     """One worker for all lines; what they left is looked at again by the last test."""
     composed = request.param == "composed"
     backend = f"bridge+{bare_stack.broker_url}" if composed else "bridge://"
     bare_stack.seen = {"composed": composed, "backend": backend, "runs": {}}  # type: ignore[attr-defined]
     bare_stack.start_drainer()
-    bare_stack.start_worker("apps.reports", env={"BRIDGE_TEST_RESULT_BACKEND": backend})
+    streaming = {"BRIDGE_STREAMING": "0.5"} if request.param == "streaming" else {}
+    bare_stack.start_worker("apps.reports", env={"BRIDGE_TEST_RESULT_BACKEND": backend, **streaming})
     yield bare_stack
     bare_stack.kill_all()
 

@@ -4,6 +4,8 @@ A start is waited for: the fence must have answered before the task begins. A fi
 commit reaches the disk while the process fetches, starts and runs its next task, and its answer is read before the next finish. Should
 none come, a small thread reads the answer a moment later; should the connection break before, whoever notices sends the finish again,
 until Postgres has taken it.
+
+Outcomes are sent together while a bundle runs, and in streaming mode: there one that comes soon after others were sent waits for more.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ Answer = TypeVar("Answer")
 _REFUSAL = (BridgeError, psycopg.Error)
 _TRIES = 6  # times that an outcome is offered which Postgres refuses: a new release may be being installed
 _UNREAD = 0.2  # seconds that an answer may wait for a next finish to read it
+_SHORTEST = 0.01  # seconds between two looks, whatever streaming mode asks for
 _ANSWERED = 5.0  # seconds of silence until a finish is sent again
+_TOGETHER, _SMALL = 200, 16 << 10  # outcomes of one statement in streaming mode, and characters of a result that waits for others
 _MOST = 16  # channels of a process, two connections each; threads and greenlets beyond that share them, each for a statement at a time
 
 
@@ -109,8 +113,15 @@ class RunChannel:
             self._kept.append(finish)
             if len(self._kept) == 1:
                 self._kept_at = time.monotonic()
-            if not self._board.hold(finish) or not self._bundles:
+            if not self._board.hold(finish) or not self._waits_for_more(finish):
                 self._flush()
+
+    def _waits_for_more(self, last: Finish) -> bool:
+        """Whether what is kept should be sent with what comes. After a quiet while it is not: nobody should wait for one job's result."""
+        if self._bundles:
+            return True
+        is_soon = time.monotonic() - self._sent_at < self._settings.streaming
+        return is_soon and len(self._kept) < _TOGETHER and len(last.result or "") < _SMALL
 
     def flush(self) -> None:
         """Send what is kept."""
@@ -126,7 +137,7 @@ class RunChannel:
     def settle_old(self) -> None:
         """Send what has been kept for a while, and read an answer that no other finish has come to read."""
         now = time.monotonic()
-        if self._kept and now - self._kept_at > _UNREAD:
+        if self._kept and now - self._kept_at > _pause(self._settings):
             self.flush()
         elif self._unread and now - self._sent_at > _UNREAD:
             self.settle()
@@ -218,6 +229,11 @@ class RunChannel:
             self._connection = None
 
 
+def _pause(settings: Settings) -> float:
+    """Seconds between two looks at what is kept, and how old that may be at one; in streaming mode half of what both may be together."""
+    return max(settings.streaming / 2, _SHORTEST) if settings.streaming else _UNREAD
+
+
 class Channels:
     """The channels of one process, made after its fork, and the thread that reads answers nobody else came to read."""
 
@@ -260,6 +276,6 @@ class Channels:
 
     def _read(self) -> None:
         while True:
-            time.sleep(_UNREAD)
+            time.sleep(_pause(self._settings))
             for channel in list(self._all):
                 channel.settle_old()

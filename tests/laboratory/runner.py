@@ -36,6 +36,7 @@ HAVING = {
     "durable": Needs(durable=True),
     "disk": Needs(disk=True),
     "bundles": Needs(bundles=True),
+    "streaming": Needs(streaming=True),
 }
 OFTEN = 0.4  # of the strikes are of what the world has beside the usual
 

@@ -59,6 +59,7 @@ class Needs:
         durable: fsync on.
         disk: the main Postgres on a small filesystem of its own.
         bundles: many jobs in a message.
+        streaming: workers that keep results for half a second.
     """
 
     broker: Literal["redis", "rabbitmq"] | None = None
@@ -68,6 +69,7 @@ class Needs:
     durable: bool = False
     disk: bool = False
     bundles: bool = False
+    streaming: bool = False
 
     def fits(self, other: Needs) -> bool:
         """Whether both can be had in one world."""
@@ -78,7 +80,7 @@ class Needs:
         return Needs(*(mine or its for mine, its in zip(self._all(), other._all(), strict=True)))
 
     def _all(self) -> tuple[Any, ...]:
-        return (self.broker, self.standby, self.pgbouncer, self.cron, self.durable, self.disk, self.bundles)
+        return (self.broker, self.standby, self.pgbouncer, self.cron, self.durable, self.disk, self.bundles, self.streaming)
 
 
 class World:
@@ -287,6 +289,7 @@ class World:
             "BRIDGE_DATABASE_URL": _at_port(self.dsn, self.link(name, "postgres").port),
             **({"BRIDGE_BROKER_URL": broker, "CELERY_BROKER_URL": broker} if broker else {}),
             "BRIDGE_TIMEOUT": str(TIMEOUT),
+            **({"BRIDGE_STREAMING": "0.5"} if self.needs.streaming else {}),
             DSN: self.ledger.dsn,
             SLOT: name,
             "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]),

@@ -6,7 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 from bridge.bench.contestants.contestant import Contestant
-from bridge.bench.contestants.ours import Bridge, Bundles
+from bridge.bench.contestants.ours import Bridge, Bundles, Streaming
 from bridge.bench.contestants.peer import Peer
 from bridge.bench.contestants.plain import DatabaseResults, RedisResults
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bridge.bench.rig import Rig
     from bridge.bench.rounds import Options
 
-__all__ = ["Bridge", "Bundles", "Contestant", "DatabaseResults", "Peer", "RedisResults", "contestants"]
+__all__ = ["Bridge", "Bundles", "Contestant", "DatabaseResults", "Peer", "RedisResults", "Streaming", "contestants"]
 
 
 def contestants(rig: Rig, options: Options, ours: Sequence[type[Bridge]] = (Bridge,)) -> dict[str, Contestant]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from bridge.bench import results
 from bridge.bench.contestants.contestant import Contestant
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bridge.bench.contestants.contestant import Running
     from bridge.bench.making import Producer
 
-__all__ = ["Bridge", "Bundles"]
+__all__ = ["Bridge", "Bundles", "Streaming"]
 
 _ACTS = {"delay": "bridge.delay", "many": "bridge.many", "paced": "bridge.paced"}
 
@@ -24,11 +24,13 @@ class Bridge(Contestant):
 
     Attributes:
         app: the module here that its worker runs, and whose tasks are called.
+        settings: variables of its worker, beside where the servers are.
     """
 
     name = "bridge"
     uses = frozenset({"redis", "postgres"})
     app = "joined"
+    settings: ClassVar[dict[str, str]] = {}
 
     def making(self, act: str, count: int, *, warm: int = 0, rate: float = 0.0, first: int = 0) -> Producer:
         """Unmodified calls of its application, or our own functions."""
@@ -42,7 +44,8 @@ class Bridge(Contestant):
     @contextmanager
     def workers(self, concurrency: int) -> Iterator[Running]:
         """A drainer with default settings, and one prefork worker."""
-        with self.rig.drainer() as drainer, self.rig.worker(self.app, concurrency) as worker:
+        environment = {**self.rig.environment, **self.settings}
+        with self.rig.drainer() as drainer, self.rig.worker(self.app, concurrency, environment) as worker:
             yield {"drainer": [drainer], "worker": [worker]}
 
     def ended(self, jobs: int) -> int:
@@ -59,6 +62,13 @@ class Bridge(Contestant):
     def left_behind(self) -> int | None:
         """In the bridge's database."""
         return self.rig.left_behind()
+
+
+class Streaming(Bridge):
+    """The worker keeps results for a tenth of a second, and writes them together."""
+
+    name = "bridge, streaming"
+    settings: ClassVar[dict[str, str]] = {"BRIDGE_STREAMING": "0.1"}
 
 
 class Bundles(Bridge):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.bench.contest import Contest
-from bridge.bench.contestants import Bridge, Bundles, DatabaseResults
+from bridge.bench.contestants import Bridge, Bundles, DatabaseResults, Streaming
 from bridge.bench.cost import CHILDREN
 from bridge.bench.measure import Sample, Target
 
@@ -28,12 +28,13 @@ class EndToEnd(Contest):
     """Jobs a second."""
 
     name = "e2e"
-    ours = (Bridge, Bundles)
+    ours = (Bridge, Streaming, Bundles)
     about = "jobs a second of prefork workers on tasks that do nothing, made beforehand, from the first finished to the last"
     notes = (
         "1 KB of arguments, 200 bytes of result, kept and read back with .get(); all jobs are unmodified delay() calls of the application",
         "celery: Redis broker, Redis results; db results: Celery's own db+postgresql backend on the same server, fewer jobs",
         "bridge: results in the jobs' rows; the drainer runs beside the worker, with default settings",
+        "bridge, streaming: the same with BRIDGE_STREAMING=0.1",
         "bridge, bundles: the same with bridge_bundle=200, up to so many jobs in one message",
         "client: CPU of the process that made the jobs (bridge: within one transaction); what servers spend on that is in enqueue",
         "a peer runs a worker process for each pool child of the others, and keeps what it keeps by default",

@@ -35,7 +35,7 @@ class Signalled(OneProcess):
     Attributes:
         number: the signal.
         whole: whether all that the process has started get it too.
-        most: so many runs may be lost by it.
+        most: so many runs may be lost by it; in streaming mode what the worker has kept, too.
     """
 
     number: ClassVar[signal.Signals]
@@ -45,7 +45,8 @@ class Signalled(OneProcess):
     def strike(self, world: World) -> Cost:
         victim = self.victim(world)
         (victim.signal_all if self.whole else victim.signal)(self.number)
-        return Cost({victim.name}, most=self.most * world.at_once) if self.most else Cost()
+        most = None if world.needs.streaming else self.most * world.at_once
+        return Cost({victim.name}, most=most) if self.most else Cost()
 
 
 class Frozen(Signalled):
