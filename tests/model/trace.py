@@ -24,12 +24,16 @@ COLUMNS = {
     "attempt": ("seq", "id", "outcome", "run"),
 }
 TABLE = """
-create schema trace
-create table record (
+create schema trace;
+-- The checkpointer is as old as the memory that the server's processes share: the crash of one session, too, makes both anew.
+create function trace.since() returns timestamptz language sql volatile set search_path = pg_catalog as $$
+  select coalesce(min(a.backend_start), pg_postmaster_start_time()) from pg_stat_get_activity(null) a where a.backend_type = 'checkpointer';
+$$;
+create table trace.record (
   id     bigint generated always as identity primary key,
   xid    xid8 not null default pg_current_xact_id(),
   at     timestamptz not null default clock_timestamp(),
-  server timestamptz not null default pg_postmaster_start_time(),  -- since when it runs
+  server timestamptz not null default trace.since(),  -- since when it runs
   place  text not null,                 -- the table
   seq    bigint not null,
   by     text[] not null,               -- the functions that did it, the innermost first
