@@ -44,11 +44,31 @@ def test_what_a_process_has_achieved_before_it_dies_at_another_job_stays(bare_st
     bare_stack.kill_all()
     bare_stack.start_drainer()
     bare_stack.start_worker("apps.kinds", "-Q", "celery", "--concurrency=1")
-    # The first outcome of a process: it comes to Postgres in a second try, because its connection does not know the statement yet.
+    # The first outcome of a process: its connection is new.
     jobs = [{"task": "kinds.add", "args": [1, 2]}, {"task": "kinds.die_once", "args": [str(tmp_path / "mark")]}]
     ended, lost = [str(row[0]) for row in bare_stack.sql.execute("select bridge.enqueue_many(%s)", (json.dumps(jobs),))]
     assert (bare_stack.wait(ended)["result"], bare_stack.wait(lost)["result"]) == (3, "alive")
     assert bare_stack.attempts(ended) == [(1, "succeeded")]
+    bare_stack.kill_all()
+
+
+def test_what_a_process_has_achieved_before_its_whole_worker_dies_at_another_job_stays(bare_stack: Stack, tmp_path: Path) -> None:
+    bare_stack.kill_all()
+    change = "update bridge.setting set value = %s where name = %s"
+    for new in (("1", "heartbeat"), ("4", "worker_lost")):
+        bare_stack.sql.execute(change, new)
+    bare_stack.start_drainer()
+    words = ("apps.kinds", "-Q", "celery", "--concurrency=1")
+    dead = bare_stack.start_worker(*words)
+    # The first outcome of a process: nobody is left to send it a second time.
+    jobs = [{"task": "kinds.add", "args": [1, 2]}, {"task": "kinds.take_all_along", "args": [str(tmp_path / "mark")]}]
+    ended, lost = [str(row[0]) for row in bare_stack.sql.execute("select bridge.enqueue_many(%s)", (json.dumps(jobs),))]
+    wait_until(lambda: not dead.alive, 60, "the worker to die")
+    bare_stack.start_worker(*words)
+    assert (bare_stack.wait(ended)["result"], bare_stack.wait(lost)["result"]) == (3, "alive")
+    assert bare_stack.attempts(ended) == [(1, "succeeded")]
+    for usual in (("5", "heartbeat"), ("20", "worker_lost")):
+        bare_stack.sql.execute(change, usual)
     bare_stack.kill_all()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -30,13 +30,13 @@ __all__ = [
     "finish",
     "finish_many",
     "heartbeat_interval",
-    "listen_for_stops",
     "lose",
     "make_days",
     "mark_replaced",
     "never_ran",
     "note_refused",
     "prepare",
+    "prepare_finishes",
     "release",
     "report_worker",
     "start",
@@ -44,7 +44,6 @@ __all__ = [
     "step_aside",
     "stop_worker",
     "unbundle",
-    "wait_for_stop",
 ]
 
 # These two go around psycopg's cursor: a tenth of a small job's time is spent there otherwise.
@@ -209,6 +208,17 @@ def prepare(connection: Connection) -> None:
             _prepare(connection, name, text)
 
 
+def prepare_finishes(connection: Connection) -> None:
+    """Have a connection know how runs end: a first outcome that is refused until it is sent again is lost with all of its worker.
+
+    What a schema refuses to prepare is told where it is used.
+    """
+    with translated():
+        for name in () if is_pooled(connection) else (b"bridge_finish", b"bridge_finish_many"):
+            with suppress(psycopg.ProgrammingError):
+                _prepare(connection, name, _PREPARED[name])
+
+
 def _prepare(connection: Connection, name: bytes, text: bytes) -> None:
     connection.pgconn.send_prepare(name, text)
     _flush(connection)
@@ -367,32 +377,3 @@ def release(connection: Connection, tokens: Sequence[str]) -> int:
 def stop_worker(connection: Connection, identity: UUID) -> int:
     """Say good-bye; how many jobs the worker gave back. Makes the day's partition when there is none, and repeats."""
     return int(call_that_ends(connection, "select bridge.stop_worker(%s)", (identity,)) or 0)
-
-
-def listen_for_stops(connection: Connection, identity: UUID, heard: Callable[[], None]) -> None:
-    """From now on, be notified when a run of this worker is to be stopped; ``heard`` is called when that arrives beside an answer.
-
-    Behind a pooler it does nothing: the reports must do.
-    """
-    if not is_pooled(connection):
-        connection.add_notify_handler(lambda notice: heard() if notice.payload == str(identity) else None)
-        connection.execute("listen bridge_stop")
-
-
-def wait_for_stop(connection: Connection, identity: UUID, wake: int, timeout: float) -> None:
-    """Wait until a run of this worker is to be stopped, something can be read from ``wake``, or ``timeout`` seconds are over.
-
-    Raises:
-        ServerError: the connection broke.
-    """
-    deadline = time.monotonic() + timeout
-    pgconn = connection.pgconn
-    with translated():
-        while (left := deadline - time.monotonic()) > 0:
-            ready, _, _ = select.select([pgconn.socket, wake], [], [], left)
-            if wake in ready:
-                return
-            pgconn.consume_input()
-            while (notice := pgconn.notifies()) is not None:
-                if notice.extra.decode() == str(identity):
-                    return

@@ -218,6 +218,7 @@ class RunChannel:
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._connect(min(_ANSWERED, self._settings.timeout))
+            runs.prepare_finishes(self._connection)
         return self._connection
 
     def _connect(self, patience: float | None = None) -> Connection:

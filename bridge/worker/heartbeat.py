@@ -18,7 +18,7 @@ from celery.worker import state
 import bridge
 from bridge.errors import ServerError
 from bridge.message import deliveries
-from bridge.queries import runs
+from bridge.queries import runs, stops
 from bridge.queries.connection import connect
 from bridge.worker import outcome
 from bridge.worker.bundle.declared import declared
@@ -117,7 +117,7 @@ class Heartbeat(threading.Thread):
             self._connection = connect(
                 settings.require_database(), name="bridge heartbeat", timeout=settings.timeout, patience=patience, asynchronous_commit=True
             )
-            runs.listen_for_stops(self._connection, self._joined.worker_id, self._wake)
+            stops.listen_for_stops(self._connection, self._joined.worker_id, self._wake)
         return self._connection
 
     def _wake(self) -> None:
@@ -126,7 +126,7 @@ class Heartbeat(threading.Thread):
     def _pause(self) -> None:
         """Until the next report is due, or there is a reason for one. Behind a pooler no notice comes, and the report must do."""
         interval = self._interval if self._leaving is None else min(self._interval, _LEAVING)
-        runs.wait_for_stop(self._connected(), self._joined.worker_id, self._wake_end, interval)
+        stops.wait_for_stop(self._connected(), self._joined.worker_id, self._wake_end, interval)
         with suppress(BlockingIOError):
             os.read(self._wake_end, 4096)
 

@@ -158,6 +158,16 @@ def die_once(seen: str) -> str:
     return "never"
 
 
+@app.task(name="kinds.take_all_along")
+def take_all_along(seen: str) -> str:
+    """Kill the whole worker the first time."""
+    if Path(seen).exists():
+        return "alive"
+    Path(seen).touch()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+    return "never"
+
+
 @app.task(name="kinds.die_always")
 def die_always() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
