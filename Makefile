@@ -4,6 +4,7 @@
 #   make test ARGS='-k drainer'   further words for pytest
 #   make bench ARGS=--json        further words for bridge bench
 #   make chaos SECONDS=600 SEED=7 ARGS='--broker rabbitmq'    the seed repeats a run; without one it is drawn and printed
+#   make chaos SECONDS=600         its seed also draws broker, standby, pgbouncer, pg_cron, small disk, bundles
 #   PYTHON=python3.13 make test   the interpreter that .venv is made with
 
 FILES ?=

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fix_sql import Session
 from laboratory import checker, facts, plots
-from laboratory.errors import LabError
-from laboratory.faults import FAULTS
 from laboratory.judgement import MIB, judge
 from laboratory.ledger import Ledger, Wish
-from laboratory.runner import Plan, Report, beats_of, kinds_of
+from laboratory.runner import Plan, Report, beats_of
 from laboratory.samples import Process, Sample
 from laboratory.tasks import EFFECTS
 
@@ -258,6 +256,14 @@ def three_at_once(stage: Stage) -> None:
         stage.db.finish(claim, its_run, result=lab)
 
 
+@plants(checker.faster_than_its_rate)
+def seven_in_no_time(stage: Stage) -> None:
+    for lab in range(1, 8):
+        stage.job(lab, "lab.rated")
+        stage.run(lab)
+    stage.ledger.do("update event set at = (select min(at) from event)")
+
+
 @plants(checker.wrong_effect)
 def no_effect(stage: Stage) -> None:
     stage.job(1, "lab.transfer")
@@ -347,28 +353,6 @@ def test_a_sin_is_told_with_the_history_of_its_job(stage: Stage) -> None:
     told = "\n".join(sin.history)
     assert "asked for: plain by sql, committed" in told
     assert told.count("witness: run") == told.count("rows: attempt") == 2
-
-
-def test_a_seed_gives_the_same_strikes_again_and_every_fault_before_one_comes_twice() -> None:
-    plan = Plan(seconds=600, seed=7)
-    beats = beats_of(plan)
-    assert beats == beats_of(plan) != beats_of(replace(plan, seed=8))
-    kinds = {kind.name for kind in kinds_of(plan)}
-    assert {beat.fault for beat in beats[: len(kinds)]} == kinds
-
-
-def test_a_fault_that_is_unknown_or_does_not_fit_the_broker_is_refused() -> None:
-    with pytest.raises(LabError, match="no fault is called drainer-kil"):
-        kinds_of(Plan(faults=("drainer-kil",)))
-    assert FAULTS["drainer-kill"] in kinds_of(Plan(broker="rabbitmq"))
-
-
-def test_what_a_world_has_beside_the_usual_brings_the_faults_that_need_it() -> None:
-    plain = {kind.name for kind in kinds_of(Plan())}
-    more = {kind.name for kind in kinds_of(Plan(having=("standby-async", "disk")))}
-    assert more - plain == {"failover-async", "disk-full", "disk-full-log"}
-    with pytest.raises(LabError, match="standby-async cannot be had together with standby-sync"):
-        kinds_of(Plan(having=("standby-sync", "standby-async")))
 
 
 def long_run(**grows: float) -> list[Sample]:

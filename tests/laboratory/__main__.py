@@ -10,15 +10,18 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from laboratory import plots
+from laboratory import plots, surroundings
 from laboratory.errors import LabError
 from laboratory.faults import FAULTS
 from laboratory.runner import HAVING, Plan, Report, run
 from laboratory.samples import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ELDERS = ("drainer2", "worker2")  # spared by faults of processes in a long run, so that they grow old
 SHOWN = 20  # sins that are printed with their histories
@@ -28,9 +31,15 @@ SHOWN = 20  # sins that are printed with their histories
 @click.option("--seconds", default=60.0, help="How long faults strike.", show_default=True)
 @click.option("--minutes", type=float, help="The same as a long run: memory, connections and handles are sampled and judged too.")
 @click.option("--seed", type=int, help="Repeats a run, as far as processes allow.  [default: drawn and printed]")
-@click.option("--broker", type=click.Choice(["redis", "rabbitmq"]), default="redis", show_default=True)
+@click.option("--broker", type=click.Choice(["redis", "rabbitmq"]), help="[default: drawn as what --with names, or redis]")
 @click.option("--faults", default="", help="Only these, separated by commas.  [default: all that fit]")
-@click.option("--with", "having", multiple=True, type=click.Choice(list(HAVING)), help="Have this as well, and the faults that need it.")
+@click.option(
+    "--with",
+    "having",
+    multiple=True,
+    type=click.Choice([*HAVING, "nothing"]),
+    help="Have this as well, and the faults that need it.  [default: drawn, unless --broker, --faults or --minutes are given]",
+)
 @click.option("--every", type=float, help="Seconds between two strikes.  [default: 5; of a long run 20]")
 @click.option("--rate", type=float, help="Calls of the load a second; a call makes two jobs on average.  [default: 20; of a long run 10]")
 @click.option(
@@ -48,9 +57,9 @@ def main(**given: Any) -> None:
             click.echo(f"{name:28} {(kind.__doc__ or '').splitlines()[0]}")
         return
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # so that all of it is cleared away
-    plan = plan_of(given)
     say = _nothing if given["as_json"] else click.echo
-    say(f"seed {plan.seed}; repeat it with --seed {plan.seed}")
+    plan = plan_of(given, say)
+    say(f"seed {plan.seed}: {', '.join((plan.broker, *plan.having))}; repeat it with --seed {plan.seed}")
     with TemporaryDirectory() as folder:
         sampler = Sampler(Path(folder) / "samples.jsonl") if given["minutes"] else None
         try:
@@ -63,20 +72,23 @@ def main(**given: Any) -> None:
     sys.exit(1 if report.sins else 0)
 
 
-def plan_of(given: dict[str, Any]) -> Plan:
-    """The plan that a command line asks for."""
+def plan_of(given: dict[str, Any], say: Callable[[str], None]) -> Plan:
+    """The plan that a command line asks for; where it says nothing of a broker and of what there is beside it, the seed does."""
     seed = random.randrange(10**6) if given["seed"] is None else given["seed"]  # noqa: S311
     long = given["minutes"] is not None
+    broker, having = given["broker"] or "redis", tuple(word for word in given["having"] if word != "nothing")
+    if not (given["broker"] or given["having"] or given["faults"] or long):
+        broker, having = surroundings.at_hand(*surroundings.draw(seed), say)
     return Plan(
         60 * given["minutes"] if long else given["seconds"],
         seed,
-        given["broker"],
+        broker,
         tuple(filter(None, given["faults"].split(","))),
         given["every"] or (20.0 if long else 5.0),
         given["rate"] or (10.0 if long else 20.0),
         spared=ELDERS if long else (),
         trace=not long if given["trace"] is None else given["trace"],
-        having=given["having"],
+        having=having,
     )
 
 

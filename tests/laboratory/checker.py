@@ -246,6 +246,26 @@ LIMIT = 2  # as world.py sets it
 
 
 @rule
+def faster_than_its_rate(facts: Facts) -> Iterator[tuple[int, str]]:
+    """Since the first was asked for, no more have begun than its rate lets.
+
+    A claim is not awaited on disk, so a crash may forget the tokens of its last moment; what a failover forgets nobody knows.
+    """
+    labs = [lab for lab, jobs in facts.jobs.items() if jobs[0].task == "lab.rated" and lab in facts.runs]
+    if not labs or any(strike.tail for strike in facts.strikes):
+        return
+    burst = BURST * (1 + sum(strike.fault.startswith(("postgres-", "disk-", "failover-")) for strike in facts.strikes))
+    since = min(facts.asked[lab].asked_at for lab in labs if lab in facts.asked)
+    starts = sorted((min(run.started for run in facts.runs[lab]), lab) for lab in labs)
+    for number, (at, lab) in enumerate(starts, 1):
+        if number > burst + RATE * (at - since).total_seconds():
+            yield lab, f"it is the {number}th that began {(at - since).total_seconds():.2f} s after the first was asked for"
+
+
+RATE, BURST = 2, 2  # as world.py sets them
+
+
+@rule
 def wrong_effect(facts: Facts) -> Iterator[tuple[int, str]]:
     """With transactional completion the effect is exactly once, and it is that of the run that counts."""
     for lab, jobs in facts.jobs.items():

@@ -190,6 +190,13 @@ def limited(load: Load) -> None:
     load.enqueue("lab.limited", Wish(load.lab(), "limited", "enqueue"), {"seconds": 0.1}, queue="celery")
 
 
+@kind(2)
+def rated(load: Load) -> None:
+    """Jobs of which so many a second begin at most."""
+    wishes = [Wish(load.lab(), "rated", "enqueue_many") for _ in range(load.chance.randint(1, 3))]
+    load.call(wishes, lambda: bridge.enqueue_many([{"task": "lab.rated", "kwargs": {"lab": wish.lab}} for wish in wishes]))
+
+
 @kind(3)
 def serial(load: Load) -> None:
     """A job that runs alone among those of its key."""

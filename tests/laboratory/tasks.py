@@ -63,6 +63,13 @@ def limited(self: Any, *, lab: int, seconds: float = 0.0) -> int:
         return lab
 
 
+@app.task(name="lab.rated", bind=True)
+def rated(self: Any, *, lab: int) -> int:
+    """As work; a limit is about how many begin in a time."""
+    with noted(self, lab):
+        return lab
+
+
 @app.task(name="lab.fail", bind=True)
 def fail(self: Any, *, lab: int) -> None:
     """Fail each time."""

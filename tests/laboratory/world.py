@@ -196,6 +196,7 @@ class World:
             for name, value in self.settings.items():
                 connection.execute("update bridge.setting set value = %s where name = %s", (str(value), name))
             connection.execute("select bridge.set_limit('lab', task => 'lab.limited', concurrency => 2)")
+            connection.execute("select bridge.set_limit('rate', task => 'lab.rated', rate => 2, burst => 2)")
             for queue in QUEUES if self.needs.bundles else ():
                 connection.execute("select bridge.set_bundle(%s, %s)", (queue, BUNDLE))
         if self.trace:

@@ -20,7 +20,7 @@ class OfCron(Fault):
     """Something in the tables of pg_cron changes, and is put back."""
 
     needs = Needs(cron=True)
-    hold = (5.0, 20.0)
+    hold = (61.0, 75.0)  # before 1.5 an entry is looked at once a minute, and its run lasts until the next
     do = undo = ""
 
     def strike(self, world: World) -> Cost:
@@ -36,12 +36,15 @@ class OfCron(Fault):
                 connection.execute(self.undo.encode())
 
 
+END_RUNS = "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_cron' and datname = current_database()"
+
+
 @fault
 class CronStopped(OfCron):
-    """The entry that ticks is switched off, and the drainers take over."""
+    """The entry that ticks is switched off and its run ended, and the drainers take over."""
 
     name = "cron-off"
-    do = "select cron.alter_job(jobid, active => false) from cron.job where jobname like 'bridge-tick-%'"
+    do = f"select cron.alter_job(jobid, active => false) from cron.job where jobname like 'bridge-tick-%'; {END_RUNS}"
     undo = "select cron.alter_job(jobid, active => true) from cron.job where jobname like 'bridge-tick-%'"
 
 
@@ -51,7 +54,7 @@ class CronRunsEnded(OfCron):
 
     name = "cron-run-kill"
     hold = (0.0, 1.0)
-    do = "select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'pg_cron' and datname = current_database()"
+    do = END_RUNS
 
 
 @fault
@@ -59,5 +62,5 @@ class CronDoubled(OfCron):
     """A second entry ticks beside the first, and beside the drainers."""
 
     name = "cron-double"
-    do = f"select cron.schedule('{SECOND}', '* * * * *', 'call bridge.tick_loop()')"
+    do = f"select cron.schedule('{SECOND}', schedule, command) from cron.job where jobname like 'bridge-tick-%' and jobname <> '{SECOND}'"
     undo = f"select cron.unschedule(jobid) from cron.job where jobname = '{SECOND}'"

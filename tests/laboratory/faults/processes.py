@@ -182,6 +182,27 @@ class WorkerReplaced(Signalled):
 
 
 @fault
+class WorkersAway(Fault):
+    """All workers are killed or told to end, and none is there for a while."""
+
+    name, hold = "workers-away", (5.0, 20.0)
+
+    def strike(self, world: World) -> Cost:
+        number = self.chance.choice((signal.SIGTERM, signal.SIGKILL))
+        self.slots = world.targets("worker")
+        for slot in self.slots:
+            slot.stay_down()
+            (slot.signal_all if number == signal.SIGKILL else slot.signal)(number)
+        world.say(f"{self.name}: {number.name}")
+        most = CHILDREN * world.at_once * len(self.slots)
+        return Cost({slot.name for slot in self.slots}, most=most) if number == signal.SIGKILL else Cost()
+
+    def mend(self, world: World) -> None:  # noqa: ARG002
+        for slot in getattr(self, "slots", []):
+            slot.let_start()
+
+
+@fault
 class DrainerReplaced(Signalled):
     """SIGTERM of a drainer, as at a deployment."""
 
