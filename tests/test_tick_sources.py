@@ -157,7 +157,7 @@ def test_pg_cron_runs_an_entry_that_its_launcher_was_too_late_to_hear_of(cron: S
 
 
 @pytest.mark.timeout(300)
-def test_pg_cron_alone_fires_what_is_due_and_beside_others_each_slot_runs_once(
+def test_pg_cron_fires_what_is_due_alone_beside_others_and_after_it_was_off_and_each_slot_runs_once(
     cron: Session, drainer: StartDrainer, redis_url: str
 ) -> None:
     drainer(env={"BRIDGE_TICK": "off"}, dsn=cron.dsn, broker_url=redis_url)
@@ -178,10 +178,37 @@ def test_pg_cron_alone_fires_what_is_due_and_beside_others_each_slot_runs_once(
     assert cron.rows("select slot from bridge.schedule_run where mod(extract(epoch from slot), 2) <> 0") == []
     assert cron.rows("select distinct trigger_type from bridge.schedule_runs where slot > %s", begun) == [("scheduled",)]
     # Now two drainers that tick whatever others do, and two who tick by hand.
-    for _ in range(2):
-        drainer(env={"BRIDGE_TICK": "drainer"}, dsn=cron.dsn, broker_url=redis_url)
+    eager = [drainer(env={"BRIDGE_TICK": "drainer"}, dsn=cron.dsn, broker_url=redis_url) for _ in range(2)]
     cron.do("select bridge.schedule('race', 'every 1 second', 'a.task')")
     race(cron, seconds=8)
+    for one in eager:
+        one.stop()
+    drainer(dsn=cron.dsn, broker_url=redis_url)
+    stop_and_double(cron)
+
+
+RUNS = "from pg_stat_activity where backend_type = 'pg_cron' and datname = current_database()"
+
+
+def stop_and_double(cron: Session) -> None:
+    """Switch the entry off and end its run: a drainer that ticks in need does. Switch it on with a second one: each slot runs once."""
+    cron.do("select cron.alter_job(jobid, active => false) from cron.job")
+    cron.do(f"select pg_terminate_backend(pid, 5000) {RUNS}")
+    late = cron.enqueue(delay="2 seconds")
+    wait_for_value(cron.dsn, "select status from bridge.jobs where id = %s", (late,), value="published", timeout=30)
+    assert (ticked_by(cron), cron.one(f"select count(*) {RUNS}")) == ("drainer", 0)
+    cron.do("select cron.alter_job(jobid, active => true) from cron.job where jobname like 'bridge-tick-%%'")
+    cron.do("select cron.schedule('bridge-tick-second', schedule, command) from cron.job where jobname like 'bridge-tick-%%'")
+    ran = "select count(distinct jobid) from cron.job_run_details where command like '%%tick%%' and start_time > %s"
+    wait_for_value(cron.dsn, ran, (cron.one("select now()"),), value=2, timeout=MINUTE)
+    wait_until(lambda: ticked_by(cron) == "pg_cron", 30, "pg_cron to tick again")
+    doubled = cron.one("select max(slot) from bridge.schedule_runs where schedule = 'race'")
+    wait_for_row(
+        cron.dsn, "select 1 from bridge.schedule_runs where schedule = 'race' and slot > %s::timestamptz + interval '5 s'", (doubled,)
+    )
+    made = "from bridge.jobs j where j.headers->>'bridge_schedule' = 'race'"
+    assert cron.rows(f"select j.headers->>'bridge_slot' {made} group by 1 having count(*) > 1") == []
+    assert cron.rows(f"select j.id {made} and not exists (select from bridge.schedule_runs r where r.job_id = j.id)") == []
 
 
 def race(cron: Session, seconds: int) -> None:
