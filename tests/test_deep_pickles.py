@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from apps.pickled import nested
 from celery import Celery
-from fix_effort import EFFORT
+from fix_effort import EFFORT, LONG
 from fix_servers import wait_until
 
 import bridge
@@ -22,7 +22,7 @@ PATIENCE = 120  # seconds for all of them
 SIZE = 50 << 20 if EFFORT > 1 else 8 << 20  # bytes of a result
 
 
-@pytest.fixture(params=["alone", "composed"] if EFFORT > 1 else ["composed"])
+@pytest.fixture(params=[pytest.param("alone", marks=LONG), "composed"])
 def app(request: pytest.FixtureRequest, bare_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An application that calls and reads as the worker's does."""
     url = "bridge://" if request.param == "alone" else f"bridge+{bare_stack.broker_url}"

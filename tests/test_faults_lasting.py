@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from apps.ledger import TABLE
-from fix_effort import EFFORT
+from fix_effort import EFFORT, LONG
 from fix_proxy import proxy_before
 from fix_servers import wait_for_value, wait_until
 
@@ -54,7 +54,7 @@ class Rabbit:
         return sum(self.vhost.server.api("GET", f"queues/{self.vhost.name}/{queue}").get("messages", 0) for queue in queues)
 
 
-@pytest.fixture(params=["redis", "rabbitmq"] if EFFORT > 1 else ["redis"])
+@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=LONG)])
 def broker(request: pytest.FixtureRequest) -> Redis | Rabbit:
     return Redis(request.getfixturevalue("redis_url")) if request.param == "redis" else Rabbit(request.getfixturevalue("vhost"))
 

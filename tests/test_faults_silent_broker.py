@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from apps.ledger import TABLE
 from celery import Celery
-from fix_effort import EFFORT
+from fix_effort import LONG
 from fix_servers import wait_for_value
 from laboratory.proxy import Proxy
 
@@ -59,34 +59,34 @@ def test_a_pool_that_cannot_send_heartbeats_while_a_task_runs_keeps_celerys() ->
     assert heartbeat("solo") == CELERYS_OWN
 
 
-if EFFORT > 1:
+@LONG
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_sole_worker_on_a_silent_line_runs_again_within_the_promise(
+    db: Session, drainer: StartDrainer, worker: StartWorker, request: pytest.FixtureRequest, broker: str
+) -> None:
+    url, port = address(request, broker)
+    proxy = Proxy(port)
+    try:
+        db.do(TABLE)
+        drainer(broker_url=url)
+        worker("apps.ledger", broker_url=url.replace(f":{port}", f":{proxy.port}"), concurrency=1)
+        first = db.enqueue("ledger.work", args=[1])
+        wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (first,), value="succeeded", timeout=60)
+        proxy.forget()
+        since = time.monotonic()
+        second = db.enqueue("ledger.work", args=[2])
+        wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (second,), value="succeeded", timeout=3 * PROMISED)
+        print(f"{broker}: {time.monotonic() - since:.1f} s")  # noqa: T201 - what was measured
+        assert db.rows("select losses, attempts from bridge.jobs where id = %s", second) == [(0, 1)]
+    finally:
+        proxy.close()
 
-    @pytest.mark.timeout(600)
-    @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-    def test_a_sole_worker_on_a_silent_line_runs_again_within_the_promise(
-        db: Session, drainer: StartDrainer, worker: StartWorker, request: pytest.FixtureRequest, broker: str
-    ) -> None:
-        url, port = address(request, broker)
-        proxy = Proxy(port)
-        try:
-            db.do(TABLE)
-            drainer(broker_url=url)
-            worker("apps.ledger", broker_url=url.replace(f":{port}", f":{proxy.port}"), concurrency=1)
-            first = db.enqueue("ledger.work", args=[1])
-            wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (first,), value="succeeded", timeout=60)
-            proxy.forget()
-            since = time.monotonic()
-            second = db.enqueue("ledger.work", args=[2])
-            wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (second,), value="succeeded", timeout=3 * PROMISED)
-            print(f"{broker}: {time.monotonic() - since:.1f} s")  # noqa: T201 - what was measured
-            assert db.rows("select losses, attempts from bridge.jobs where id = %s", second) == [(0, 1)]
-        finally:
-            proxy.close()
 
-    def address(request: pytest.FixtureRequest, broker: str) -> tuple[str, int]:
-        """The URL of a broker, and its port."""
-        if broker == "redis":
-            server: RedisServer = request.getfixturevalue("redis_server")
-            return server.url, server.port
-        vhost: Vhost = request.getfixturevalue("vhost")
-        return vhost.url, vhost.server.port
+def address(request: pytest.FixtureRequest, broker: str) -> tuple[str, int]:
+    """The URL of a broker, and its port."""
+    if broker == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        return server.url, server.port
+    vhost: Vhost = request.getfixturevalue("vhost")
+    return vhost.url, vhost.server.port

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from fix_effort import EFFORT
+from fix_effort import EFFORT, LONG
 from laboratory.faults import FAULTS
 from laboratory.faults.network import NetworkFault, PoolerKilled
 from laboratory.runner import Plan, run_in_turn
@@ -18,14 +18,13 @@ for name, kind in sorted(FAULTS.items()):
         LINES["pgbouncer"].append(name)
 
 
-if EFFORT > 1:
-
-    @pytest.mark.timeout(1500)
-    @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-    @pytest.mark.parametrize("line", LINES)
-    def test_nothing_is_lost_and_nothing_runs_twice_in_any_weather(line: str, broker: str) -> None:
-        seconds = 20.0 * (EFFORT - 1)
-        plans = [Plan(seconds=seconds, seed=EFFORT, broker=broker, faults=(fault,), every=5.0, rate=8.0) for fault in LINES[line]]
-        reports = run_in_turn(plans)
-        assert reports[-1].sins == [], "\n".join(reports[-1].lines)
-        assert len(reports) == len(plans)
+@LONG
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("line", LINES)
+def test_nothing_is_lost_and_nothing_runs_twice_in_any_weather(line: str, broker: str) -> None:
+    seconds = 20.0 * (EFFORT - 1)
+    plans = [Plan(seconds=seconds, seed=EFFORT, broker=broker, faults=(fault,), every=5.0, rate=8.0) for fault in LINES[line]]
+    reports = run_in_turn(plans)
+    assert reports[-1].sins == [], "\n".join(reports[-1].lines)
+    assert len(reports) == len(plans)
