@@ -1,7 +1,8 @@
 """Where a process of ours ends, or freezes, exactly between two of its steps.
 
-The product has no hook for this: drainer.py and children.py wrap its functions. A file that LAB_BOUNDARY names is looked for at each
-boundary; when it is there and names this boundary, it is removed and the process sends itself the signal that it names.
+The product has no hook for this: drainer.py, children.py and main_process.py wrap its functions. A file that LAB_BOUNDARY names
+is looked for at each boundary; when it is there and names this boundary, it is removed and the process sends itself the signal
+that it names.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ CHILD = {
     "returned": "the task is over, its finish is not sent",
     "finished": "it is, its answer is not read",
     "failed": "a failure is noted",
+}
+MAIN = {
+    "taken": "a message has come, no process of the pool has been given it",
+    "reporting": "a report of what is held is not sent",
+    "reported": "it is, its answer has had no effect",
+    "leaving": "the worker ends, what it has not begun is not given back",
 }
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 

@@ -12,7 +12,7 @@ import psycopg
 from celery import Celery
 
 import bridge
-from laboratory import children
+from laboratory import children, main_process
 from laboratory.ledger import SLOT, Ledger
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ app.conf.update(worker_prefetch_multiplier=4, broker_connection_retry_on_startup
 bridge.install(app)
 if os.environ.get(SLOT, "").startswith("worker"):
     children.wrap()
+    main_process.wrap()
 
 
 @cache

@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-from laboratory.boundary import CHILD, DRAINER
+from laboratory.boundary import CHILD, DRAINER, MAIN
 from laboratory.faults import Cost, Fault, fault
 
 if TYPE_CHECKING:
@@ -92,18 +92,30 @@ class AtBoundary(OneProcess):
             self.slot.signal_all(signal.SIGCONT)
 
 
-def _at(role: str, who: str, boundary: str, meaning: str) -> None:
+class MainAtBoundary(AtBoundary):
+    """The main process of a worker: children end what they have begun, and nobody reports that they are at it."""
+
+    def strike(self, world: World) -> Cost:
+        super().strike(world)
+        if self.boundary == "leaving":
+            self.slot.signal(signal.SIGTERM)
+        return Cost({self.slot.name}, most=CHILDREN * world.at_once)
+
+
+def _at(role: str, who: str, boundary: str, meaning: str, kind: type[AtBoundary] = AtBoundary) -> None:
     """The two faults of a boundary."""
     for action, number, hold in (("kill", "SIGKILL", (1.0, 3.0)), ("stop", "SIGSTOP", (2.0, 12.0))):
         name = f"{who}-{'kill' if action == 'kill' else 'freeze'}-{boundary}"
         words = {"role": role, "boundary": boundary, "action": action, "name": name, "hold": hold}
-        fault(type(name, (AtBoundary,), {"__doc__": f"{number} of a {who} between two steps: {meaning}.", **words}))
+        fault(type(name, (kind,), {"__doc__": f"{number} of a {who} between two steps: {meaning}.", **words}))
 
 
 for _boundary, _meaning in DRAINER.items():
     _at("drainer", "drainer", _boundary, _meaning)
 for _boundary, _meaning in CHILD.items():
     _at("worker", "child", _boundary, _meaning)
+for _boundary, _meaning in MAIN.items():
+    _at("worker", "worker-main", _boundary, _meaning, MainAtBoundary)
 
 
 @fault
