@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import redis
 from celery import Celery
@@ -93,11 +94,17 @@ def test_what_a_stopping_worker_holds_runs_elsewhere_uncharged(stack: Stack, bro
     assert (job["status"], job["attempts"], job["losses"]) == ("succeeded", 1, 0)
 
 
-def test_a_worker_waits_for_a_redis_that_is_full(stack: Stack, broker: redis.Redis) -> None:
+def test_a_worker_waits_for_a_redis_that_is_full_and_leaves_no_connection_open(stack: Stack, broker: redis.Redis) -> None:
+    def tries(count: int) -> bool:
+        return worker.log_text().count("maxmemory") >= count or not worker.alive
+
     broker.config_set("maxmemory", "1")
     try:
         worker = stack.start("worker", "-m", "celery", "-A", "apps.kinds", "worker", "--concurrency=1", "--loglevel=INFO")
-        wait_until(lambda: "maxmemory" in worker.log_text() or not worker.alive, 90, "Redis to say that it is full")
+        wait_until(lambda: tries(3), 90, "Redis to say that it is full")
+        before = psutil.Process(worker.pid).num_fds()
+        wait_until(lambda: tries(23), 90, "twenty more tries")
+        assert psutil.Process(worker.pid).num_fds() < before + 10
     finally:
         broker.config_set("maxmemory", "0")
     wait_until(lambda: " ready." in worker.log_text() or not worker.alive, 90, "the worker to be ready")

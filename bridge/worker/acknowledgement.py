@@ -23,7 +23,7 @@ from bridge.message import deliveries
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["keep_rows_out_of_redis", "outlive_impatience", "outlive_refusals", "stop_fetching"]
+__all__ = ["close_half_connected", "keep_rows_out_of_redis", "outlive_impatience", "outlive_refusals", "stop_fetching"]
 
 # Of a Redis whose memory is full, and of one that has become a replica. Older redis-py has no class for the first.
 _REFUSALS = (exceptions.ReadOnlyError, getattr(exceptions, "OutOfMemoryError", exceptions.ReadOnlyError))
@@ -42,6 +42,32 @@ def outlive_refusals(consumer: Any) -> None:
     To be called before the consumer connects.
     """
     consumer.connection_errors = (*consumer.connection_errors, *_REFUSALS)
+
+
+def close_half_connected(consumer: Any) -> None:
+    """Close a connection that was made and could not be made ready, where Celery forgets it, open, and connects once more.
+
+    A Redis that refuses writes does this to each try, of which there are a few a second. To be called before the consumer connects.
+    """
+    opened: list[Any] = []
+    connect, open_one = consumer.connect, consumer.connection_for_read
+
+    def connection_for_read(*args: Any, **options: Any) -> Any:
+        opened[:] = [open_one(*args, **options)]
+        return opened[0]
+
+    @wraps(connect)
+    def connecting() -> Any:
+        opened.clear()
+        try:
+            return connect()
+        except Exception:
+            for connection in opened:
+                with suppress(Exception):  # the reason is on its way already
+                    connection.close()
+            raise
+
+    consumer.connection_for_read, consumer.connect = connection_for_read, connecting
 
 
 def outlive_impatience(consumer: Any) -> None:
