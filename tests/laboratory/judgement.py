@@ -1,7 +1,8 @@
 """What a long run must show beside an empty list of sins: memory stays flat, no handle and no connection is left open.
 
 A life is one process from its start to its end. Of every life that is long enough, the median of its first quarter is compared with that
-of its last; the first minute is left out, in which a process loads what it needs. A kind of process is judged by its longest lives.
+of its last; the first minute is left out, in which a process loads what it needs. A kind of process is judged by its longest lives: each
+that is old by itself, the others by what most of them did.
 
 A pool child is allowed what Celery itself takes for each task that raises, on Python 3.11 about 180 KiB: 600 failing tasks of an
 application without the bridge grew a child from 13 to 119 MiB. `worker_max_memory_per_child` is Celery's answer to that.
@@ -26,6 +27,7 @@ WARM_UP = 60.0  # seconds at the beginning of a life
 SHORTEST = 180.0  # seconds that a life must last beyond that
 FEWEST = 12  # samples in it
 LONGEST = 5  # lives of a kind that are judged
+OLD = 1800.0  # seconds from which a life is judged by itself: what four young ones have not had the time for may be seen in it
 # From the first quarter to the last: a share, and beside it what is too little to speak of.
 GROWTH, NOISE = 0.10, 6 * MIB
 RAISED = 200 << 10  # bytes of a pool child for each run that raised
@@ -103,13 +105,20 @@ def _by_lives(samples: Sequence[Sample], raised: Mapping[int, int]) -> Iterator[
     for kind, those in judged(samples).items():
         if kind in FOREIGN:
             continue
-        # One life may have met the largest job of all at its end; most of them cannot.
-        if 2 * sum(not life.is_flat(raised) for life in those) > len(those):
-            grown = ", ".join(f"{_told(one)}, {raised.get(one.pid, 0)} raised" for one in those)
-            yield "memory_grew", f"{kind}: {grown}"
-        if 2 * sum(life.keeps_handles for life in those) > len(those):
-            grown = ", ".join(f"pid {one.pid} {one.first_handles:g} to {one.last_handles:g}" for one in those)
-            yield "handles_left_open", f"{kind}: {grown}"
+        if grown := _grown_ones(those, lambda life: not life.is_flat(raised)):
+            yield "memory_grew", f"{kind}: {', '.join(f'{_told(one)}, {raised.get(one.pid, 0)} raised' for one in grown)}"
+        if grown := _grown_ones(those, lambda life: life.keeps_handles):
+            told = ", ".join(f"pid {one.pid} {one.first_handles:g} to {one.last_handles:g} in {one.seconds / 60:.0f} min" for one in grown)
+            yield "handles_left_open", f"{kind}: {told}"
+
+
+def _grown_ones(those: Sequence[Life], has_grown: Callable[[Life], bool]) -> list[Life]:
+    """Of a kind's lives those that have grown, where that counts.
+
+    A young life may have met the largest job of all at its end, most of them cannot; the quarters of an old one have each met all.
+    """
+    grown = [life for life in those if has_grown(life)]
+    return grown if 2 * len(grown) > len(those) else [life for life in grown if life.seconds >= OLD]
 
 
 def _told(life: Life) -> str:
