@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fix_sql import Session
-from laboratory import checker, facts, plots
-from laboratory.judgement import MIB, judge
+from laboratory import checker, facts
+from laboratory.faults import MISSED
 from laboratory.ledger import Ledger, Wish
-from laboratory.runner import Plan, Report, beats_of
-from laboratory.samples import Process, Sample
 from laboratory.tasks import EFFECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import psycopg
 
@@ -200,6 +197,14 @@ def lost_in_another_worker(stage: Stage) -> None:
     lost_without_a_reason(stage)
 
 
+@plants(checker.ran_again)
+def lost_to_an_order_that_nobody_obeyed(stage: Stage) -> None:
+    stage.ledger.strike(1, "child-kill-started")
+    stage.ledger.cost(1, ["worker1"], most=1)
+    stage.ledger.became(1, MISSED)
+    lost_without_a_reason(stage)
+
+
 @plants(checker.more_ran_again)
 def lost_two_by_one_kill(stage: Stage) -> None:
     stage.ledger.strike(1, "a-kill")
@@ -353,34 +358,3 @@ def test_a_sin_is_told_with_the_history_of_its_job(stage: Stage) -> None:
     told = "\n".join(sin.history)
     assert "asked for: plain by sql, committed" in told
     assert told.count("witness: run") == told.count("rows: attempt") == 2
-
-
-def long_run(**grows: float) -> list[Sample]:
-    """Ten minutes of a drainer, a pool child and connections; what is named grows by so much until the end."""
-
-    def process(kind: str, at: float, **more: float) -> Process:
-        private, handles = (base + more.get(name, 0.0) * at / 600 for name, base in (("private", 50 * MIB), ("handles", 20)))
-        return Process(kind, 7, 1.0, int(private), int(private), int(handles), 3)
-
-    memory, handles = {"private": grows.get("memory", 0.0)}, {"handles": grows.get("handles", 0.0)}
-    return [
-        Sample(
-            float(at), asked=at, finished=at, connections={"bridge drain": 2 + int(grows.get("connections", 0) * at / 600)},
-            processes=[process("drainer", at, **memory), process("pool child", at, **handles)],
-        )
-        for at in range(0, 600, 5)
-    ]  # fmt: skip
-
-
-def test_a_long_run_is_judged_by_memory_handles_and_connections(tmp_path: Path) -> None:
-    assert judge(long_run(memory=5 * MIB, handles=2, connections=2), {}) == []
-    assert judge(long_run(memory=40 * MIB), {7: 200}) == [], "Celery's own"
-    for name, rule in (("memory", "memory_grew"), ("handles", "handles_left_open"), ("connections", "connections_left_open")):
-        (sin,) = judge(long_run(**{name: 40 * MIB if name == "memory" else 40}), {7: 10})
-        assert sin.rule == rule
-    plan = Plan(seconds=600, seed=7)
-    report = Report(plan, beats_of(plan), counts={"asked": 600})
-    pictures = plots.draw(report, long_run(), tmp_path / "long-run")
-    page = plots.page(report, long_run(), pictures, "long-run")
-    assert "**0 sins.** asked 600." in page
-    assert all((tmp_path / "long-run" / name).read_text().startswith("<?xml") and name in page for name, _ in pictures)

@@ -17,11 +17,13 @@ import click
 from laboratory import plots, surroundings
 from laboratory.errors import LabError
 from laboratory.faults import FAULTS
-from laboratory.runner import HAVING, Plan, Report, run
+from laboratory.runner import HAVING, Plan, run
 from laboratory.samples import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from laboratory.report import Report
 
 ELDERS = ("drainer2", "worker2")  # spared by faults of processes in a long run, so that they grow old
 SHOWN = 20  # sins that are printed with their histories

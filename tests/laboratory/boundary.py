@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,13 @@ def order_file(folder: Path, slot: str) -> Path:
     return folder / f"{slot}.boundary"
 
 
-def write_order(file: Path, boundary: str, action: str) -> None:
-    """Have the process that passes the boundary next end or freeze."""
+def write_order(file: Path, boundary: str, action: str) -> str:
+    """Have the process that passes the boundary next end or freeze; the order, unlike any other."""
+    order = f"{boundary} {action} {uuid.uuid4()}"
     fresh = file.with_suffix(".new")
-    fresh.write_text(f"{boundary} {action}")
+    fresh.write_text(order)
     fresh.rename(file)
+    return order
 
 
 def passed(boundary: str) -> None:

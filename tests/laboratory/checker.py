@@ -298,12 +298,18 @@ def excuse(facts: Facts, run: Run, until: Any) -> bool:
 
 
 def culprits_of(facts: Facts, run: Run, until: Any) -> list[Strike]:
-    """Strikes that may have cost this run: it was under way in a worker that was hit, before another took its place at `until`."""
+    """Strikes that may have cost this run: it was under way in a worker that was hit, before another took its place at `until`.
+
+    An order that nobody obeyed costs nothing.
+    """
     slack = timedelta(seconds=facts.slack)
     return [
         strike
         for strike in facts.strikes
-        if run.slot in strike.again and strike.at <= until and (strike.mended_at is None or run.started <= strike.mended_at + slack)
+        if run.slot in strike.again
+        and strike.became != "missed"
+        and strike.at <= until
+        and (strike.mended_at is None or run.started <= strike.mended_at + slack)
     ]
 
 

@@ -58,7 +58,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Strike:
-    """What struck, which workers' runs it may cost, and how many at most."""
+    """What struck, which workers' runs it may cost, how many at most, and whether it met anything (a word of `faults.BECAME`)."""
 
     id: int
     fault: str
@@ -67,6 +67,7 @@ class Strike:
     tail: bool
     at: datetime
     mended_at: datetime | None
+    became: str
 
 
 @dataclass
@@ -129,7 +130,7 @@ def read(dsn: str, ledger: Ledger, *, slack: float) -> Facts:
 def facts_of(ours: psycopg.Connection[Any], witness: psycopg.Connection[Any], *, slack: float) -> Facts:
     """What two connections see."""
     strikes = [
-        Strike(row.id, row.fault, frozenset(row.again), row.most, row.tail, row.at, row.mended_at)
+        Strike(row.id, row.fault, frozenset(row.again), row.most, row.tail, row.at, row.mended_at, row.became)
         for row in _rows(witness, "select * from strike order by id")
     ]
     attempts = _rows(ours, _ATTEMPTS)

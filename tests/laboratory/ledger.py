@@ -58,6 +58,7 @@ create table strike (
   again    text[] not null,             -- workers whose runs may be lost by it
   most     integer,                     -- so many of them; null: no bound
   tail     boolean not null,            -- what was committed just before may be missing
+  became   text not null default 'struck',  -- of it, see faults.BECAME
   at       timestamptz not null default clock_timestamp(),
   mended_at timestamptz
 )"""
@@ -160,6 +161,10 @@ class Ledger:
     def cost(self, number: int, again: Iterable[str], most: int | None = None, *, tail: bool = False) -> None:
         """What it may cost."""
         self.do("update strike set again = %s, most = %s, tail = %s where id = %s", (sorted(again), most, tail, number))
+
+    def became(self, number: int, what: str) -> None:
+        """What is known of whether it met anything, a word of `faults.BECAME`."""
+        self.do("update strike set became = %s where id = %s", (what, number))
 
     def mended(self, number: int) -> None:
         """Its cause is gone."""

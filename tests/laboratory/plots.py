@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import subprocess
+from collections import Counter, defaultdict
+from contextlib import suppress
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import bridge
 from laboratory.judgement import MIB, judged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from laboratory.runner import Report
+    from laboratory.report import Report
     from laboratory.samples import Sample
 
+HERE = Path(__file__).parent
 SIZE = (9, 3)  # inches
 STRUCK = {"color": "0.88", "linewidth": 0.6, "zorder": 0}
 Lines = dict[str, list[tuple[float, float]]]
@@ -33,7 +37,7 @@ def draw(report: Report, samples: Sequence[Sample], folder: Path) -> list[tuple[
         ("tables", "Tables of the schema with their indexes", "MiB", _tables(samples), True),
     ]
     for name, title, unit, lines, logarithmic in pictures:
-        _draw(folder / f"{name}.svg", title, unit, lines, [beat.at for beat in report.beats], logarithmic=logarithmic)
+        _draw(folder / f"{name}.svg", title, unit, lines, [blow.at for blow in report.blows if blow.met], logarithmic=logarithmic)
     return [(f"{name}.svg", title) for name, title, *_ in pictures]
 
 
@@ -126,16 +130,14 @@ def page(report: Report, samples: Sequence[Sample], pictures: Sequence[tuple[str
         where: folder of the pictures, as a link has it.
     """
     plan, counts = report.plan, report.counts
-    struck: dict[str, int] = defaultdict(int)
-    for beat in report.beats:
-        struck[beat.fault] += 1
+    came = Counter((blow.fault, blow.met) for blow in report.blows)
     lines = [
         "# The long run",
         "",
         f"{plan.seconds / 60:g} minutes of mixed load ({plan.rate:g} calls a second, about two jobs each) on {plan.broker}, with a fault",
         f"about every {plan.every:g} seconds, drawn from the seed {plan.seed}. Made by",
-        f"`make chaos ARGS='--minutes {plan.seconds / 60:g} --every {plan.every:g} --seed {plan.seed} --page docs/long-run.md'`;",
-        "what is checked, and how, is told in [ARCHITECTURE.md](../ARCHITECTURE.md#the-laboratory).",
+        f"`make chaos ARGS='--minutes {plan.seconds / 60:g} {plan.words} --page docs/long-run.md'`",
+        f"with {_software()}; what is checked, and how, is told in [ARCHITECTURE.md](../ARCHITECTURE.md#the-laboratory).",
         "",
         f"**{len(report.sins)} sins.** {', '.join(f'{name} {count}' for name, count in counts.items())}.",
         "",
@@ -150,8 +152,19 @@ def page(report: Report, samples: Sequence[Sample], pictures: Sequence[tuple[str
     ]
     for name, title in pictures:
         lines += [f"![{title}]({where}/{name})", ""]
-    lines += ["| fault | strikes |", "|---|---|", *(f"| `{name}` | {count} |" for name, count in sorted(struck.items())), ""]
-    return "\n".join(lines)
+    lines += ["A strike misses where there is nothing to hit, or where nobody comes by the place in the code before it is mended.", ""]
+    lines += ["| fault | struck | missed |", "|---|---|---|"]
+    lines += [f"| `{name}` | {came[name, True]} | {came[name, False]} |" for name in sorted({name for name, _ in came})]
+    return "\n".join([*lines, ""])
+
+
+def _software() -> str:
+    """What was run: the release, and the commit where this is a work tree of git."""
+    with suppress(OSError):
+        told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=HERE)
+        if told.returncode == 0:
+            return f"bridge {bridge.__version__} at commit {told.stdout.strip()}"
+    return f"bridge {bridge.__version__}"
 
 
 def _row(kind: str, those: list[Any]) -> str:

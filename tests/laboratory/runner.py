@@ -5,14 +5,17 @@ from __future__ import annotations
 import heapq
 import random
 import time
+from bisect import insort
+from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from laboratory import checker, facts
 from laboratory.errors import LabError, wait_until
-from laboratory.faults import FAULTS, Cost, Fault
+from laboratory.faults import BECAME, FAULTS, MISSED, Cost, Fault
 from laboratory.judgement import judge
+from laboratory.report import Report, blow_of
 from laboratory.tasks import QUEUES
 from laboratory.traced import replayed
 from laboratory.world import BROKEN, Needs, World, drop_folder, new_folder
@@ -21,12 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from laboratory.checker import Sin
     from laboratory.samples import Sampler
 
 PEACE = 180.0  # seconds that everything may take to end when all is mended
 BROKER_PEACE = 40.0  # and the broker to be empty
 TOLD = 5.0  # seconds between two lines of progress
+AGAIN = 0.5  # seconds until what is not done yet is tried again
 COMBINED = 0.3  # of the strikes come with a second
 HAVING = {
     "standby-sync": Needs(standby="sync"),
@@ -55,6 +58,7 @@ class Plan:
         spared: slots whose processes faults of processes leave alone.
         trace: record all changes of the jobs' rows, and replay them against the model.
         having: what the world has beside the usual, words of `HAVING`; faults that need it are drawn as well.
+        patience: seconds beyond the others in which a strike that met nothing is tried again, and an order waits for who obeys it.
     """
 
     seconds: float = 60.0
@@ -66,6 +70,15 @@ class Plan:
     spared: tuple[str, ...] = ()
     trace: bool = False
     having: tuple[str, ...] = ()
+    patience: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """The options of `python -m laboratory` that ask for the same load and the same strikes."""
+        named = [f"--faults {','.join(self.faults)}"] if self.faults else []
+        extra = [f"--with {word}" for word in self.having]
+        drawn = [f"--every {self.every:g}", f"--rate {self.rate:g}", f"--seed {self.seed}", f"--broker {self.broker}"]
+        return " ".join([*drawn, *extra, *named, "--trace" if self.trace else "--no-trace"])
 
 
 @dataclass(frozen=True, order=True)
@@ -76,17 +89,6 @@ class Beat:
     hold: float
     fault: str
     seed: int
-
-
-@dataclass
-class Report:
-    """What came of a run."""
-
-    plan: Plan
-    beats: list[Beat]
-    sins: list[Sin] = field(default_factory=list)
-    counts: dict[str, Any] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
 
 
 def kinds_of(plan: Plan) -> list[type[Fault]]:
@@ -154,7 +156,7 @@ class Run:
         self.report = Report(plan, beats_of(plan))
         self._struck: list[tuple[float, int, Fault]] = []  # by when they are to be mended
         self._began = 0.0
-        self._number = 0
+        self._number = self._before = 0
         self._broken: dict[str, list[tuple[Any, ...]]] = {}
 
     def say(self, words: str) -> None:
@@ -180,7 +182,8 @@ class Run:
     def go_through(self, world: World) -> None:
         """All of it but the world, in which other runs may have been before."""
         world.spared = frozenset(self.plan.spared)
-        self._number = world.ledger.one("select coalesce(max(id), 0) from strike")
+        self._number = self._before = world.ledger.one("select coalesce(max(id), 0) from strike")
+        self._began_at = world.ledger.one("select clock_timestamp()")
         self._began = time.monotonic()
         self._strike_all(world)
         self._make_peace(world)
@@ -189,9 +192,11 @@ class Run:
     def _strike_all(self, world: World) -> None:
         beats = sorted(self.report.beats)
         told = 0.0
-        while (now := time.monotonic() - self._began) < self.plan.seconds:
+        while (now := time.monotonic() - self._began) < self.plan.seconds or (self._is_patient(now) and (beats or self._is_awaited())):
             while beats and beats[0].at <= now:
-                self._strike(world, beats.pop(0))
+                beat = beats.pop(0)
+                if self._strike(world, beat) == MISSED and self._is_patient(now):
+                    insort(beats, replace(beat, at=now + AGAIN))
             self._mend_due(world, now)
             if now >= told:
                 told = now + TOLD
@@ -201,7 +206,14 @@ class Run:
                 self._sampler(world)
             time.sleep(0.1)
 
-    def _strike(self, world: World, beat: Beat) -> None:
+    def _is_patient(self, now: float) -> bool:
+        return now < self.plan.seconds + self.plan.patience
+
+    def _is_awaited(self) -> bool:
+        """Whether there is an order that nobody has obeyed yet."""
+        return any(fault.waits() for _, _, fault in self._struck)
+
+    def _strike(self, world: World, beat: Beat) -> str:
         self._number += 1
         fault = FAULTS[beat.fault](random.Random(beat.seed))  # noqa: S311
         world.ledger.strike(self._number, beat.fault)
@@ -210,20 +222,27 @@ class Run:
         try:
             cost = fault.strike(world)
         except BROKEN as error:
+            fault.became = MISSED
             self.say(f"{beat.fault} could not strike: {error}")
         world.ledger.cost(self._number, cost.again, cost.most, tail=cost.loses_tail)
+        world.ledger.became(self._number, fault.became)
         heapq.heappush(self._struck, (until, self._number, fault))
         self.say(f"strike {self._number} {beat.fault}" + (f" may cost runs of {', '.join(sorted(cost.again))}" if cost.again else ""))
+        return fault.became
 
     def _mend_due(self, world: World, now: float) -> None:
         while self._struck and self._struck[0][0] <= now:
             _, number, fault = heapq.heappop(self._struck)
+            if self.plan.patience and fault.waits() and self._is_patient(now):
+                heapq.heappush(self._struck, (now + AGAIN, number, fault))
+                return
             try:
                 fault.mend(world)
             except BROKEN as error:
                 self.say(f"{fault.name} could not be mended, once more in a second: {error}")
                 heapq.heappush(self._struck, (now + 1.0, number, fault))
                 return
+            world.ledger.became(number, fault.became)
             world.ledger.mended(number)
 
     def _make_peace(self, world: World) -> None:
@@ -283,11 +302,14 @@ class Run:
         for jobs in known.jobs.values():
             for job in jobs:
                 statuses[job.status] = statuses.get(job.status, 0) + 1
+        self.report.blows = [blow_of(one, self._began_at) for one in known.strikes if one.id > self._before]
+        became = Counter(one.became for one in known.strikes)
         runs = sum(len(runs) for runs in known.runs.values())
         again = sum(1 for _ in checker.repeated(known))
         self.report.counts = {
             "asked": len(known.asked), "unknown": sum(1 for one in known.asked.values() if one.outcome is None),
-            **statuses, **_forgotten(known), "runs": runs, "run again": again, "strikes": len(known.strikes), "sins": len(self.report.sins),
+            **statuses, **_forgotten(known), "runs": runs, "run again": again, "strikes": len(known.strikes),
+            **{name: became[name] for name in BECAME if became[name]}, "sins": len(self.report.sins),
         }  # fmt: skip
         self.say(", ".join(f"{name} {count}" for name, count in self.report.counts.items()))
 

@@ -101,12 +101,23 @@ class Slot:
         """The supervisor's again."""
         self._down = False
 
-    def arm(self, boundary: str, action: str) -> None:
-        """Have the process kill or stop itself at a boundary, see boundary.py."""
-        write_order(self._order, boundary, action)
+    def arm(self, boundary: str, action: str) -> str | None:
+        """Have the process kill or stop itself at a boundary, see boundary.py; the order, or None while there is another."""
+        if self._order.exists():
+            return None
+        return write_order(self._order, boundary, action)
 
-    def disarm(self) -> bool:
-        """Take the order back; False when it has been obeyed."""
+    def is_armed(self, order: str) -> bool:
+        """Whether nobody has obeyed this order yet."""
+        try:
+            return self._order.read_text() == order
+        except FileNotFoundError:
+            return False
+
+    def disarm(self, order: str | None = None) -> bool:
+        """Take an order back, or any; False when it has been obeyed."""
+        if order is not None and not self.is_armed(order):
+            return False
         try:
             self._order.unlink()
         except FileNotFoundError:

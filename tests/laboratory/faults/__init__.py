@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from laboratory.world import World
 
-__all__ = ["FAULTS", "Cost", "Fault", "fault"]
+__all__ = ["BECAME", "FAULTS", "MISSED", "OBEYED", "ORDERED", "STRUCK", "Cost", "Fault", "MissedError", "fault"]
+
+STRUCK = "struck"
+ORDERED = "ordered"  # a process is to do it to itself, and is not yet known to have
+OBEYED = "obeyed"  # it has
+MISSED = "missed"  # there was nothing to hit, or nobody obeyed in time
+BECAME = (STRUCK, ORDERED, OBEYED, MISSED)
+
+
+class MissedError(OSError):
+    """There was nothing to hit; an outage to who catches those, because mostly another fault has taken it away."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Fault(ABC):
         needs: what the world must have.
         hold: seconds between strike and mend, at least and at most.
         chance: draw everything from it, so that a seed repeats it.
+        became: whether it met anything, a word of `BECAME`; the last word is said when it is mended.
     """
 
     name: ClassVar[str]
@@ -50,6 +61,7 @@ class Fault(ABC):
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
+        self.became = STRUCK
 
     @classmethod
     def lacks(cls) -> str | None:
@@ -58,7 +70,15 @@ class Fault(ABC):
 
     @abstractmethod
     def strike(self, world: World) -> Cost:
-        """Do it, and return soon with what it may cost."""
+        """Do it, and return soon with what it may cost.
+
+        Raises:
+            MissedError: there was nothing to hit.
+        """
+
+    def waits(self) -> bool:
+        """Whether it is an order that nobody has obeyed yet."""
+        return False
 
     def mend(self, world: World) -> None:  # noqa: B027 - most strikes leave nothing to be undone
         """Undo it; also called after a strike that failed."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import redis
 
-from laboratory.faults import Cost, Fault, fault
+from laboratory.faults import Cost, Fault, MissedError, fault
 from laboratory.tasks import QUEUES
 from laboratory.world import Needs
 
@@ -102,6 +102,8 @@ class RedisFrozen(Fault):
     hold: ClassVar[tuple[float, float]] = (0.5, 10.0)
 
     def strike(self, world: World) -> Cost:
+        if not world.broker.process.alive:
+            raise MissedError("redis is down")
         world.broker.process.kill(signal.SIGSTOP)
         return Cost()
 
@@ -117,12 +119,12 @@ class RedisRestarted(Fault):
     keeps: ClassVar[bool] = False
 
     def strike(self, world: World) -> Cost:
-        try:
-            if self.keeps:
-                with client(world) as connection:
-                    connection.save()
-        finally:
-            world.broker.kill()
+        if not world.broker.process.alive:
+            raise MissedError("redis is down")
+        if self.keeps:
+            with suppress(redis.RedisError), client(world) as connection:
+                connection.save()
+        world.broker.kill()
         if not self.keeps:
             (world.folder / "redis" / "dump.rdb").unlink(missing_ok=True)
         return Cost()
@@ -202,8 +204,9 @@ class RabbitKilled(Fault):
 
     def strike(self, world: World) -> Cost:
         server = server_of(world)
-        if server.process.alive:
-            server.kill()
+        if not server.process.alive:
+            raise MissedError("rabbitmq is down")
+        server.kill()
         return Cost()
 
     def mend(self, world: World) -> None:

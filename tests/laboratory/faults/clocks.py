@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fix_clock import HOW_TO_GET_IT, find_faketime, shifted
 
-from laboratory.faults import Cost, fault
+from laboratory.faults import Cost, MissedError, fault
 from laboratory.faults.processes import OneProcess
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class ClockWrong(OneProcess):
 
     def strike(self, world: World) -> Cost:
         victim, seconds = self.victim(world), self.chance.randint(*self.shift)
+        if not victim.process.alive:
+            raise MissedError(f"{victim.name} is down")
         victim.more = shifted(seconds, world.folder)
         victim.signal(signal.SIGTERM)
         world.say(f"{self.name}: {victim.name} {seconds:+d} s")

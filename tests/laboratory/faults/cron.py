@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import psycopg
-
-from laboratory.faults import Cost, Fault, fault
+from laboratory.faults import Cost, Fault, MissedError, fault
 from laboratory.world import Needs
 
 if TYPE_CHECKING:
@@ -25,8 +22,9 @@ class OfCron(Fault):
 
     def strike(self, world: World) -> Cost:
         """Change it."""
-        with suppress(psycopg.OperationalError), world.sql() as connection:
-            connection.execute(self.do.encode())
+        with world.sql() as connection:
+            if not connection.execute(self.do.encode()).rowcount:
+                raise MissedError("pg_cron has nothing of the kind")
         return Cost()
 
     def mend(self, world: World) -> None:

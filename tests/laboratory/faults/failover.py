@@ -16,7 +16,7 @@ from fix_standby import Replicated, Standby
 
 from bridge.errors import ServerError
 from laboratory.errors import LabError
-from laboratory.faults import Cost, Fault, fault
+from laboratory.faults import Cost, Fault, MissedError, fault
 from laboratory.world import EXTRAS, Needs
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class Failover(Fault):
     def strike(self, world: World) -> Cost:
         self.steps: list[Callable[[World], object]] = []
         if world.extras.get(self.under_way):
-            raise OSError("another failover is under way")
+            raise MissedError("another failover is under way")
         if not of(world).pair.standby.alive:
-            raise OSError("the standby is away")
+            raise MissedError("the standby is away")
         self.begin(world)
         world.extras[self.under_way] = self
         self.steps = [self.kill, self.lead, self.promote, self.lead, self.follow, self.done]
@@ -180,6 +180,7 @@ class FailoverAsynchronous(Failover):
             of(world).pair.cut()
 
     def cost(self, world: World) -> Cost:
+        # No bound: what ended in the tail is forgotten as well, and runs again, however much that was.
         return Cost({slot.name for slot in world.of("worker")}, loses_tail=True)
 
 
@@ -193,7 +194,9 @@ class StandbyCrashed(Fault):
 
     def strike(self, world: World) -> Cost:
         if world.extras.get(Failover.under_way):
-            raise OSError("a failover is under way")
+            raise MissedError("a failover is under way")
+        if not of(world).pair.standby.alive:
+            raise MissedError("the standby is away")
         of(world).pair.standby.kill(signal.SIGQUIT)
         return Cost()
 

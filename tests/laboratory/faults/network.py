@@ -6,7 +6,8 @@ import signal
 from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
-from laboratory.faults import Cost, Fault, fault
+from laboratory.faults import Cost, Fault, MissedError, fault
+from laboratory.faults.processes import CHILDREN
 from laboratory.pooler import Pooler
 from laboratory.world import EXTRAS, Needs
 
@@ -32,16 +33,23 @@ class NetworkFault(Fault):
     def strike(self, world: World) -> Cost:
         slot = self.chance.choice([slot.name for slot in world.of(self.role)])
         self.proxy = world.link(slot, self.server)
+        if self.state == "cut" and not self.proxy.connections:
+            raise MissedError(f"{slot} has no connection to its {self.server}")
         become(self.proxy, self.state)
         world.say(f"{self.name}: {slot}")
         is_cut_off = self.role == "worker" and self.server == "postgres" and STATES[self.state]
-        return Cost(again={slot} if is_cut_off else frozenset())
+        return all_under_way(world, slot) if is_cut_off else Cost()
 
     def mend(self, world: World) -> None:
         if hasattr(self, "proxy"):
             self.proxy.heal()
             if self.server == "broker" and world.needs.broker == "rabbitmq":
                 self.proxy.cut()  # for two minutes RabbitMQ would wait for the dead half, with all that it had sent there
+
+
+def all_under_way(world: World, *slots: str) -> Cost:
+    """What it costs that these workers cannot reach Postgres: what their children are at, who begin no other without its answer."""
+    return Cost(frozenset(slots), most=CHILDREN * world.at_once * len(slots))
 
 
 def become(proxy: Proxy, state: str) -> None:
@@ -80,8 +88,10 @@ class PoolerKilled(Fault):
     hold: ClassVar[tuple[float, float]] = (0.0, 6.0)
 
     def strike(self, world: World) -> Cost:
+        if not world.extras["pgbouncer"].process.alive:
+            raise MissedError("pgbouncer is down")
         world.extras["pgbouncer"].process.kill(signal.SIGKILL)
-        return Cost(again={slot.name for slot in world.of("worker")})
+        return all_under_way(world, *(slot.name for slot in world.of("worker")))
 
     def mend(self, world: World) -> None:
         if not world.extras["pgbouncer"].process.alive:
@@ -95,8 +105,10 @@ class PoolerStopped(PoolerKilled):
     name = "pgbouncer-stop"
 
     def strike(self, world: World) -> Cost:
+        if not world.extras["pgbouncer"].process.alive:
+            raise MissedError("pgbouncer is down")
         world.extras["pgbouncer"].process.kill(signal.SIGSTOP)
-        return Cost(again={slot.name for slot in world.of("worker")})
+        return all_under_way(world, *(slot.name for slot in world.of("worker")))
 
     def mend(self, world: World) -> None:
         world.extras["pgbouncer"].process.kill(signal.SIGCONT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from laboratory.faults import Cost, Fault, fault
+from laboratory.faults import Cost, Fault, MissedError, fault
 from laboratory.world import Needs
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class PostgresCrashed(Fault):
 
     def strike(self, world: World) -> Cost:
         """Stop it as a crash does."""
+        if not world.postgres.alive:
+            raise MissedError("postgres is down")
         world.postgres.kill(signal.SIGQUIT)
         return Cost()
 
@@ -45,10 +47,11 @@ class BackendCrashed(Fault):
 
     def strike(self, world: World) -> Cost:
         """Kill one that is ours."""
-        with suppress(psycopg.OperationalError), world.sql() as connection:
+        with world.sql() as connection:
             pids = [row[0] for row in connection.execute(f"select pid from pg_stat_activity where {OURS} order by pid")]
-            if pids:
-                os.kill(self.chance.choice(pids), signal.SIGKILL)
+        if not pids:
+            raise MissedError("there is no session of ours")
+        os.kill(self.chance.choice(pids), signal.SIGKILL)
         return Cost()
 
 
@@ -61,9 +64,11 @@ class SessionsKilled(Fault):
     def strike(self, world: World) -> Cost:
         """End a share of them, one to three times."""
         share = self.chance.choice((0.2, 0.5, 1.0))
-        with suppress(psycopg.OperationalError), world.sql() as connection:
-            for _ in range(self.chance.randint(1, 3)):
-                connection.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where {OURS} and random() <= %s", (share,))
+        words = f"select pg_terminate_backend(pid) from pg_stat_activity where {OURS} and random() <= %s"
+        with world.sql() as connection:
+            ended = [connection.execute(words, (share,)).rowcount for _ in range(self.chance.randint(1, 3))]
+        if not sum(ended):
+            raise MissedError("no session of ours was there and drawn")
         return Cost()
 
 
@@ -83,6 +88,8 @@ class ConnectionsUsedUp(Fault):
                 with suppress(psycopg.OperationalError):
                     while True:
                         self.taken.append(psycopg.connect(world.dsn))
+        if not self.taken:
+            raise MissedError("postgres gives no connection at all")
         return Cost()
 
     def mend(self, world: World) -> None:  # noqa: ARG002
@@ -100,7 +107,7 @@ class WritesRefused(Fault):
 
     def strike(self, world: World) -> Cost:
         """Refuse them to whoever does not say otherwise."""
-        with suppress(psycopg.OperationalError), world.sql() as connection:
+        with world.sql() as connection:
             connection.execute("alter system set default_transaction_read_only = on")
             connection.execute("select pg_reload_conf()")
         return Cost()
@@ -125,7 +132,7 @@ class DiskFull(Fault):
         """Fill it."""
         self.server = world.postgres
         if not self.server.data.is_symlink():
-            raise OSError("the primary is not on the small disk any more")
+            raise MissedError("the primary is not on the small disk any more")
         self.before = self.server.process.log_text().count(NO_ROOM)
         world.disk.fill()
         return Cost()

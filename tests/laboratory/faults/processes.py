@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from laboratory.boundary import CHILD, DRAINER, MAIN
-from laboratory.faults import Cost, Fault, fault
+from laboratory.faults import MISSED, OBEYED, ORDERED, Cost, Fault, MissedError, fault
 
 if TYPE_CHECKING:
     from laboratory.slot import Slot
@@ -44,6 +44,8 @@ class Signalled(OneProcess):
 
     def strike(self, world: World) -> Cost:
         victim = self.victim(world)
+        if not victim.process.alive:
+            raise MissedError(f"{victim.name} is down")
         (victim.signal_all if self.whole else victim.signal)(self.number)
         most = None if world.needs.streaming else self.most * world.at_once
         return Cost({victim.name}, most=most) if self.most else Cost()
@@ -82,13 +84,19 @@ class AtBoundary(OneProcess):
     action: ClassVar[str]
 
     def strike(self, world: World) -> Cost:
-        self.victim(world).arm(self.boundary, self.action)
+        order = self.victim(world).arm(self.boundary, self.action)
+        if order is None:
+            raise MissedError(f"{self.slot.name} has another order")
+        self.order, self.became = order, ORDERED
         return Cost({self.slot.name}, most=1) if self.role == "worker" and self.action == "kill" else Cost()
+
+    def waits(self) -> bool:
+        return self.became == ORDERED and self.slot.is_armed(self.order)
 
     def mend(self, world: World) -> None:  # noqa: ARG002
         """Take the order back where nobody came by, and let go on who was frozen."""
-        if hasattr(self, "slot"):
-            self.slot.disarm()
+        if self.became == ORDERED:
+            self.became = MISSED if self.slot.disarm(self.order) else OBEYED
             self.slot.signal_all(signal.SIGCONT)
 
 
@@ -126,9 +134,9 @@ class ChildKilled(OneProcess):
 
     def strike(self, world: World) -> Cost:
         children = sorted(self.victim(world).children())
-        with suppress(ProcessLookupError):
-            if children:
-                os.kill(self.chance.choice(children), signal.SIGKILL)
+        if not children:
+            raise MissedError(f"{self.slot.name} has no child")
+        os.kill(self.chance.choice(children), signal.SIGKILL)
         return Cost({self.slot.name}, most=1)
 
 
@@ -140,17 +148,16 @@ class ChildFrozen(OneProcess):
 
     def strike(self, world: World) -> Cost:
         children = sorted(self.victim(world).children())
-        self.child = self.chance.choice(children) if children else None
-        self._send(signal.SIGSTOP)
+        if not children:
+            raise MissedError(f"{self.slot.name} has no child")
+        self.child = self.chance.choice(children)
+        os.kill(self.child, signal.SIGSTOP)
         return Cost()
 
     def mend(self, world: World) -> None:  # noqa: ARG002
-        self._send(signal.SIGCONT)
-
-    def _send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            if getattr(self, "child", None):
-                os.kill(self.child, number)
+        if hasattr(self, "child"):
+            with suppress(ProcessLookupError):
+                os.kill(self.child, signal.SIGCONT)
 
 
 @fault
@@ -230,4 +237,6 @@ class ClientKilled(Signalled):
     number = signal.SIGKILL
 
     def strike(self, world: World) -> Cost:
-        return super().strike(world) if world.targets("client") else Cost()
+        if not world.targets("client"):
+            raise MissedError("there is no client")
+        return super().strike(world)
