@@ -60,7 +60,7 @@ def test_what_the_machine_lacks_is_left_out_and_told() -> None:
 
 
 def plan_for(*words: str) -> Plan:
-    return plan_of(main.make_context("laboratory", list(words)).params, lambda _line: None)
+    return plan_of(main.make_context("laboratory", list(words)).params)
 
 
 def test_what_is_given_is_kept_and_nothing_is_drawn_beside_it() -> None:

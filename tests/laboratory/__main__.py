@@ -74,7 +74,11 @@ def main(**given: Any) -> None:
     sys.exit(1 if report.sins else 0)
 
 
-def plan_of(given: dict[str, Any], say: Callable[[str], None]) -> Plan:
+def _nothing(_line: str) -> None:
+    return
+
+
+def plan_of(given: dict[str, Any], say: Callable[[str], None] = _nothing) -> Plan:
     """The plan that a command line asks for; where it says nothing of a broker and of what there is beside it, the seed does."""
     seed = random.randrange(10**6) if given["seed"] is None else given["seed"]  # noqa: S311
     long = given["minutes"] is not None
@@ -92,10 +96,6 @@ def plan_of(given: dict[str, Any], say: Callable[[str], None]) -> Plan:
         trace=not long if given["trace"] is None else given["trace"],
         having=having,
     )
-
-
-def _nothing(_line: str) -> None:
-    return
 
 
 def write(report: Report, sampler: Sampler | None, folder: Path | None, page: Path | None) -> None:
