@@ -254,3 +254,16 @@ def outcome(db: Session, routine: Routine, role: str, given: Mapping[str, str | 
         broken = db.rows(BROKEN) if routine.writes else []
         assert broken == [], f"{routine.call(given)} with {given} breaks: {broken}"
     return None
+
+
+def contents(db: Session) -> dict[str, tuple[int, object]]:
+    """What every table of ours holds, as a number of rows and a sum over them: equal where nothing was written."""
+    tables = "select c.relname from pg_class c where c.relnamespace = 'bridge'::regnamespace and c.relkind = 'r'"
+    each = "select '{0}', count(*), sum(hashtextextended(t::text, 0)) from bridge.{0} t"
+    found = db.rows(" union all ".join(each.format(name) for (name,) in db.rows(tables)))
+    return {name: (count, total) for name, count, total in found}
+
+
+def changed(before: dict[str, tuple[int, object]], after: dict[str, tuple[int, object]]) -> list[str]:
+    """The tables that differ."""
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from fix_effort import EFFORT
-from fix_fuzz import World
+from fix_fuzz import World, changed, contents
 from fix_sql import Session
+from invariants import assert_sound
 
 import bridge
 from bridge.errors import InvalidArgumentError
@@ -71,8 +72,11 @@ def arguments(function: Callable[..., Any], world: World, chance: random.Random)
 def test_values_of_every_type_are_taken_or_refused_by_an_exception_of_ours(dsn: str) -> None:
     session = Session(dsn)
     world = World(session)
-    chance = random.Random(6 if EFFORT == 1 else None)  # noqa: S311
+    seed = 6 if EFFORT == 1 else random.randrange(1 << 30)  # noqa: S311
+    chance = random.Random(seed)  # noqa: S311
     wrong: dict[tuple[str, ...], object] = {}
+    assert_sound(dsn)
+    before = contents(session)
     for name in bridge.__all__:
         function = getattr(bridge, name)
         for _ in range(5 * EFFORT if inspect.isfunction(function) and name not in APART else 0):
@@ -80,11 +84,15 @@ def test_values_of_every_type_are_taken_or_refused_by_an_exception_of_ours(dsn: 
             try:
                 function(*positional, **named)
             except bridge.BridgeError as error:
+                if written := changed(before, contents(session)):
+                    wrong.setdefault((name, "writes", *written, str(error)[:200]), (positional, named))
                 if "\n" in str(error) or len(str(error)) > 1500:
                     wrong.setdefault((name, "not one line", str(error)[:200]), (positional, named))
             except Exception as error:  # noqa: BLE001 - which is what this is about
                 wrong.setdefault((name, type(error).__name__, str(traceback.extract_tb(error.__traceback__)[-1])), list(named))
-    assert wrong == {}
+            before = contents(session)
+    assert wrong == {}, f"with seed {seed}"
+    assert_sound(dsn)
     session.connection.close()
 
 

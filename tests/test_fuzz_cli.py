@@ -10,8 +10,9 @@ import click
 import pytest
 from fix_client import command
 from fix_effort import EFFORT
-from fix_fuzz import World
+from fix_fuzz import World, changed, contents
 from fix_sql import Session
+from invariants import assert_sound
 
 from bridge.cli import main
 
@@ -57,8 +58,11 @@ def test_strange_words_are_taken_or_refused_without_a_traceback(dsn: str, monkey
     monkeypatch.setenv("BRIDGE_BROKER_URL", "redis://127.0.0.1:1/0")
     session = Session(dsn)
     world = World(session)
-    chance = random.Random(6 if EFFORT == 1 else None)  # noqa: S311
+    seed = 6 if EFFORT == 1 else random.randrange(1 << 30)  # noqa: S311
+    chance = random.Random(seed)  # noqa: S311
     wrong: dict[tuple[object, ...], list[str]] = {}
+    assert_sound(dsn)
+    before = contents(session)
     for path, found in commands(main):
         for _ in range(EFFORT):
             words = words_for(found, world, chance)
@@ -70,8 +74,38 @@ def test_strange_words_are_taken_or_refused_without_a_traceback(dsn: str, monkey
                 wrong.setdefault((*path, result.exit_code, result.output[-200:]), words)
             elif result.exit_code and not result.output.strip():
                 wrong.setdefault((*path, "says nothing", result.exit_code), words)
-    assert wrong == {}
+            before, last = contents(session), before
+            if result.exit_code and changed(last, before):
+                wrong.setdefault((*path, "writes", *changed(last, before), result.output[-200:]), words)
+    assert wrong == {}, f"with seed {seed}"
+    assert_sound(dsn)
     session.connection.close()
+
+
+def refused(found: click.Command, name: str) -> Iterator[list[str]]:
+    """Words that a command's own parser refuses: it starts nothing."""
+    yield from (["--no-such-option"], ["-Y"], ["--\x1b[31m"], ["--help=x"])
+    taking = [each for each in found.params if isinstance(each, click.Option) and not each.is_flag]
+    for words in ([each.opts[0], *given] for each in taking for given in [(), *((word,) for word in WORDS)]):
+        try:
+            found.make_context(name, [*words], resilient_parsing=False)
+        except click.UsageError:
+            yield words
+
+
+@pytest.mark.usefixtures("ours")
+@pytest.mark.parametrize("name", sorted(APART))
+def test_commands_that_stay_refuse_words_before_they_begin(db: Session, name: str) -> None:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    assert not isinstance(found, click.Group), "nothing else hides there"
+    before = contents(db)
+    for words in refused(found, name):
+        result = command(name, *words)
+        assert (result.exit_code, result.stdout) == (2, ""), words
+        assert "Error: " in result.stderr, words
+        assert not any(word in result.stderr for word in ("Traceback", "\x1b")), words
+    assert changed(before, contents(db)) == []
 
 
 @pytest.mark.usefixtures("ours")

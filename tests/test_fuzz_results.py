@@ -8,6 +8,7 @@ import pytest
 from apps.strange import GIVEN, RAISED
 from celery import Celery
 from fix_client import command
+from fix_effort import EFFORT
 from fix_servers import wait_until
 
 import bridge
@@ -44,7 +45,8 @@ def jobs(backend: str, bare_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> It
     """A job of every kind, each ended; by task and kind."""
     monkeypatch.setenv("BRIDGE_DATABASE_URL", bare_stack.dsn)
     forget_connections()
-    kinds = [("give", name) for name in GIVEN if name != "huge" or backend == "bridge://"] + [("throw", name) for name in RAISED]
+    kinds = [("give", name) for name in GIVEN if name != "huge" or backend == "bridge://" or EFFORT > 1]
+    kinds += [("throw", name) for name in RAISED]
     made = {kind: bare_stack.enqueue(f"strange.{kind[0]}", kind[1], max_attempts=1) for kind in kinds}
     made["say", ""] = bare_stack.enqueue("strange.say", max_attempts=1)
     query = "select status, count(*) from bridge.jobs where id = any (%s) and finished_at is null group by 1"
@@ -67,10 +69,13 @@ def test_every_job_ends_is_readable_everywhere_and_leaves_its_worker_alive(
     assert {len(bare_stack.attempts(identity)) for identity in jobs.values()} == {1}
     assert all(process.alive for process in bare_stack.processes)
     app = Celery("client", broker=bare_stack.broker_url, backend=backend, set_as_current=False)
+    bridge.install(app)
     for kind, identity in jobs.items():
         if kind[1] != "huge":
             assert command("jobs", "show", identity, "--json").exit_code == 0, kind
         result = app.AsyncResult(str(identity))
         assert (result.state == "SUCCESS") == (seen[kind].status == "succeeded"), kind
-        assert result.get(timeout=PATIENCE, propagate=False) is not None or kind[1] == "nothing", kind
+        value = result.get(timeout=PATIENCE, propagate=False)
+        assert value is not None or kind[1] == "nothing", kind
+        assert kind[1] != "huge" or len(value) == 50 << 20, "all of it"
     app.close()
