@@ -19,7 +19,7 @@ from fix_sql import Session
 from invariants import assert_sound
 
 import bridge
-from bridge.errors import InvalidArgumentError
+from bridge.errors import InvalidArgumentError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,8 @@ def test_values_of_every_type_are_taken_or_refused_by_an_exception_of_ours(dsn: 
             try:
                 function(*positional, **named)
             except bridge.BridgeError as error:
-                if written := changed(before, contents(session)):
+                # A drain that has not come to its end leaves its queues paused, and says so.
+                if (written := changed(before, contents(session))) and not isinstance(error, WaitTimeoutError):
                     wrong.setdefault((name, "writes", *written, str(error)[:200]), (positional, named))
                 if "\n" in str(error) or len(str(error)) > 1500:
                     wrong.setdefault((name, "not one line", str(error)[:200]), (positional, named))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 APART = {"up", "demo", "bench", "web", "drain", "top"}  # these stay, and other tests are about them
 STAYS = {"watch", "wait", "follow", "interval", "patience", "help"}  # options that make a command stay, or another
+PATIENT = {"wait", "drain"}  # without a timeout, commands of this name wait for ever
 WORDS = [
     "", "a b", "\n", "\x1b[31m", "é→😀", "\udcff", "-1", "0", "1", "5", "1e9", "99999999999999999999", "nan", "inf", "x" * 300, "{}",
     "[]", "{", "null", "[1]", '{"a": NaN}', '["\\u0000"]', '["\\ud800"]', "[1e999]", "*", "celery", "q0", "nightly", "hook", "a.task",
@@ -65,7 +66,7 @@ def test_strange_words_are_taken_or_refused_without_a_traceback(dsn: str, monkey
     before = contents(session)
     for path, found in commands(main):
         for _ in range(EFFORT):
-            words = words_for(found, world, chance)
+            words = words_for(found, world, chance) + (["--timeout", "0.1s"] if path[-1] in PATIENT else [])
             result = command(*path, *words)
             if not isinstance(result.exception, SystemExit | None):
                 place = str(traceback.extract_tb(result.exception.__traceback__)[-1])
@@ -75,7 +76,8 @@ def test_strange_words_are_taken_or_refused_without_a_traceback(dsn: str, monkey
             elif result.exit_code and not result.output.strip():
                 wrong.setdefault((*path, "says nothing", result.exit_code), words)
             before, last = contents(session), before
-            if result.exit_code and changed(last, before):
+            # A drain that has not come to its end leaves its queues paused, and says so.
+            if result.exit_code and changed(last, before) and "they stay paused" not in result.output:
                 wrong.setdefault((*path, "writes", *changed(last, before), result.output[-200:]), words)
     assert wrong == {}, f"with seed {seed}"
     assert_sound(dsn)
