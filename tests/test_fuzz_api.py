@@ -107,6 +107,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: bridge.enqueue_many({"task": "a.task"}), "jobs is a dict: give a list"),  # type: ignore[arg-type]
     (lambda: bridge.pause_schedule({}), "cannot adapt type 'dict': give arguments of the types"),  # type: ignore[arg-type]
     (lambda: bridge.pause("\ud800"), "a text holds '\\ud800', which is no Unicode: leave it out"),
+    (lambda: bridge.set_archive("nowhere.jobs"), 'schema "nowhere" does not exist: give a table that is there, with its schema'),
+    (lambda: bridge.set_archive("nothing"), 'relation "nothing" does not exist: give a table that is there, with its schema'),
     (lambda: bridge.cancel_jobs(5), "filter is a int: give a dict"),  # type: ignore[arg-type]
     (lambda: bridge.wait(uuid.uuid4(), timeout=float("nan")), "timeout is nan: give seconds, or None"),
 ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
+from bridge.errors import InvalidArgumentError
 from bridge.queries.answers import records, value
 from bridge.queries.connection import endless, stands_alone, translated
 
@@ -56,8 +59,18 @@ def create_archive(connection: Connection, name: str) -> str:
 
 
 def set_archive(connection: Connection, archive: str | None) -> str:
-    """Call ``bridge.set_archive``; set, removed or unchanged."""
-    return str(value(connection, "select bridge.set_archive(%(archive)s::regclass)", {"archive": archive}))
+    """Call ``bridge.set_archive``; set, removed or unchanged.
+
+    Raises:
+        InvalidArgumentError: there is no such table, or it cannot take them.
+    """
+    try:
+        return str(value(connection, "select bridge.set_archive(%(archive)s::regclass)", {"archive": archive}))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        message = error.diag.message_primary or str(error)
+        if '"bridge"' in message:  # it is the schema that is missing
+            raise
+        raise InvalidArgumentError(message, "give a table that is there, with its schema") from error
 
 
 def cleanup(connection: Connection, *, dry_run: bool, by: str | None) -> list[dict[str, Any]]:
