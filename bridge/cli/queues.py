@@ -196,9 +196,7 @@ def window_command(*, queue: str, jobs: str, as_json: bool) -> None:
       bridge queues window mail 100
       bridge queues window mail default
     """
-    if jobs != "default" and not jobs.isdecimal():
-        raise click.BadParameter(f"{jobs!r} is no number of jobs: give 0, a positive number, or default")
-    window = None if jobs == "default" else int(jobs)
+    window = _number_or_default(jobs, "0, a positive number, or default")
     with open_database("bridge queues window") as connection:
         queues.set_window(connection, queue, window)
     queue_text.print_done([{"kind": "queue", "name": queue, "outcome": "window", "window": window}], as_json=as_json)
@@ -216,9 +214,13 @@ def bundle_command(*, queue: str, jobs: str, as_json: bool) -> None:
       bridge queues bundle mail 100
       bridge queues bundle mail default
     """
-    if jobs != "default" and not jobs.isdecimal():
-        raise click.BadParameter(f"{jobs!r} is no number of jobs: give 1 to 1000, or default")
-    bundle = None if jobs == "default" else int(jobs)
+    bundle = _number_or_default(jobs, "1 to 1000, or default")
     with open_database("bridge queues bundle") as connection:
         queues.set_bundle(connection, queue, bundle)
     queue_text.print_done([{"kind": "queue", "name": queue, "outcome": "bundle", "bundle": bundle}], as_json=as_json)
+
+
+def _number_or_default(jobs: str, allowed: str) -> int | None:
+    if jobs != "default" and not jobs.isdecimal():
+        raise click.BadParameter(f"{jobs!r} is no number of jobs: give {allowed}")
+    return None if jobs == "default" else int(jobs)

@@ -100,7 +100,7 @@ class Heartbeat(threading.Thread):
         self._wake()
         self.join(timeout=_INTERVAL)
         with suppress(*_OUTAGE):
-            self._end_orphans()
+            outcome.orphans_ended(self._joined)
             runs.stop_worker(self._connected(), self._joined.worker_id)
             self._connected().close()
 
@@ -132,7 +132,7 @@ class Heartbeat(threading.Thread):
 
     def _report(self) -> None:
         self._interval = runs.heartbeat_interval(self._connected())
-        self._end_orphans()
+        outcome.orphans_ended(self._joined)
         held = _held(self._consumer)
         holding = held.keys() | self._joined.unanswered()  # in this order: an outcome is written there before its task is over here
         stops = runs.report_worker(
@@ -150,10 +150,6 @@ class Heartbeat(threading.Thread):
         # What has not begun of a bundle cannot be stopped yet, and is tried again.
         self._stops = {token: number for token, number in stops.items() if not isinstance(held.get(token), BundleRequest)}
         self._report_refused()
-
-    def _end_orphans(self) -> None:
-        for process in self._joined.board.orphans():
-            outcome.ended_before(self._joined, process)
 
     def _report_refused(self) -> None:
         counts = refusals.take()

@@ -43,6 +43,7 @@ __all__ = [
     "is_of_a_row",
     "lost",
     "never_ran",
+    "orphans_ended",
     "patiently",
     "progressed",
     "run_of",
@@ -209,6 +210,12 @@ def ended_before(joined: Membership, process: int | None) -> None:
     except psycopg.Error as error:
         log.error("outcomes dropped, postgres refuses them: the jobs run again pid=%d jobs=%d error=%s", process, len(kept), error)  # noqa: TRY400
     joined.board.forget(process)
+
+
+def orphans_ended(joined: Membership) -> None:
+    """The same for all processes that have died, also such as had no job in hand."""
+    for process in joined.board.orphans():
+        ended_before(joined, process)
 
 
 def unbundled(joined: Membership, tokens: list[str], pid: int | None, *, alone: bool) -> None:

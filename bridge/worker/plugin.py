@@ -207,8 +207,7 @@ def _on_replacing(**_: Any) -> None:
 
     joined = membership(current_app._get_current_object())  # noqa: SLF001
     if joined is not None:
-        for process in joined.board.orphans():
-            outcome.ended_before(joined, process)
+        outcome.orphans_ended(joined)
 
 
 def _on_process_init(**_: Any) -> None:
