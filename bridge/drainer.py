@@ -26,6 +26,7 @@ from bridge.bundles import Bundles
 from bridge.calls import Calls
 from bridge.caution import LONGEST_PAUSE, Holds, Suspicion
 from bridge.errors import PublishError, RefusedError, ServerError, UnsendableError
+from bridge.floors import Floors
 from bridge.job import Status
 from bridge.lookout import Lookout
 from bridge.meter import Meter
@@ -94,6 +95,7 @@ class Drainer:
         self._bundles = Bundles()
         self._trouble = Trouble()
         self._alarm = Alarm()
+        self._floors = Floors()
 
     def run(self) -> None:
         """Work until the stop event is set; outages of Postgres or the broker are waited out with growing, jittered pauses.
@@ -221,6 +223,7 @@ class Drainer:
         began = time.monotonic()
         jobs = dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size)
         self.meter.claimed(time.monotonic() - began, len(jobs))
+        self._floors.claimed(queue, len(jobs))
         if sizes is not None and jobs:
             jobs = dispatch.set_alone(connection, jobs)
         try:
@@ -321,6 +324,7 @@ class Drainer:
         if (seen := self._lookout.take()) is not None:
             plain = [consumer for consumer in seen if consumer.plugin is None]
             silent.note_silent(self._postgres(), [one.name for one in plain], [one.queue for one in plain])
+        self._floors.raise_if_due(self._postgres())  # before a tick, which needs them
         now = time.monotonic()
         if now >= self._clock.tick:
             self._clock.tick = now + 1.0

@@ -134,11 +134,19 @@ create or replace function bridge.relane(p_lanes bigint[], p_count integer) retu
   -- Look again at the first jobs of lanes that were made before the limits changed: each goes to the lane that it belongs to now, or to
   -- ready, and keeps its place in the order of arrival.
   --
+  -- A number below the floor of its queue is found by nobody. All that is ready has a higher one, so it goes to the front: among the
+  -- negative ones, after those that bridge.make_ready puts first. While floors are raised nothing is moved: who comes next does it.
+  --
   --   p_count  most jobs of each lane
+  --
+  -- Locks  an advisory lock, tried and shared, see bridge.raise_floors; the jobs (skip locked)
 declare
   v_row record;
   v_new bridge.lane;
 begin
+  if not pg_try_advisory_xact_lock_shared(hashtextextended('bridge.floor', 0)) then
+    return;
+  end if;
   for v_row in
     select h.* from unnest(p_lanes) u (id) cross join lateral (
       select h.seq, h.pos, h.size, h.token from bridge.held h where h.lane = u.id order by h.pos limit p_count for update skip locked) h
@@ -147,7 +155,9 @@ begin
     delete from bridge.held h where h.seq = v_row.seq;
     if v_new.buckets is null then
       insert into bridge.ready (queue, rank, pos, seq, size, token, gate) overriding system value
-      values (v_new.queue, v_new.rank, v_row.pos, v_row.seq, v_row.size, v_row.token, v_new.version);
+      values (v_new.queue, v_new.rank,
+        v_row.pos - case when v_row.pos < bridge.floor_of('ready', v_new.queue) then 2305843009213693952 else 0 end,
+        v_row.seq, v_row.size, v_row.token, v_new.version);
     else
       perform bridge.hold(v_new, v_row.seq, v_row.size, v_row.token, v_row.pos);
     end if;

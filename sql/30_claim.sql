@@ -11,28 +11,26 @@ begin
 end
 $$;
 
-create or replace function bridge.ready_queues() returns setof text language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off
-  set jit = off
+create or replace function bridge.ready_queues() returns setof text language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set jit = off as $$
   -- The queues that have ready jobs, or held ones that a claim may let through now, and are not paused, by one index probe a queue.
-  begin atomic
-    with recursive q (name) as (
-      (select r.queue from bridge.ready r order by r.queue limit 1)
-      union all
-      select (select r.queue from bridge.ready r where r.queue > q.name order by r.queue limit 1) from q where q.name is not null
-    ), o (name) as (
-      (select l.queue from bridge.lane l where l.blocked_by is null order by l.queue limit 1)
-      union all
-      select (select l.queue from bridge.lane l where l.blocked_by is null and l.queue > o.name order by l.queue limit 1) from o
-      where o.name is not null
-    ), b (id) as (
-      select p.bucket from bridge.permit p where p.freed union select b.id from bridge.bucket b where b.due_at <= now()
-    )
-    select a.name from (
-      select q.name from q union select o.name from o
-      union select (select l.queue from bridge.lane l where l.blocked_by = b.id order by l.queue limit 1) from b
-    ) a where a.name <> 'bridge.calls' and not exists (  -- calls are performed, not published: see bridge.begin_call
-      select from bridge.paused p where ((p.kind = 'queue' and p.name = a.name) or p.kind = 'everything') and p.admit = 0);
-  end;
+begin
+  return query
+  with recursive o (name) as (
+    (select l.queue from bridge.lane l where l.blocked_by is null order by l.queue limit 1)
+    union all
+    select (select l.queue from bridge.lane l where l.blocked_by is null and l.queue > o.name order by l.queue limit 1) from o
+    where o.name is not null
+  ), b (id) as (
+    select p.bucket from bridge.permit p where p.freed union select b.id from bridge.bucket b where b.due_at <= now()
+  )
+  select a.name from (
+    select q.name from bridge.queues_ready() q (name) union select o.name from o
+    union select (select l.queue from bridge.lane l where l.blocked_by = b.id order by l.queue limit 1) from b
+  ) a where a.name <> 'bridge.calls' and not exists (  -- calls are performed, not published: see bridge.begin_call
+    select from bridge.paused p where ((p.kind = 'queue' and p.name = a.name) or p.kind = 'everything') and p.admit = 0);
+end
+$$;
 
 create or replace function bridge.silent_workers(p_queue text, p_since timestamptz) returns text[] language plpgsql stable
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
@@ -54,20 +52,23 @@ declare
   v_window integer;
   v_admit integer;
   v_since timestamptz;
+  v_floor constant bigint := coalesce(bridge.floor_of('inflight', p_queue), 0);
 begin
   select min(p.admit), max(p.paused_at) into v_admit, v_since from bridge.paused p
   where (p.kind = 'queue' and p.name = p_queue) or p.kind = 'everything';
   if v_admit = 0 then
     return 0;
   elsif v_admit > 0 then  -- probes of a breaker; what it let out before it opened may still run
-    return v_admit - (select count(*) from bridge.inflight i where i.queue = p_queue and i.taken_by is null and i.claimed_at >= v_since);
+    return v_admit - (select count(*) from bridge.inflight i 
+      where i.queue = p_queue and i.pos >= v_floor and i.taken_by is null and i.claimed_at >= v_since);
   end if;
   v_window := coalesce((select q."window" from bridge.queue q where q.name = p_queue), bridge.setting('window'));
   if v_window = 0 or bridge.silent_workers(p_queue, clock_timestamp()) is not null then
     return null;
   end if;
   return v_window - (select count(*) from (
-    select from bridge.inflight i where i.queue = p_queue and i.state <> 'running' and i.taken_by is null limit v_window) waiting);
+    select from bridge.inflight i where i.queue = p_queue and i.pos >= v_floor and i.state <> 'running' and i.taken_by is null
+    limit v_window) waiting);
 end
 $$;
 
@@ -130,6 +131,7 @@ declare
   v_limit integer;
   v_gate record;
   v_held record;
+  v_places tid[];
   v_seqs bigint[];
 begin
   if not (bridge.may_claim(p_queue) and bridge.claims_alone(p_queue)) or (p_queue = 'bridge.calls' and p_drainer <> bridge.calls_claimant()) then
@@ -142,15 +144,9 @@ begin
   end if;
   select g.* into v_gate from bridge.pass_gate(p_queue, v_limit) g;
   select h.* into v_held from bridge.claim_held(p_queue, v_limit, p_bytes, p_drainer, p_shipment) h;
-  with looked_at as materialized (
-    select r.ctid as place, r.rank, r.pos, r.size from bridge.ready r
-    where r.queue = p_queue and (v_gate.version is null or r.gate = v_gate.version or r.seq = any (v_gate.passed))
-    order by r.rank, r.pos limit v_limit - cardinality(v_held.seqs) for update skip locked
-  ), bounded as (
-    select l.place, sum(l.size) over (order by l.rank, l.pos) - l.size as before from looked_at l
-  ), taken as (
-    delete from bridge.ready r where r.ctid = any (array (select b.place from bounded b where b.before < p_bytes - v_held.bytes))
-    returning r.seq, r.token, r.rank, r.pos
+  v_places := bridge.lock_ready(p_queue, v_limit - cardinality(v_held.seqs), p_bytes - v_held.bytes, v_gate.version, v_gate.passed);
+  with taken as (
+    delete from bridge.ready r where r.ctid = any (v_places) returning r.seq, r.token, r.rank, r.pos
   ), sent as (
     insert into bridge.inflight (seq, queue, token, copied, shipment, drainer, claimed_at)
     select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp() from taken t
@@ -233,8 +229,9 @@ begin
   select s.seq, s.token, s.queue, j.rank, j.properties::text, s.published_at, s.missing_since
   from (
     select i.seq, i.token, i.queue, i.published_at, i.missing_since, row_number() over (partition by i.queue order by i.published_at) as turn
-    from bridge.inflight i
-    where i.state = 'published' and i.taken_by is null and i.published_at < clock_timestamp() - v_grace * power(2, least(i.republished, 12))
+    from bridge.flights() f
+    cross join lateral (select * from bridge.inflight i where i.queue = f.queue and i.pos >= f.low and i.state = 'published' and i.taken_by is null offset 0) i
+    where i.published_at < clock_timestamp() - v_grace * power(2, least(i.republished, 12))
       and i.token not in (select h.token from held h)
     order by turn, i.published_at limit p_limit
   ) s join bridge.job j on j.seq = s.seq

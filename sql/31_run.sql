@@ -21,7 +21,7 @@ declare
   v_frees_key boolean;
 begin
   update bridge.inflight i set state = 'running', run = v_run, worker = p_worker, pid = p_pid, started_at = clock_timestamp(), missing_since = null,
-    taken_by = null
+    taken_by = null, pos = case when i.taken_by is null then i.pos else nextval('bridge.inflight_pos_seq') end
   where i.seq = p_seq and i.token = p_token and i.state in ('claimed', 'published')
   returning i.copied or i.published_at is null, i.frees_key into v_forced, v_frees_key;
   if not found then

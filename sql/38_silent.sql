@@ -1,12 +1,17 @@
 -- Workers without our plugin, as there are on the first day of a move and when one is forgotten. They run jobs and report nothing. A job
 -- that one of them may have taken is never published again by itself: it would run for ever. It is set aside until somebody decides.
 
-create or replace function bridge.may_look() returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+create or replace function bridge.may_look() returns boolean language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set jit = off as $$
   -- Whether the caller should ask all workers now who consumes which queue: something is in flight, and nobody has asked within the
   -- last 4 seconds. Of several drainers one gets true.
+  --
+  -- Index  inflight_live, inflight_aside
 begin
   update bridge.look l set asked_at = clock_timestamp()
-  where l.asked_at < clock_timestamp() - interval '4 seconds' and exists (select from bridge.inflight);
+  where l.asked_at < clock_timestamp() - interval '4 seconds' and (exists (select from bridge.flights() f cross join lateral (
+      select from bridge.inflight i where i.queue = f.queue and i.pos >= f.low and i.taken_by is null limit 1) i)
+    or exists (select from bridge.inflight i where i.taken_by is not null));
   return found;
 end
 $$;

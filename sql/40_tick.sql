@@ -50,10 +50,13 @@ declare
   v_seqs bigint[];
 begin
   select array_agg(i.seq) into v_seqs from (
-    select i.seq from bridge.inflight i
-    where i.state = 'claimed' and i.taken_by is null and i.claimed_at < p_now - bridge.seconds('publish_lease')
-      and not exists (select from bridge.worker w where w.lost_at is null and w.stopped_at is null and i.token = any (w.holding))
-    limit p_limit for update of i skip locked) i;
+    select i.seq from bridge.flights() f cross join lateral (
+      select i.seq from bridge.inflight i
+      where i.queue = f.queue and i.pos >= f.low and i.state = 'claimed' and i.taken_by is null
+        and i.claimed_at < p_now - bridge.seconds('publish_lease')
+        and not exists (select from bridge.worker w where w.lost_at is null and w.stopped_at is null and i.token = any (w.holding))
+      limit p_limit for update skip locked) i
+    limit p_limit) i;
   return coalesce(bridge.unclaim(v_seqs), 0);
 end
 $$;
@@ -65,10 +68,11 @@ create or replace function bridge.note_unheld(p_now timestamptz) returns void la
   -- Locks    the rows that change (skip locked): a task's own transaction may have one, for as long as it likes
 begin
   with changed as (
-    select i.seq from bridge.inflight i join bridge.worker w on w.id = i.worker
-    where i.state = 'running' and i.taken_by is null and case when i.missing_since is null
-      then w.seen_at > i.started_at and not i.token = any (w.holding) else i.token = any (w.holding) end
-    for update of i skip locked
+    select i.seq from bridge.flights() f cross join lateral (
+      select i.seq from bridge.inflight i join bridge.worker w on w.id = i.worker
+      where i.queue = f.queue and i.pos >= f.low and i.state = 'running' and i.taken_by is null and case when i.missing_since is null
+        then w.seen_at > i.started_at and not i.token = any (w.holding) else i.token = any (w.holding) end
+      for update of i skip locked) i
   )
   update bridge.inflight i set missing_since = case when i.missing_since is null then p_now end from changed c where i.seq = c.seq;
 end
@@ -83,9 +87,11 @@ begin
   with held as materialized (
     select unnest(w.holding) as token from bridge.worker w where w.lost_at is null and w.stopped_at is null
   ), found as (
-    select i.seq from bridge.inflight i
-    where i.missing_since is not null and i.state = 'published' and i.taken_by is null and i.token in (select h.token from held h)
-    for update of i skip locked
+    select i.seq from bridge.flights() f cross join lateral (
+      select i.seq from bridge.inflight i
+      where i.queue = f.queue and i.pos >= f.low and i.missing_since is not null and i.state = 'published' and i.taken_by is null
+        and i.token in (select h.token from held h)
+      for update of i skip locked) i
   )
   update bridge.inflight i set missing_since = null from found f where i.seq = f.seq;
 end
@@ -117,8 +123,10 @@ begin
   for v_row in
     select i.seq, i.token, i.worker, coalesce('worker ' || w.name || case when w.lost_at is not null then ' died' when w.stopped_at is not null
         then ' stopped' else ' lost the run' end, 'a worker that never reported died') as reason
-    from bridge.inflight i left join bridge.worker w on w.id = i.worker
-    where i.state = 'running' and i.taken_by is null and (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
+    from bridge.flights() f
+    cross join lateral (select * from bridge.inflight i where i.queue = f.queue and i.pos >= f.low and i.state = 'running' and i.taken_by is null offset 0) i
+    left join bridge.worker w on w.id = i.worker
+    where (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
       or (w.id is null and i.started_at < p_now - v_lost and i.queue <> 'bridge.calls'))
     union all
     -- what a dead worker had in hand and had not begun, and no living one has

@@ -12,40 +12,37 @@ create or replace function bridge.words(p_age interval) returns text language sq
     when p_age < interval '1 day' then format('%s h %s min', extract(epoch from p_age)::bigint / 3600, extract(epoch from p_age)::bigint % 3600 / 60)
     else format('%s d %s h', extract(epoch from p_age)::bigint / 86400, extract(epoch from p_age)::bigint % 86400 / 3600) end;
 
-create or replace function bridge.ready_heads() returns table (queue text, rank smallint, since timestamptz) language sql stable security definer
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
-  -- The job of each queue and priority that is published next, and since when it has been due, by one index probe each.
+create or replace function bridge.ready_heads() returns table (queue text, rank smallint, since timestamptz) language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
+  -- The job of each queue and priority that is published next, and since when it has been due, by a few index probes each.
   --
   -- Index  ready_pkey
-  begin atomic
-    with recursive head (queue, rank, since) as (
-      (select r.queue, r.rank, r.since from bridge.ready r order by r.queue, r.rank, r.pos limit 1)
-      union all
-      select n.* from head h, lateral (
-        select r.queue, r.rank, r.since from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
-        order by r.queue, r.rank, r.pos limit 1) n
-    )
-    select h.queue, h.rank, h.since from head h;
-  end;
+begin
+  return query
+  select distinct on (q.name, p.rank) q.name, p.rank, r.since
+  from bridge.queues_ready() q (name), bridge.ready_parts(coalesce(bridge.floor_of('ready', q.name), 0)) p, lateral (
+    select r.since from bridge.ready r where r.queue = q.name and r.rank = p.rank and r.pos >= p.low and r.pos < p.high order by r.pos limit 1) r
+  order by q.name, p.rank, p.low;
+end
+$$;
 
-create or replace function bridge.flying_queues() returns setof text language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+create or replace function bridge.flying_queues() returns setof text language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  set jit = off as $$
   -- The queues that have something in flight, or jobs that a limit holds back, by one index probe a queue.
   --
   -- Index  inflight_live, lane_same
-  begin atomic
-    with recursive f (name) as (
-      (select i.queue from bridge.inflight i where i.taken_by is null order by i.queue limit 1)
-      union all
-      select (select i.queue from bridge.inflight i where i.taken_by is null and i.queue > f.name order by i.queue limit 1) from f
-      where f.name is not null
-    ), l (name) as (
-      (select o.queue from bridge.lane o order by o.queue, o.rank, o.version, o.buckets limit 1)
-      union all
-      select (select o.queue from bridge.lane o where o.queue > l.name order by o.queue, o.rank, o.version, o.buckets limit 1) from l
-      where l.name is not null
-    )
-    select f.name from f where f.name is not null union select l.name from l where l.name is not null;
-  end;
+begin
+  return query
+  with recursive l (name) as (
+    (select o.queue from bridge.lane o order by o.queue, o.rank, o.version, o.buckets limit 1)
+    union all
+    select (select o.queue from bridge.lane o where o.queue > l.name order by o.queue, o.rank, o.version, o.buckets limit 1) from l
+    where l.name is not null
+  )
+  select f.queue from bridge.flights() f where exists (select from bridge.inflight i where i.queue = f.queue and i.pos >= f.low and i.taken_by is null)
+  union select l.name from l where l.name is not null;
+end
+$$;
 
 create or replace function bridge.living_workers(p_now timestamptz) returns table (queue text, workers bigint, slots bigint) language sql stable
   set search_path = pg_catalog, pg_temp

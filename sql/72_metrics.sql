@@ -187,30 +187,24 @@ create or replace function bridge.sample_of(p_table regclass, p_pages integer) r
   return least(100, 100.0 * p_pages / greatest(pg_relation_size(p_table) / current_setting('block_size')::integer, 1));
 
 create or replace function bridge.ready_by_queue(p_most integer default 5000, p_pages integer default 256)
-  returns table (queue text, jobs bigint, oldest timestamptz) language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
-  set enable_bitmapscan = off set jit = off
+  returns table (queue text, jobs bigint, oldest timestamptz) language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
+  set enable_bitmapscan = off set jit = off as $$
   -- How many jobs of each queue are ready, and since when the first of them. Above p_most, a sample of p_pages tells how many.
   --
-  -- Index  ready_pkey, by hops to the first of each queue and priority
-  begin atomic
-    with recursive head (queue, rank, since) as (
-      (select r.queue, r.rank, r.since from bridge.ready r order by r.queue, r.rank, r.pos limit 1)
-      union all
-      select n.queue, n.rank, n.since from head h cross join lateral (
-        select r.queue, r.rank, r.since from bridge.ready r where (r.queue, r.rank) > (h.queue, h.rank)
-        order by r.queue, r.rank, r.pos limit 1) n
-    ), first as (
-      select h.queue, min(h.since) as oldest from head h group by h.queue
-    ), few as (
-      select f.queue, f.oldest, (select count(*) from (select r.pos from bridge.ready r where r.queue = f.queue limit p_most + 1) r) as jobs from first f
-    ), sample as materialized (
-      select r.queue, count(*) * 100 / bridge.sample_of('bridge.ready', p_pages) as jobs
-      from bridge.ready r tablesample system (bridge.sample_of('bridge.ready', p_pages))
-      where exists (select from few w where w.jobs > p_most) group by r.queue
-    )
-    select w.queue, case when w.jobs <= p_most then w.jobs else greatest(w.jobs, s.jobs)::bigint end, w.oldest
-    from few w left join sample s on s.queue = w.queue;
-  end;
+  -- Index  ready_pkey
+begin
+  return query
+  with few as materialized (
+    select h.queue, min(h.since) as oldest, bridge.count_ready(h.queue, p_most + 1) as jobs from bridge.ready_heads() h group by h.queue
+  ), sample as materialized (
+    select r.queue, count(*) * 100 / bridge.sample_of('bridge.ready', p_pages) as jobs
+    from bridge.ready r tablesample system (bridge.sample_of('bridge.ready', p_pages))
+    where exists (select from few w where w.jobs > p_most) group by r.queue
+  )
+  select w.queue, case when w.jobs <= p_most then w.jobs else greatest(w.jobs, s.jobs)::bigint end, w.oldest
+  from few w left join sample s on s.queue = w.queue;
+end
+$$;
 
 create or replace function bridge.delayed_by_queue(p_most integer default 5000, p_pages integer default 32)
   returns table (queue text, status text, jobs bigint) language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
@@ -248,7 +242,8 @@ begin
       select l.queue, 'queued', count(*), min(h.since) from bridge.held h join bridge.lane l on l.id = h.lane group by l.queue
       union all
       select i.queue, case i.state when 'claimed' then 'queued' else i.state end, count(*),
-        min(coalesce(i.started_at, i.published_at, i.claimed_at)) from bridge.inflight i group by 1, 2
+        min(coalesce(i.started_at, i.published_at, i.claimed_at))
+      from bridge.flying() i group by 1, 2
       union all
       select d.queue, d.status, d.jobs, null from bridge.delayed_by_queue() d
     ), named as (

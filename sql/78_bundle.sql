@@ -96,7 +96,8 @@ declare
 begin
   with started as (
     update bridge.inflight i set state = 'running', run = p_runs[array_position(p_seqs, i.seq)], worker = p_worker, pid = p_pid,
-      started_at = clock_timestamp(), missing_since = null, taken_by = null, together = v_together
+      started_at = clock_timestamp(), missing_since = null, taken_by = null,
+      pos = case when i.taken_by is null then i.pos else nextval('bridge.inflight_pos_seq') end, together = v_together
     where i.seq = any (p_seqs) and i.token = p_tokens[array_position(p_seqs, i.seq)] and i.state in ('claimed', 'published')
     returning i.seq, i.copied or i.published_at is null as forced, i.frees_key
   )

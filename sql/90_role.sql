@@ -78,6 +78,7 @@ function  fail                    worker
 function  fate_of_run             worker
 function  finish                  worker
 function  finish_many             worker
+function  floor_of                worker operator viewer
 function  forget                  producer worker
 function  forget_waiter           producer worker operator
 function  grow_chord              worker
@@ -116,6 +117,7 @@ function  pause_schedule          operator
 function  perform_call            worker operator
 function  progress                worker operator
 function  purge                   worker operator
+function  raise_floors            worker
 function  ready_heads             worker operator viewer
 function  ready_queues            worker operator viewer
 function  redrive                 operator
@@ -218,6 +220,7 @@ read  dead_jobs                   worker operator viewer
 read  deliveries                  worker operator viewer
 read  drainers                    worker operator viewer
 read  failed_jobs                 worker operator viewer
+read  floor                       worker operator viewer
 read  inflight                    worker operator viewer
 read  job                         worker operator viewer
 read  job_note                    worker operator viewer

@@ -244,6 +244,7 @@ ALONE = {
     "collect_metrics": "behind an advisory lock that it tries",
     "acknowledge_alert": "one row, by the number of an alert",
     "resolve_alert": "one row, by the number of an alert",
+    "raise_floors": "behind an advisory lock that it tries, see tests/test_sql_floors.py",
     "may_look": "one row, at most once in four seconds",
     "tick_if_late": "it is tick",
     "run_calls": "it is begin_call and perform_call, each in a transaction of its own",

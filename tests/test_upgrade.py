@@ -42,7 +42,8 @@ def test_an_upgrade_makes_the_same_schema_as_a_fresh_install(old_dsn: str, dsn: 
 
 
 # What has rows of jobs: reading it all while writers wait takes longer the more there are.
-LARGE = ("job", "finished", "attempt", "inflight", "ready", "scheduled", "log_line", "dependency", "link")
+LARGE = ("job", "finished", "attempt", "ready", "scheduled", "log_line", "dependency", "link")
+BOUNDED = ("inflight",)  # by windows: an index over it is a matter of a second a million
 
 
 def test_an_upgrade_reads_no_table_of_jobs_while_writers_wait(old_db: Session) -> None:
@@ -53,13 +54,14 @@ def test_an_upgrade_reads_no_table_of_jobs_while_writers_wait(old_db: Session) -
     old_db.do("create table bridge.attempt_20200101 (like bridge.attempt including all)")
     old_db.do("alter table bridge.attempt attach partition bridge.attempt_20200101 for values from ('2020-01-01') to ('2020-01-02')")
     names = [f"bridge.{name}" for name in LARGE]
-    before = dict(old_db.rows(tables, names))
+    kept = [*names, *(f"bridge.{name}" for name in BOUNDED)]
+    before = dict(old_db.rows(tables, kept))
     indexes = "select indexrelid::regclass::text from pg_index where indrelid = any (%s::regclass[]) and indisvalid"
     checks = "select conname from pg_constraint where conrelid = any (%s::regclass[]) and contype <> 'n' and convalidated"
     places = [*names, "bridge.attempt_20200101"]
     had = old_db.rows(indexes, places) + old_db.rows(checks, places)
     schema.install(old_db.dsn)
-    after = dict(old_db.rows(tables, names))
+    after = dict(old_db.rows(tables, kept))
     assert {name: after[name] for name in before} == before
     assert set(old_db.rows(indexes, places) + old_db.rows(checks, places)) <= set(had)
 

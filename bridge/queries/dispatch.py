@@ -27,6 +27,7 @@ __all__ = [
     "mark_missing",
     "mark_published",
     "next_look",
+    "raise_floors",
     "ready_queues",
     "report_drainer",
     "republish",
@@ -147,6 +148,12 @@ def republish(connection: Connection, drainer: UUID, shipment: UUID, tokens: Col
     """Claim again those of these that have been missing for long enough."""
     rows = connection.execute(_REPUBLISH, (drainer, shipment, list(tokens)), binary=True)
     return [Claimed._make(row) for row in rows]
+
+
+def raise_floors(connection: Connection, queues: Collection[str], look: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Raise the floors of queues that were claimed from; what to give the next call, or None. See ``bridge.raise_floors``."""
+    row = connection.execute("select bridge.raise_floors(%s::text[], %s)", (list(queues), None if look is None else Jsonb(look))).fetchone()
+    return row[0] if row else None
 
 
 def tick_if_late(connection: Connection, source: str) -> dict[str, int] | None:
