@@ -126,8 +126,9 @@ begin
     from bridge.flights() f
     cross join lateral (select * from bridge.inflight i where i.queue = f.queue and i.pos >= f.low and i.state = 'running' and i.taken_by is null offset 0) i
     left join bridge.worker w on w.id = i.worker
-    where (w.lost_at is not null or w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
-      or (w.id is null and i.started_at < p_now - v_lost and i.queue <> 'bridge.calls'))
+    where w.stopped_at is not null or i.missing_since < p_now - 2 * v_beat
+      -- A start is a sign of life as well: a worker whose reports do not get through may begin what its reports will name again.
+      or (i.started_at < p_now - v_lost and (w.lost_at is not null or (w.id is null and i.queue <> 'bridge.calls')))
     union all
     -- what a dead worker had in hand and had not begun, and no living one has
     select i.seq, i.token, w.id, 'worker ' || w.name || ' died' from bridge.worker w cross join unnest(w.holding) h (token)

@@ -134,6 +134,18 @@ def test_the_run_of_a_worker_that_reports_no_more_is_lost_after_a_while(db: Sess
     assert db.one("select status from bridge.workers") == "lost"
 
 
+def test_what_a_worker_begins_whose_reports_do_not_get_through_is_lost_no_sooner_than_a_report_would_let_it(db: Session) -> None:
+    identity = db.enqueue()
+    db.report()
+    db.do("update bridge.worker set seen_at = clock_timestamp() - interval '1 hour', lost_at = clock_timestamp()")
+    db.run()
+    db.do("update bridge.inflight set started_at = greatest(clock_timestamp(), pg_postmaster_start_time()) + interval '10 seconds'")
+    steady(db)
+    assert lost(db, "25 seconds") == 0
+    assert db.status(identity) == "running"
+    assert lost(db, "45 seconds") == 1
+
+
 def test_a_worker_that_stops_gives_back_what_it_ran_and_held_uncharged(db: Session) -> None:
     running, held, cancelled = db.enqueue(), db.enqueue(), db.enqueue()
     claims = db.claim()
