@@ -332,16 +332,15 @@ begin
   if not found then
     return null;
   end if;
-  if v_row.cancelled_at is not null then
-    perform bridge.end_job(p_seq, 'cancelled', null, v_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
-    return 'cancelled';
-  end if;
-  if v_row.run is null then
-    perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = p_seq;
-    return 'queued';
-  elsif v_row.together and p_pid is null then  -- its worker is gone with all that knew how far the bundle had come
+  if v_row.together and p_pid is null then  -- its worker is gone with all that knew how far the bundle had come
     update bridge.job j set alone = true where j.seq = p_seq;
     return bridge.put_back(v_row);
+  elsif v_row.cancelled_at is not null then
+    perform bridge.end_job(p_seq, 'cancelled', null, v_error, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
+    return 'cancelled';
+  elsif v_row.run is null then
+    perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at) from bridge.job j where j.seq = p_seq;
+    return 'queued';
   end if;
   select j.losses, j.deadline <= clock_timestamp() into v_losses, v_is_late from bridge.job j where j.seq = p_seq;
   if v_is_late then

@@ -46,6 +46,8 @@ begin
   loop
     if v_row.cancelled_at is null then
       perform bridge.again(v_row, 'released', null, clock_timestamp());
+    elsif v_row.together then
+      perform bridge.put_back(v_row);
     else
       perform bridge.end_job(v_row.seq, 'cancelled', null, null, null, 1, v_row.started_at, v_row.run, v_row.worker, v_row.progress);
     end if;

@@ -167,6 +167,19 @@ def test_of_a_worker_that_died_nobody_is_charged_with_a_slice_once(db: Session) 
     assert db.field(claim.id, "losses") == 1
 
 
+@pytest.mark.parametrize("how", ["dies", "stops"])
+def test_what_is_cancelled_in_a_slice_counts_no_attempt_when_its_worker(db: Session, how: str) -> None:
+    """Nobody is left who knows whether it had begun."""
+    claims = published(db, 2)
+    start(db, claims, new_runs(claims))
+    assert db.one("select bridge.cancel(%s)", claims[1].id) == "running"
+    if how == "dies":
+        assert db.one("select bridge.lose(%s, %s, 'worker died', %s)", claims[1].seq, claims[1].token, db.worker) == "cancelled"
+    else:
+        assert db.one("select bridge.stop_worker(%s)", db.worker) == 2
+    assert (db.status(claims[1].id), db.field(claims[1].id, "attempts")) == ("cancelled", 0)
+
+
 def test_bundles_are_for_queues_whose_workers_all_know_them(db: Session) -> None:
     assert sizes(db) == {}, "nobody is there"
     declare(db, {"a.task": 50, "b.task": "time_limit", "c.task": 1})
