@@ -44,6 +44,7 @@ def test_an_outcome_without_room_is_named_and_must_be_sent_at_once() -> None:
     board = Board()
     pid = in_a_child(lambda: not board.hold(HUGE) and board.hold(WHOLE))
     assert board.held(pid) == [WHOLE], "of the other the name alone is kept"
+    assert board.unanswered() == {"token-7"}, "which nobody can write"
 
 
 def test_answered_outcomes_are_forgotten() -> None:
@@ -59,7 +60,9 @@ def test_answered_outcomes_are_forgotten() -> None:
     pid = in_a_child(act)
     assert board.held(pid) == [BARE]
     assert board.at(pid) == 9
-    assert board.unanswered() == set(), "of a process that is no more nobody waits for answers"
+    assert board.unanswered() == {"token-3"}, "the main process is still to write it"
+    board.forget(pid)
+    assert board.unanswered() == set()
 
 
 def test_what_a_process_has_left_outlives_its_successor_until_it_is_written() -> None:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from bridge.local.process import Process
 
 
+# As a disk that is full, for one job: an outage, which is waited out.
+REFUSE = """create or replace function public.refuse() returns trigger language plpgsql as
+  $$ begin raise exception 'no room' using errcode = 'disk_full'; end $$;
+create trigger refuse before insert on bridge.finished for each row when (new.id = '%s') execute function public.refuse()"""
 SHORT = {"heartbeat": "1", "worker_lost": "6", "max_losses": "2"}
 
 
@@ -116,6 +120,24 @@ def test_a_process_that_dies_takes_the_job_that_it_was_at_and_no_other(fleet: Fl
     assert [row[1:] for row in rows] == [(1, 1 if row[0] == "105" else 0) for row in rows]
     outcomes = [outcome for _, outcome in fleet.stack.attempts(ids[5])]
     assert outcomes == ["lost", "succeeded"]
+
+
+def test_what_had_ended_is_not_given_back_when_postgres_does_not_take_it_at_once(fleet: Fleet) -> None:
+    sql = fleet.stack.sql
+    (fleet.folder / "hold-201").touch()
+    ids = fleet.enqueue("bundled.hold", [[number] for number in range(200, 206)])
+    sql.execute(REFUSE % ids[0])
+    pid = fleet.begun(201)
+    (fleet.folder / "begun-200").unlink()
+    os.kill(pid, signal.SIGKILL)
+    lost, alone = (f"select {column} from bridge.job where id = %s" for column in ("losses", "alone"))
+    wait_until(lambda: sql.execute(lost, (ids[1],)).fetchone() == (1,), 30, "the job that it was at to be lost")
+    wait_until(lambda: sql.execute(alone, (ids[5],)).fetchone() != (None,), 30, "the rest to go back")
+    (fleet.folder / "hold-201").unlink()
+    sql.execute("drop trigger refuse on bridge.finished")
+    assert fleet.wait(ids) == {"succeeded": 6}
+    assert fleet.stack.attempts(ids[0]) == [(1, "succeeded")]
+    assert not (fleet.folder / "begun-200").exists(), "it did not run again"
 
 
 def test_what_had_ended_when_its_process_died_stays(fleet: Fleet) -> None:

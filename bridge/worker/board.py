@@ -84,8 +84,9 @@ class Board:
             self._set_used(place, 0)
 
     def unanswered(self) -> set[str]:
-        """The tokens of all living processes' outcomes that have no answer."""
-        return {token for place in self._places() if self._used(place) and self._is_alive(place) for token, _ in self._read(place)}
+        """The tokens of outcomes that have no answer; of dead processes, those that the main process can still write."""
+        used = [(place, self._is_alive(place)) for place in self._places() if self._used(place)]
+        return {token for place, is_alive in used for token, finish in self._read(place) if is_alive or finish is not None}
 
     def leave(self) -> None:
         """The worker stops: processes begin no further job of the bundles that they have."""
