@@ -21,16 +21,27 @@ if TYPE_CHECKING:
 
 # Without a broker that brings messages back by itself: see the last test.
 CRASH: dict[str, Any] = {"faults": 0, "crashes": 1, "repeats": False, "hand": 1}
+# Two jobs in one message, as long as they are together. What travels alone is in the others.
+BUNDLE: dict[str, Any] = {"jobs": 2, "bundle": True, "apart": False, "drainers": 1, "hand": 1, "rules": Rules(max_attempts=1)}
 BOUNDS = {
     "one fault of any kind": (1, {"faults": 1}),
     "a crash of Postgres": (1, {**CRASH, "hand": 2}),
     "a crash of Postgres while people cancel and stop": (1, {**CRASH, "people": 1}),
     "a fault while people cancel and stop": (1, {"faults": 1, "people": 1, "hand": 1}),
     "a fault while the job expires": (1, {"faults": 1, "expires": True, "hand": 1}),
+    "a bundle and a fault": (1, {**BUNDLE, "faults": 1, "workers": 1}),
+    "a bundle, two workers and a fault of others": (1, {**BUNDLE, "faults": 1, "mortal": False}),
+    "a bundle while people cancel and stop": (1, {**BUNDLE, "faults": 0, "people": 2}),
+    "a bundle and a crash of Postgres": (1, {**BUNDLE, **CRASH, "workers": 1}),
+    "a bundle and a crash of Postgres while people cancel and stop": (4, {**BUNDLE, **CRASH, "workers": 1, "people": 1}),
+    "a bundle and a fault while people cancel and stop": (4, {**BUNDLE, "faults": 1, "workers": 1, "people": 1}),
+    "a bundle, two workers and a fault": (4, {**BUNDLE, "faults": 1}),
+    "a bundle and a fault, until all has ended": (4, {**BUNDLE, "faults": 1, "workers": 1, "apart": True}),
     "two jobs": (4, {"jobs": 2, "faults": 0, "hand": 1}),
     "a crash of Postgres and a fault": (4, {**CRASH, "faults": 1}),
     "two crashes of Postgres": (4, {**CRASH, "crashes": 2, "people": 1}),
     "two faults": (4, {"faults": 2, "hand": 1}),
+    "a bundle, two drainers, two workers and a fault": (20, {**BUNDLE, "faults": 1, "drainers": 2, "apart": True}),
     "two jobs and a fault": (20, {"jobs": 2, "faults": 1, "hand": 1}),
     "two faults, two messages in hand": (20, {"faults": 2}),
     "a crash of Postgres and two faults": (20, {**CRASH, "faults": 2}),
@@ -38,6 +49,7 @@ BOUNDS = {
 # Which guard is off, what must happen for that to matter, what of the promise breaks then.
 SUPERSEDED, TWICE = "in a living worker was superseded", "two living workers run"
 NOT_GONE = "its message was not gone"
+CHARGED = "was charged, and had not begun"
 GUARDS: dict[str, tuple[dict[str, Any], str]] = {
     "start_checks_token": ({"faults": 1}, SUPERSEDED),
     "start_checks_state": ({"faults": 1}, TWICE),
@@ -63,6 +75,12 @@ GUARDS: dict[str, tuple[dict[str, Any], str]] = {
     "republish_asks_reports report_ends_missing": ({"faults": 0}, NOT_GONE),
     "attempts_are_bounded": ({"faults": 0}, "has ended 3 attempts, and may 2"),
     "losses_are_bounded": ({"faults": 2}, "was lost 2 times, and may be 1"),
+    "slice_skips_refused": ({**BUNDLE, "faults": 1}, SUPERSEDED),
+    "slice_is_asked_anew": ({**BUNDLE, "faults": 1}, SUPERSEDED),
+    "unbundle_spares_ends": ({**BUNDLE, "faults": 1}, SUPERSEDED),
+    "unbundle_names_run": ({**BUNDLE, "faults": 2}, SUPERSEDED),
+    "put_back_is_free": ({**BUNDLE, "faults": 1}, CHARGED),
+    "lose_spares_slices": ({**BUNDLE, "faults": 1}, CHARGED),
 }
 LONG = {"republish_notes_copies", "losses_are_bounded"}  # whose counterexamples are tens of thousands of states away: with more effort
 
@@ -90,7 +108,7 @@ def test_without_this_guard_the_promise_breaks(guard: str) -> None:
         pytest.skip("BRIDGE_TEST_EFFORT=4 looks for it")
     bounds, said = GUARDS[guard]
     rules = Rules(**dict.fromkeys(guard.split(), False))
-    found = explore(Bounds(**{"hand": 1, **bounds}, rules=rules), most=40_000)
+    found = explore(Bounds(**{"hand": 1, **bounds, "rules": rules}), most=40_000)
     assert said in str(found.broken), shown(found)
 
 
@@ -99,6 +117,11 @@ def test_every_guard_is_switched_off_once() -> None:
     # Of these two no counterexample is known: the others guard what they do.
     spare = {"lose_ends_delivery", "republish_is_forced"}
     assert {name for guard in GUARDS for name in guard.split()} == switches - spare
+
+
+def test_a_bundle_comes_by_all_of_its_steps() -> None:
+    found = explore(Bounds(**BUNDLE, faults=0, people=1))
+    assert found.names >= {"start_many", "begin", "return", "fail", "finish_many", "leave", "terminate", "lose", "unbundle"}
 
 
 def test_a_counterexample_reads_as_a_story() -> None:

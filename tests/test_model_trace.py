@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,42 @@ def test_a_trace_is_accepted_as_it_is_and_refused_without_any_of_its_steps(recor
     for number, record in steps:
         said = refused(records[:number] + records[number + 1 :])
         assert said or record.id in last, str(record)
+
+
+@pytest.fixture
+def bundled(db: Session, dsn: str) -> list[Record]:
+    """A slice of five: one ends, one is cancelled before its turn, one is lost, one is given back, one its worker's death puts back.
+
+    Of a sixth nobody has asked the fence.
+    """
+    trace.install(dsn)
+    for number in range(6):
+        db.enqueue(args=[number], max_attempts=3)
+    claims = db.claim()
+    db.mark(claims)
+    slice_, runs = claims[:5], [uuid.uuid4() for _ in range(5)]
+    columns = [claim.seq for claim in slice_], [claim.token for claim in slice_], db.worker, 1, runs
+    db.do("select bridge.start_many(%s, %s, %s, %s, %s)", *columns)
+    ends, cancelled, lost, left, swept = slice_
+    ended = [ends.seq], runs[:1], [ends.token], [ends.id], ["1"], [None]
+    db.do("select bridge.finish_many(%s, %s, %s, %s, %s, %s::text[])", *ended)
+    db.do("select bridge.cancel(%s)", cancelled.id)
+    db.do("select bridge.start_many(%s, %s, %s, %s, %s)", *columns)
+    db.do("select bridge.lose(%s, %s, 'killed', %s, 1)", lost.seq, lost.token, db.worker)
+    db.do("select bridge.unbundle(%s, %s, 1)", [left.token, claims[5].token], db.worker)
+    db.do("select bridge.lose(%s, %s, 'worker died', %s)", swept.seq, swept.token, db.worker)
+    assert db.rows("select status, attempts, losses from bridge.jobs order by seq") == [
+        ("succeeded", 1, 0), ("cancelled", 0, 0), ("queued", 0, 1), *[("queued", 0, 0)] * 3
+    ]  # fmt: skip
+    return trace.read(dsn)
+
+
+def test_a_trace_of_a_bundle_is_accepted_as_it_is_and_refused_when_what_has_not_begun_is_charged(bundled: list[Record]) -> None:
+    assert replay(bundled, max_losses=5).refused == {}
+    for function in ("unbundle", "lose"):
+        at = [number for number, one in enumerate(bundled) if function in one.by and one.place == "job" and one.after][-1]
+        charged = [*bundled[:at], replace(bundled[at], after={**(bundled[at].after or {}), "losses": 2}), *bundled[at + 1 :]]
+        assert f"{function} may not lead from" in refused(charged), function
 
 
 # Which change of a row is written down otherwise than it was: the function, the column, its new value, what the model says then.

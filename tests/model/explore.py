@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from model.faults import FAULTS, PEOPLE, postgres_crashes
 from model.promise import broken_state, broken_step
 from model.rows import FINAL
-from model.state import canonical
+from model.state import canonical, is_apart
 from model.tick import STEPS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class Explored:
     """What there is to reach, or why the promise does not hold."""
 
+    bounds: Bounds
     states: dict[State, tuple[State, Label] | None] = field(default_factory=dict)
     calm: dict[State, list[tuple[str, State]]] = field(default_factory=dict)  # the steps without faults
     steps: int = 0
@@ -33,14 +34,16 @@ class Explored:
 
 def explore(bounds: Bounds, *, most: int = 10_000_000) -> Explored:
     """All states within the bounds; ends at the first that breaks the promise, with the way that leads there."""
-    keep_void = not (bounds.rules.start_checks_token and bounds.rules.mark_checks_shipment)
-    found = Explored()
+    keep_void = not bounds.rules.know_the_dead()
+    found = Explored(bounds)
     first = canonical(bounds.initial(), keep_void=keep_void)
     found.states[first] = None
     waiting = deque([first])
     while waiting and len(found.states) < most:
         state = waiting.popleft()
         calm = found.calm[state] = []
+        if state != first and not state.older and not bounds.apart and is_apart(state):
+            continue
         for label, raw, is_fault in next_steps(state, bounds):
             found.steps += 1
             found.names.add(label[0])
@@ -78,7 +81,7 @@ def stuck(found: Explored) -> list[State]:
     for state, steps in found.calm.items():
         for _, after in steps:
             backwards.setdefault(after, []).append(state)
-    ends = [state for state in found.calm if has_ended(state)]
+    ends = [state for state in found.calm if has_ended(state) or (not found.bounds.apart and is_apart(state))]
     reached = set(ends)
     while ends:
         for before in backwards.get(ends.pop(), ()):
@@ -112,8 +115,10 @@ def _line(label: Label, state: State) -> str:
         words.append(f"broker {list(state.broker)}")
     words += [f"drainer {drainer.phase}{list(drainer.jobs)}" for drainer in state.drainers if drainer.phase != "idle"]
     for index, one in enumerate(state.workers):
-        told = [f"holds {list(one.hand)}" if one.hand else "", f"runs {one.child[0][1:]}" if one.child else "", "lost" if one.lost else ""]
-        told += ["dead" if not one.up else "", f"must tell {list(one.dying)}" if one.dying else ""]
+        told = [f"holds {list(one.hand)}" if one.hand else "", "lost" if one.lost else "", "" if one.up else "dead"]
+        told += [f"{'keeps' if run.over else 'runs'} {run[:4]}" for run in one.child]
+        told += [f"has {'long ' if bundle.stale else ''}{list(bundle.left())} of a bundle" for bundle in one.bundle]
+        told += [f"must tell {list(map(tuple, one.dying))}" if one.dying else ""]
         if any(told):
             words.append(f"worker {index} {' '.join(filter(None, told))}")
     return " | ".join(words)

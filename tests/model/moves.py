@@ -7,13 +7,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from model import rows as step
-from model.state import IDLE, NOTHING, Child, Drainer, Message, State, Worker
+from model.state import IDLE, NOTHING, Child, Drainer, State, deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from model.rows import Row
-    from model.state import Bounds
+    from model.state import Bounds, Death, Delivery, Message, Worker
 
 Label = tuple[str, ...]
 Step = tuple[Label, State]
@@ -58,8 +58,16 @@ def without(messages: tuple[Message, ...], one: Message) -> tuple[Message, ...]:
 
 def excuse(state: State, job: int, *, of: Callable[[int, Child], bool] = lambda _index, _child: True) -> State:
     """From now on nobody expects anything of these runs of a job."""
+
+    def excused(index: int, runs: tuple[Child, ...]) -> tuple[Child, ...]:
+        return tuple(child._replace(excused=True) if child.job == job and of(index, child) else child for child in runs)
+
     workers = tuple(
-        worker._replace(child=tuple(c._replace(excused=True) if c.job == job and of(index, c) else c for c in worker.child))
+        worker._replace(
+            child=excused(index, worker.child),
+            dying=tuple(dead._replace(ended=excused(index, dead.ended)) for dead in worker.dying),
+            bundle=tuple(one if one.stale else one._replace(slice=excused(index, one.slice)) for one in worker.bundle),
+        )
         for index, worker in enumerate(state.workers)
     )
     return state._replace(workers=workers)
@@ -67,9 +75,9 @@ def excuse(state: State, job: int, *, of: Callable[[int, Child], bool] = lambda 
 
 def back_in_broker(state: State, messages: tuple[Message, ...]) -> State:
     """Messages are in the broker again. If one was missed, a look finds it: it does not come back in the last moment of a grace."""
+    there = deliveries(messages)
     rows = tuple(
-        row._replace(missing=None) if row.place == "published" and (job, row.token) in messages else row
-        for job, row in enumerate(state.rows)
+        row._replace(missing=None) if row.place == "published" and (job, row.token) in there else row for job, row in enumerate(state.rows)
     )
     return state._replace(rows=rows, older=state.older - {rows}, broker=tuple(sorted(state.broker + messages)))
 
@@ -79,9 +87,14 @@ def _unused(used: Iterable[int]) -> int:
     return next(number for number in count(1) if number not in taken)
 
 
+def of_jobs(message: Message) -> str:
+    """What a message has, in words."""
+    return "of job " + " and ".join(str(job) for job, _ in message)
+
+
 def fresh_token(state: State, job: int) -> int:
     """A token that is nowhere."""
-    known = {abs(rows[job].token) for rows in (state.rows, *state.older)} | {token for one, token in state.broker if one == job}
+    known = {abs(rows[job].token) for rows in (state.rows, *state.older)} | {token for one, token in deliveries(state.broker) if one == job}
     for worker in state.workers:
         known |= {token for one, token in (*worker.report, *worker.holds()) if one == job}
     for drainer in state.drainers:
@@ -93,7 +106,7 @@ def fresh_run(state: State, job: int) -> int:
     """A run that is nowhere."""
     known = {rows[job].run for rows in (state.rows, *state.older)}
     for worker in state.workers:
-        known |= {child.run for child in worker.child} | {run for _, _, run in worker.dying}
+        known |= worker.known_runs(job)
     return _unused(known)
 
 
@@ -113,8 +126,8 @@ def all_were_heard(state: State) -> bool:
 
 def claim(state: State, bounds: Bounds) -> Iterator[Step]:
     """A drainer claims one job, or all that are ready; asynchronously."""
-    ready = [job for job, row in enumerate(state.rows) if row.place == "ready"]
-    shipments = [[job] for job in ready] + ([ready] if len(ready) > 1 else [])
+    ready = _ready(state, bounds)
+    shipments = ([] if bounds.bundle and len(ready) > 1 else [[job] for job in ready]) + ([ready] if len(ready) > 1 else [])
     for index in _idle(state):
         for jobs in shipments:
             shipment, rows, taken = fresh_shipment(state), state.rows, []
@@ -123,8 +136,24 @@ def claim(state: State, bounds: Bounds) -> Iterator[Step]:
                 if row:
                     rows = with_row(rows, job, row)
                     taken.append((job, row.token))
-            after = with_drainer(state, index, Drainer("claimed", shipment, tuple(taken)))
+            after = with_drainer(state, index, Drainer("claimed", shipment, _packed(taken, rows, bounds)))
             yield ("claim", f"jobs {jobs}"), commit(after, rows, forced=False)
+
+
+def _ready(state: State, bounds: Bounds) -> list[int]:
+    """What may be claimed; without `apart` no job by itself, but one of which a copy may be in a bundle."""
+    ready = [job for job, row in enumerate(state.rows) if row.place == "ready"]
+    if not bounds.apart:
+        ready = [job for job in ready if not state.rows[job].alone]
+        ready = ready if len(ready) > 1 else [job for job in ready if state.rows[job].token]
+    return ready
+
+
+def _packed(taken: list[Delivery], rows: tuple[Row, ...], bounds: Bounds) -> tuple[Message, ...]:
+    """The messages of a shipment: a bundle, and one of each job that travels alone."""
+    together = tuple(one for one in taken if bounds.bundle and not rows[one[0]].alone)
+    singles = tuple((one,) for one in taken if len(together) < 2 or one not in together)
+    return (together, *singles) if len(together) > 1 else singles
 
 
 def _idle(state: State) -> list[int]:
@@ -138,7 +167,7 @@ def publish(state: State, bounds: Bounds) -> Iterator[Step]:
     for index, drainer in enumerate(state.drainers):
         if drainer.phase in {"claimed", "cut"}:
             after = with_drainer(state, index, drainer._replace(phase="sent") if drainer.phase == "claimed" else IDLE)
-            yield ("publish",), back_in_broker(after, drainer.jobs)
+            yield ("publish",), back_in_broker(after, drainer.messages)
         if drainer.phase == "cut":
             yield ("give up",), with_drainer(state, index, IDLE)
 
@@ -175,7 +204,7 @@ def note_found(state: State, bounds: Bounds) -> Iterator[Step]:
     """A drainer looks again, and the message is there."""
     del bounds
     for job, row in enumerate(state.rows):
-        if row.place == "published" and row.missing is not None and (job, row.token) in state.broker:
+        if row.place == "published" and row.missing is not None and (job, row.token) in deliveries(state.broker):
             yield ("mark_found", f"job {job}"), commit(state, with_row(state.rows, job, row._replace(missing=None)), forced=False)
 
 
@@ -183,7 +212,7 @@ def _seems_gone(state: State, bounds: Bounds, job: int) -> bool:
     """The evidence of one look."""
     message, rules = (job, state.rows[job].token), bounds.rules
     named = any(not worker.lost and message in worker.report for worker in state.workers)
-    return not (rules.republish_asks_reports and named) and not (rules.republish_asks_broker and message in state.broker)
+    return not (rules.republish_asks_reports and named) and not (rules.republish_asks_broker and message in deliveries(state.broker))
 
 
 def republish(state: State, bounds: Bounds) -> Iterator[Step]:
@@ -195,7 +224,7 @@ def republish(state: State, bounds: Bounds) -> Iterator[Step]:
             shipment = fresh_shipment(state)
             taken = step.republish(row, bounds.rules, shipment)
             if taken and _seems_gone(state, bounds, job):
-                after = with_drainer(state, index, Drainer("claimed", shipment, ((job, row.token),)))
+                after = with_drainer(state, index, Drainer("claimed", shipment, (((job, row.token),),)))
                 after = commit(after, with_row(state.rows, job, taken), forced=bounds.rules.republish_is_forced)
                 yield ("republish", f"job {job}"), excuse(after, job, of=lambda i, _: state.workers[i].lost)
 
@@ -209,16 +238,21 @@ def pop(state: State, bounds: Bounds) -> Iterator[Step]:
         if worker.up and len(worker.hand) < bounds.hand:
             for message in sorted(set(state.broker)):
                 after = with_worker(state, index, worker._replace(hand=tuple(sorted((*worker.hand, message)))))
-                yield ("pop", f"by {index}", f"of job {message[0]}"), after._replace(broker=without(state.broker, message))
+                yield ("pop", f"by {index}", of_jobs(message)), after._replace(broker=without(state.broker, message))
+
+
+def singles(worker: Worker) -> list[Message]:
+    """Messages of one job that a worker may begin now."""
+    idle = worker.up and not worker.child and not worker.bundle
+    return [message for message in sorted(set(worker.hand)) if len(message) == 1] if idle else []
 
 
 def start(state: State, bounds: Bounds) -> Iterator[Step]:
     """A child asks the fence; a refused copy is gone."""
     for index, worker in enumerate(state.workers):
-        if not worker.up or worker.child:
-            continue
-        for job, token in sorted(set(worker.hand)):
-            rest = worker._replace(hand=without(worker.hand, (job, token)))
+        for message in singles(worker):
+            ((job, token),) = message
+            rest = worker._replace(hand=without(worker.hand, message))
             row, run = state.rows[job], fresh_run(state, job)
             begun = step.start(row, bounds.rules, token, run, index)
             if begun is None:
@@ -232,7 +266,7 @@ def start(state: State, bounds: Bounds) -> Iterator[Step]:
 def end_run(state: State, bounds: Bounds) -> Iterator[Step]:
     """A run ends, in a worker or an orphan; its outcome is on disk."""
     for index, worker in enumerate(state.workers):
-        for child in worker.child:
+        for child in () if worker.bundle else worker.child:
             for name, ends in (("finish", step.finish), ("fail", step.fail)):
                 row = ends(state.rows[child.job], bounds.rules, child.token, child.run)
                 rows = with_row(state.rows, child.job, row)
@@ -241,21 +275,27 @@ def end_run(state: State, bounds: Bounds) -> Iterator[Step]:
 
 
 def tell_death(state: State, bounds: Bounds) -> Iterator[Step]:
-    """The main process tells that a child of its own is dead."""
+    """The main process tells that a child of its own is dead, and which job it was at."""
     for index, worker in enumerate(state.workers):
         for dead in worker.dying if worker.up else ():
-            job, token, run = dead
-            rest = worker._replace(dying=tuple(one for one in worker.dying if one != dead))
-            row = step.lose(state.rows[job], bounds.rules, token, run=run)
-            after = commit(state, with_row(state.rows, job, row), forced=True) if row else state
-            yield ("lose", f"by {index}", f"of job {job}"), with_worker(after, index, rest)
+            for job, token, run in dead.at:
+                row = step.lose(state.rows[job], bounds.rules, token, run=run)
+                after = commit(state, with_row(state.rows, job, row), forced=True) if row else state
+                yield ("lose", f"by {index}", f"of job {job}"), with_dead(after, index, dead, dead._replace(at=()))
+
+
+def with_dead(state: State, index: int, dead: Death, rest: Death) -> State:
+    """The state with less of a death to be told."""
+    worker = state.workers[index]
+    told = tuple(rest if one == dead else one for one in worker.dying)
+    return with_worker(state, index, worker._replace(dying=tuple(one for one in told if one.at or one.ended or one.left)))
 
 
 def stop_run(state: State, bounds: Bounds) -> Iterator[Step]:
     """The main process stops a run that somebody has cancelled."""
     del bounds
     for index, worker in enumerate(state.workers):
-        for child in worker.child if worker.up else ():
+        for child in worker.child if worker.up and not worker.bundle else ():
             row = step.terminate(state.rows[child.job], child.token, index)
             if row:
                 after = commit(state, with_row(state.rows, child.job, row), forced=True)
@@ -267,8 +307,9 @@ def expire(state: State, bounds: Bounds) -> Iterator[Step]:
     if not bounds.expires:
         return
     for index, worker in enumerate(state.workers):
-        for job, token in sorted(set(worker.hand)) if worker.up else ():
-            rest = with_worker(state, index, worker._replace(hand=without(worker.hand, (job, token))))
+        for message in sorted(set(worker.hand)) if worker.up else ():
+            ((job, token),) = message  # what expires travels alone
+            rest = with_worker(state, index, worker._replace(hand=without(worker.hand, message)))
             row = step.expire(state.rows[job], bounds.rules, token, index)
             waited = state.rows[job].place != "running"
             after = commit(rest, with_row(state.rows, job, row), forced=True) if row else rest
@@ -298,6 +339,6 @@ def _heard(state: State, job: int, worker: int, named: bool, bounds: Bounds) -> 
         return row
     if named and (row.place == "running" or bounds.rules.report_ends_missing):
         return row._replace(missing=None)
-    if (job, row.token) in state.broker and bounds.rules.republish_asks_broker:
+    if (job, row.token) in deliveries(state.broker) and bounds.rules.republish_asks_broker:
         return row
     return row._replace(missing=tuple(one for one in row.missing if one != worker))

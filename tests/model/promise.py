@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from model.rows import FINAL, FLYING
+from model.state import deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from model.moves import Label
+    from model.rows import Row
     from model.state import Bounds, Child, State, Worker
 
 
@@ -31,7 +33,7 @@ def broken_state(state: State, bounds: Bounds) -> str | None:
 
 def _living(state: State, job: int) -> Iterator[Child]:
     """Runs of a job that nothing excuses from being the one."""
-    return (child for worker in _heard(state) for child in worker.child if child.job == job and not child.excused)
+    return (child for worker in _heard(state) for child in worker.runs() if child.job == job and not child.excused)
 
 
 def _heard(state: State) -> Iterator[Worker]:
@@ -51,13 +53,19 @@ def broken_step(before: State, label: Label, after: State) -> str | None:
             return f"job {job} was published again, and its message was not gone"
         if name == "mark_published" and old.place != new.place == "published" and not _has_sent(before, after, job, new.token):
             return f"job {job} is called published, and nobody has sent its message"
-    return _broken_end(before, label, after) if name in {"finish", "fail"} else None
+        if name != "postgres crashes" and _was_charged(old, new) and (job, old.run) in before.unbegun:
+            return f"job {job} was charged, and had not begun"
+    return _broken_end(before, label, after) if name in {"finish", "fail", "finish_many"} else None
+
+
+def _was_charged(old: Row, new: Row) -> bool:
+    return new.attempts > old.attempts or new.losses > old.losses
 
 
 def _is_about(state: State, job: int, token: int) -> bool:
     """Whether a copy of a delivery is in the broker, or with a worker that lives and is heard."""
-    return (job, token) in state.broker or any(
-        (job, token) in worker.hand or any((c.job, c.token) == (job, token) and not c.excused for c in worker.child)
+    return (job, token) in deliveries(state.broker) or any(
+        (job, token) in worker.not_begun() or any((c.job, c.token) == (job, token) and not c.excused for c in worker.runs())
         for worker in _heard(state)
     )
 
@@ -68,8 +76,13 @@ def _has_sent(before: State, after: State, job: int, token: int) -> bool:
 
 
 def _broken_end(before: State, label: Label, after: State) -> str | None:
-    worker = before.workers[int(label[1].removeprefix("by "))]
-    for child in worker.child:
+    index = int(label[1].removeprefix("by "))
+    worker = before.workers[index]
+    told = list(worker.runs())
+    for child in after.workers[index].runs():
+        if child in told:
+            told.remove(child)
+    for child in told:
         counted = before.rows[child.job] != after.rows[child.job]
         row = before.rows[child.job]
         if counted and row.run != child.run and not (row.run == 0 and row.token == child.token):

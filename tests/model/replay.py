@@ -90,13 +90,13 @@ class Story:
         if place == "finished":
             return Row(has["status"], attempts=has["attempts"], losses=has["losses"])
         job = self.jobs[seq]
-        counts = {"attempts": job["attempts"], "losses": job["losses"]}
+        counts = {"attempts": job["attempts"], "losses": job["losses"], "alone": bool(job["alone"])}
         if place != "inflight":
             return Row("ready" if place == "held" else place, self._number(has.get("token")), **counts)
         return Row(
             has["state"], self._number(has["token"]), has["copied"], self._number(has["shipment"]), self._number(has["run"]),
             step.NOBODY if has["worker"] is None else self._number(has["worker"]), None if has["missing_since"] is None else (),
-            has["cancelled_at"] is not None, **counts,
+            has["cancelled_at"] is not None, together=bool(has["together"]), **counts,
         )  # fmt: skip
 
     def _judge(self, before: Row | None, after: Row | None, fresh: int) -> str | None:

@@ -15,7 +15,10 @@ NOBODY = -1
 
 
 class Row(NamedTuple):
-    """What Postgres knows of a job. `missing` is None, or whose reports are to be heard before what is missing counts as gone."""
+    """What Postgres knows of a job. `missing` is None, or whose reports are to be heard before what is missing counts as gone.
+
+    `together` is a run that was started with others of its bundle, and has perhaps not begun; `alone` a job that goes into none any more.
+    """
 
     place: str = "ready"
     token: int = 0
@@ -27,10 +30,12 @@ class Row(NamedTuple):
     stop: bool = False
     attempts: int = 0
     losses: int = 0
+    together: bool = False
+    alone: bool = False
 
     def waits(self, place: str = "ready", token: int = 0) -> Row:
         """Back where it waits, its flight over."""
-        return Row(place, token, attempts=self.attempts, losses=self.losses)
+        return Row(place, token, attempts=self.attempts, losses=self.losses, alone=self.alone)
 
     def ends(self, place: str, counted: int = 0) -> Row:
         """Into history."""
@@ -69,6 +74,16 @@ class Rules:
     report_ends_missing: bool = True
     attempts_are_bounded: bool = True
     losses_are_bounded: bool = True
+    slice_skips_refused: bool = True
+    slice_is_asked_anew: bool = True
+    unbundle_spares_ends: bool = True
+    unbundle_names_run: bool = True
+    put_back_is_free: bool = True
+    lose_spares_slices: bool = True
+
+    def know_the_dead(self) -> bool:
+        """Whether nothing comes of a dead copy."""
+        return self.start_checks_token and self.mark_checks_shipment and self.slice_skips_refused and self.slice_is_asked_anew
 
 
 PRODUCT = Rules()
@@ -105,13 +120,20 @@ def republish(row: Row, rules: Rules, shipment: int) -> Row | None:
     return row._replace(place="claimed", missing=None, copied=rules.republish_notes_copies, shipment=shipment)
 
 
-def start(row: Row, rules: Rules, token: int, run: int, worker: int) -> Row | None:
+def start(row: Row, rules: Rules, token: int, run: int, worker: int, *, together: bool = False) -> Row | None:
     """The fence."""
     if row.place not in FLYING or (rules.start_checks_token and row.token != token):
         return None
     if rules.start_checks_state and row.place == "running":
         return None
-    return row._replace(place="running", run=run, worker=worker, missing=None)
+    return row._replace(place="running", run=run, worker=worker, missing=None, together=together)
+
+
+def start_again(row: Row, run: int) -> Row | None:
+    """The fence is asked anew about a run of a slice that has not begun: it goes on, or has been cancelled."""
+    if row.place != "running" or row.run != run:
+        return None
+    return row.ends("cancelled") if row.stop else row
 
 
 def is_forced(row: Row, rules: Rules) -> bool:
@@ -146,13 +168,13 @@ def fail(row: Row, rules: Rules, token: int, run: int) -> Row | None:
 
 def lose(row: Row, rules: Rules, token: int, *, run: int | None = None, worker: int | None = None) -> Row | None:
     """Whoever had this delivery is dead: a child whose run was `run` (0: it had not begun), or a `worker`."""
-    if row.place not in FLYING or row.token != token:
-        return None
     another_run = run is not None and rules.lose_names_run and row.run != run
     another_worker = worker is not None and rules.sweep_names_worker and row.worker != worker
-    if row.place == "running" and (another_run or another_worker):
+    if row.place not in FLYING or row.token != token or (row.place == "running" and (another_run or another_worker)):
         return None
     kept = 0 if rules.lose_ends_delivery else row.token
+    if row.together and run is None and rules.lose_spares_slices:
+        return put_back(row, rules, alone=True)
     if row.stop:
         return row.ends("cancelled", 1)
     if row.place != "running":
@@ -167,11 +189,27 @@ def release(row: Row, token: int) -> Row | None:
     return row.waits() if row.place in WITH_BROKER and row.token == token else None
 
 
+def unbundle(row: Row, rules: Rules, token: int, run: int, *, alone: bool) -> Row | None:
+    """Give back what of a bundle has not begun: of what runs, the run that its process had started."""
+    if row.place not in FLYING or row.token != token:
+        return None
+    if row.place == "running":
+        return put_back(row, rules, alone=alone) if row.run == run or not rules.unbundle_names_run else None
+    return row.waits()._replace(alone=row.alone or alone)
+
+
+def put_back(row: Row, rules: Rules, *, alone: bool) -> Row:
+    """A run that has perhaps not begun is over."""
+    if row.stop:
+        return row.ends("cancelled")
+    return row._replace(losses=row.losses + (not rules.put_back_is_free), alone=row.alone or alone).waits()
+
+
 def break_off(row: Row, worker: int) -> Row | None:
     """A worker that has stopped gives back a run of its own."""
     if row.place != "running" or row.worker != worker:
         return None
-    return row.ends("cancelled", 1) if row.stop else row.waits()
+    return row.ends("cancelled", int(not row.together)) if row.stop else row.waits()
 
 
 def expire(row: Row, rules: Rules, token: int, worker: int) -> Row | None:

@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from model.rows import PRODUCT, Row, Rules
 
-Message = tuple[int, int]  # job, token
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Delivery = tuple[int, int]  # job, token
+Message = tuple[Delivery, ...]  # one delivery, or those of a bundle
+Start = tuple[int, int, int]  # job, token, run; 0: not started
 GONE = -1  # a run that no row knows
 NOTHING: frozenset[tuple[Row, ...]] = frozenset()
 
 
+def deliveries(messages: Iterable[Message]) -> tuple[Delivery, ...]:
+    """What is in messages."""
+    return tuple(delivery for message in messages for delivery in message)
+
+
 class Child(NamedTuple):
-    """A run in a pool process; excused when its worker was rightly or wrongly taken for dead, or people ended the job."""
+    """A run in a pool process; excused when its worker was rightly or wrongly taken for dead, or people ended the job.
+
+    `over` is one of a bundle whose task has returned, and whose success is kept, to be written together with others.
+    """
 
     job: int
     token: int
     run: int
     excused: bool = False
+    over: bool = False
+
+
+class Bundle(NamedTuple):
+    """What a pool process has of a bundle: runs of its slice that have not begun, deliveries that it has not asked the fence about."""
+
+    slice: tuple[Child, ...] = ()
+    rest: tuple[Delivery, ...] = ()
+    stale: bool = False  # the fence was asked about the slice too long ago
+
+    def left(self) -> tuple[Start, ...]:
+        """All that has not begun."""
+        return (*((run.job, run.token, run.run) for run in self.slice), *((job, token, 0) for job, token in self.rest))
+
+
+class Death(NamedTuple):
+    """What a main process has to tell of a process that is dead or has left something, in this order."""
+
+    at: tuple[Start, ...] = ()  # the delivery that it was at: none or one
+    ended: tuple[Child, ...] = ()  # runs whose success it had kept
+    left: tuple[Start, ...] = ()  # of a bundle: all others
+    alone: bool = True
 
 
 class Worker(NamedTuple):
@@ -27,14 +62,32 @@ class Worker(NamedTuple):
     up: bool = True
     lost: bool = False
     heard: bool = True  # since Postgres was started
-    report: tuple[Message, ...] = ()
+    report: tuple[Delivery, ...] = ()
     hand: tuple[Message, ...] = ()  # not begun
-    child: tuple[Child, ...] = ()  # none or one
-    dying: tuple[tuple[int, int, int], ...] = ()  # job, token, run (0: not begun) of a child whose death the main process has to tell
+    child: tuple[Child, ...] = ()  # one that runs at most; of a bundle, those that are over as well
+    dying: tuple[Death, ...] = ()
+    bundle: tuple[Bundle, ...] = ()  # none or one
 
-    def holds(self) -> tuple[Message, ...]:
+    def not_begun(self) -> tuple[Delivery, ...]:
+        """What it is still to begin."""
+        return (*deliveries(self.hand), *(start[:2] for bundle in self.bundle for start in bundle.left()))
+
+    def holds(self) -> tuple[Delivery, ...]:
         """What it would report now."""
-        return tuple(sorted({*self.hand, *((c.job, c.token) for c in self.child), *((job, token) for job, token, _ in self.dying)}))
+        dead = (start[:2] for dead in self.dying for start in (*dead.at, *dead.left))
+        return tuple(sorted({*self.not_begun(), *dead, *((child.job, child.token) for child in self.runs())}))
+
+    def runs(self) -> Iterator[Child]:
+        """Runs that have begun, and whose outcome is not written."""
+        yield from self.child
+        for dead in self.dying:
+            yield from dead.ended
+
+    def known_runs(self, job: int) -> set[int]:
+        """Numbers of a job's runs that it knows of, whether or not they have begun."""
+        starts = [start for bundle in self.bundle for start in bundle.left()]
+        starts += [start for dead in self.dying for start in (*dead.at, *dead.left)]
+        return {child.run for child in self.runs() if child.job == job} | {run for one, _, run in starts if one == job}
 
 
 class Drainer(NamedTuple):
@@ -42,7 +95,12 @@ class Drainer(NamedTuple):
 
     phase: str = "idle"
     shipment: int = 0
-    jobs: tuple[Message, ...] = ()
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def jobs(self) -> tuple[Delivery, ...]:
+        """What is in them."""
+        return deliveries(self.messages)
 
 
 IDLE = Drainer()
@@ -60,6 +118,20 @@ class State(NamedTuple):
     faults: int
     crashes: int
     people: int
+    unbegun: frozenset[tuple[int, int]] = frozenset()  # job, run: started with others of a slice, and not begun
+
+
+def is_apart(state: State) -> bool:
+    """Whether nothing is in a bundle any more, nor has to be told of one, and no two jobs are about to come into one."""
+    messages = [*state.broker, *(message for drainer in state.drainers for message in drainer.messages)]
+    messages += [message for worker in state.workers for message in worker.hand]
+    return (
+        all(len(message) == 1 for message in messages)
+        and not any(worker.dying or any(one.left() for one in worker.bundle) for worker in state.workers)
+        and not any(child.over or not child.excused for worker in state.workers if worker.bundle for child in worker.child)
+        and not any(row.together for row in state.rows)
+        and sum(row.place in {"ready", "claimed"} and row.token > 0 and not row.alone for row in state.rows) < 2
+    )
 
 
 @dataclass(frozen=True)
@@ -67,6 +139,8 @@ class Bounds:
     """How much of everything there is."""
 
     jobs: int = 1
+    bundle: bool = False  # jobs that are claimed together travel in one message
+    apart: bool = True  # go on with jobs that travel alone because their bundle has come to its end
     drainers: int = 2
     workers: int = 2
     faults: int = 2  # of any kind but crashes of Postgres
@@ -75,6 +149,7 @@ class Bounds:
     hand: int = 2  # messages that a worker takes before it has begun them
     expires: bool = False
     repeats: bool = True  # the broker may bring a message back
+    mortal: bool = True  # a worker may die, or be taken for dead
     rules: Rules = PRODUCT
 
     def initial(self) -> State:
@@ -100,41 +175,66 @@ def _names(state: State, worker: int) -> bool:
     return any(row.worker == worker for row in state.rows)
 
 
-def _without_void(state: State, live: set[Message], *, keep_void: bool) -> State:
-    """Tokens that no row can have again become 0; messages with such a token go, where nothing could mistake them for others."""
+def _without_void(state: State, live: set[Delivery], *, keep_void: bool) -> State:
+    """Tokens that no row can have again become 0; messages with such tokens alone go, where nothing could mistake them for others."""
 
     def void(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        if all(message in live for message in messages):
+        if all(delivery in live for message in messages for delivery in message):
             return messages
-        changed = (message if message in live else (message[0], 0) for message in messages)
-        return tuple(sorted(message for message in changed if keep_void or message[1]))
+        changed = (tuple(one if one in live else (one[0], 0) for one in message) for message in messages)
+        return tuple(sorted(message for message in changed if keep_void or any(token for _, token in message)))
 
     runs = {(job, row.run) for rows in (state.rows, *state.older) for job, row in enumerate(rows)}
 
     def renamed(worker: Worker) -> Worker:
-        up, lost, heard, report, hand, child, dying = worker
-        if not (report or hand or child or dying):
+        up, lost, heard, report, hand, child, dying, bundle = worker
+        if not (report or hand or child or dying or bundle):
             return worker
-        if not all(message in live for message in report):
-            report = tuple(message for message in report if message in live)
-        if child:
-            child = (_named(child[0], live, runs),)
-        if dying:
-            dying = tuple((job, token, run if (job, run) in runs else GONE) for job, token, run in dying if (job, token) in live)
-        return Worker(up, lost, heard, report, void(hand), child, dying)
+        if not all(delivery in live for delivery in report):
+            report = tuple(delivery for delivery in report if delivery in live)
+        child = tuple(_named(one, live, runs) for one in child)
+        dead = (_dead(one, live, runs) for one in dying)
+        dying = tuple(one for one in dead if one.at or one.ended or one.left)
+        if bundle:
+            child, bundle = _without_dead(child, _in_bundle(bundle[0], live, runs), keep_void=keep_void)
+        return Worker(up, lost, heard, report, void(hand), child, dying, bundle)
 
     workers = tuple(map(renamed, state.workers))
     drainers = tuple(
-        drainer if drainer.phase == "idle" or keep_void or any(message in live for message in drainer.jobs) else IDLE
+        drainer if drainer.phase == "idle" or keep_void or any(delivery in live for delivery in drainer.jobs) else IDLE
         for drainer in state.drainers
     )
-    rows, older, broker, _, _, *rest = state
-    return State(rows, older, void(broker), drainers, workers, *rest)
+    return state._replace(broker=void(state.broker), drainers=drainers, workers=workers, unbegun=state.unbegun & runs)
 
 
-def _named(child: Child, live: set[Message], runs: set[Message]) -> Child:
-    job, token, run, excused = child
-    return Child(job, token if (job, token) in live else 0, run if (job, run) in runs else GONE, excused)
+def _named(child: Child, live: set[Delivery], runs: set[tuple[int, int]]) -> Child:
+    job, token, run, excused, over = child
+    return Child(job, token if (job, token) in live else 0, run if (job, run) in runs else GONE, excused, over)
+
+
+def _start(start: Start, live: set[Delivery], runs: set[tuple[int, int]]) -> Start:
+    job, token, run = start
+    return job, token if (job, token) in live else 0, run if (job, run) in runs else GONE
+
+
+def _dead(dead: Death, live: set[Delivery], runs: set[tuple[int, int]]) -> Death:
+    at, left = (tuple(_start(one, live, runs) for one in some if one[:2] in live) for some in (dead.at, dead.left))
+    return Death(at, tuple(_named(one, live, runs) for one in dead.ended if (one.job, one.token) in live), left, dead.alone)
+
+
+def _in_bundle(bundle: Bundle, live: set[Delivery], runs: set[tuple[int, int]]) -> Bundle:
+    rest = tuple(one if one in live else (one[0], 0) for one in bundle.rest)
+    return Bundle(tuple(_named(one, live, runs) for one in bundle.slice), rest, bundle.stale)
+
+
+def _without_dead(child: tuple[Child, ...], bundle: Bundle, *, keep_void: bool) -> tuple[tuple[Child, ...], tuple[Bundle, ...]]:
+    """What a process has of a bundle, but for what the fence will refuse: an old slice's dead runs, and the rest when it is dead."""
+    if not keep_void:
+        child = tuple(run for run in child if run.token or not (run.over and run.excused))
+        slice_ = tuple(run for run in bundle.slice if run.token or not bundle.stale)
+        rest = bundle.rest if any(token for _, token in bundle.rest) else ()
+        bundle = Bundle(slice_, rest, bundle.stale and bool(slice_))
+    return child, (bundle,) if child or bundle != Bundle() else ()
 
 
 def _swapped(state: State) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from model import rows as step
+from model.bundle import BUNDLE_STEPS
 from model.moves import (
     all_were_heard,
     claim,
@@ -27,7 +28,7 @@ from model.moves import (
     with_worker,
 )  # fmt: skip
 from model.rows import FLYING
-from model.state import Worker
+from model.state import Worker, deliveries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,8 +71,9 @@ def grace_is_over(state: State, but: int) -> bool:
     if not all_were_heard(state):
         return False
     living = {index for index, worker in enumerate(state.workers) if worker.up and not worker.lost and index != but}
+    there = deliveries(state.broker)
     missed = [(job, row) for job, row in enumerate(state.rows) if row.place == "published" and row.missing is not None]
-    return all((job, row.token) not in state.broker and not living & set(row.missing or ()) for job, row in missed)
+    return all((job, row.token) not in there and not living & set(row.missing or ()) for job, row in missed)
 
 
 def unheard(state: State, index: int) -> State:
@@ -80,7 +82,9 @@ def unheard(state: State, index: int) -> State:
         row._replace(missing=tuple(one for one in row.missing if one != index)) if row.place == "published" and row.missing else row
         for row in state.rows
     )
-    return with_worker(state, index, state.workers[index]._replace(lost=True))._replace(rows=rows, older=state.older - {rows})
+    worker = state.workers[index]
+    old = tuple(bundle._replace(stale=bool(bundle.slice)) for bundle in worker.bundle)
+    return with_worker(state, index, worker._replace(lost=True, bundle=old))._replace(rows=rows, older=state.older - {rows})
 
 
 def note_unheld(state: State, bounds: Bounds) -> Iterator[Step]:
@@ -128,7 +132,7 @@ def restart(state: State, bounds: Bounds) -> Iterator[Step]:
     """In the place of a worker that is dead, and of which the rows know no more, comes a new one."""
     del bounds
     for index, worker in enumerate(state.workers):
-        if not worker.up and not worker.child and worker.lost:
+        if not worker.up and not worker.child and not worker.bundle and worker.lost:
             known = {(job, row.token) for job, row in enumerate(state.rows) if row.place in FLYING}
             named = any(rows[job].worker == index for rows in (state.rows, *state.older) for job in range(len(rows)))
             if not named and not known & set(worker.report):
@@ -137,5 +141,5 @@ def restart(state: State, bounds: Bounds) -> Iterator[Step]:
 
 STEPS = (
     claim, publish, mark, unclaim, note_missing, note_found, republish, pop, start, end_run, tell_death, stop_run, expire, report, come_due,
-    unclaim_dead, declare_dead, note_unheld, sweep_reads, sweep_acts, restart,
+    unclaim_dead, declare_dead, note_unheld, sweep_reads, sweep_acts, restart, *BUNDLE_STEPS,
 )  # fmt: skip

@@ -14,12 +14,12 @@ import psycopg
 
 # Of each table, what the model has a word for.
 COLUMNS = {
-    "job": ("seq", "id", "attempts", "losses", "max_attempts", "deadline"),
+    "job": ("seq", "id", "attempts", "losses", "max_attempts", "deadline", "alone"),
     "blocked": ("seq",),
     "scheduled": ("seq",),
     "ready": ("seq", "token"),
     "held": ("seq", "token"),
-    "inflight": ("seq", "state", "token", "copied", "shipment", "run", "worker", "missing_since", "cancelled_at"),
+    "inflight": ("seq", "state", "token", "copied", "shipment", "run", "worker", "missing_since", "cancelled_at", "together"),
     "finished": ("seq", "id", "status", "attempts", "losses", "run"),
     "attempt": ("seq", "id", "outcome", "run"),
 }

@@ -103,9 +103,22 @@ def note_unheld(seen: Seen) -> Iterator[Row | None]:
         yield seen.row._replace(missing=() if seen.row.missing is None else None)
 
 
-@known_as("start", "start_many")
+@known_as("start")
 def start(seen: Seen) -> Iterator[Row | None]:
     yield step.start(seen.row, seen.rules, seen.row.token, seen.new(seen.after.run), seen.after.worker)
+
+
+@known_as("start_many")
+def start_many(seen: Seen) -> Iterator[Row | None]:
+    """A slice of one, or of several."""
+    run = seen.new(seen.after.run)
+    for together in (False, True):
+        yield step.start(seen.row, seen.rules, seen.row.token, run, seen.after.worker, together=together)
+
+
+@known_as("start_again")
+def start_again(seen: Seen) -> Iterator[Row | None]:
+    yield step.start_again(seen.row, seen.row.run)
 
 
 @known_as("finish", "finish_many")
@@ -138,6 +151,7 @@ def go_on(seen: Seen) -> Iterator[Row | None]:
 def lose(seen: Seen) -> Iterator[Row | None]:
     row = step.lose(seen.row, seen.rules, seen.row.token, run=seen.row.run, worker=seen.row.worker)
     yield from placed(row)
+    yield from placed(step.lose(seen.row, seen.rules, seen.row.token, worker=seen.row.worker))  # a sweep, of a slice
     if row and seen.late and seen.row.place == "running" and not seen.row.stop:
         yield seen.row.ends("failed", 1)
 
@@ -147,12 +161,13 @@ def release(seen: Seen) -> Iterator[Row | None]:
     yield step.release(seen.row, seen.row.token)
 
 
-@known_as("start_again", "unbundle", "put_back")
-def put_back(seen: Seen) -> Iterator[Row | None]:
-    """Of a bundle: what was started with others and has not begun, and what was not started. None of it is charged."""
-    yield from placed(step.release(seen.row, seen.row.token))
-    if seen.row.place == "running":
-        yield from placed(seen.row.ends("cancelled") if seen.row.stop else seen.row.waits())
+@known_as("unbundle")
+def unbundle(seen: Seen) -> Iterator[Row | None]:
+    """In two steps where it has not been started: that it is alone from now on, and its release."""
+    if seen.row.place in WITH_BROKER:
+        yield seen.row._replace(alone=True)
+    for alone in (False, True):
+        yield from placed(step.unbundle(seen.row, seen.rules, seen.row.token, seen.row.run, alone=alone))
 
 
 @known_as("stop_worker")

@@ -18,10 +18,11 @@ NOBODY = 0  # a process id that no run has
 IMAGE = """
     select coalesce(i.state, case when r.seq is not null then 'ready' when s.seq is not null then 'scheduled' end) as place,
       coalesce(i.token, r.token) as token, coalesce(i.copied, false) as copied, i.shipment, i.run, i.worker,
-      i.cancelled_at is not null as stop, j.attempts, j.losses
+      i.cancelled_at is not null as stop, j.attempts, j.losses, coalesce(i.together, false), coalesce(j.alone, false)
     from bridge.job j left join bridge.inflight i using (seq) left join bridge.ready r using (seq) left join bridge.scheduled s using (seq)
     where j.id = %(id)s
-    union all select f.status, null, false, null, null, null, false, f.attempts, f.losses from bridge.finished f where f.id = %(id)s"""
+    union all select f.status, null, false, null, null, null, false, f.attempts, f.losses, false, false from bridge.finished f
+    where f.id = %(id)s"""
 SETTINGS = {"max_losses": PRODUCT.max_losses, "republish_grace": 0}
 
 
@@ -41,7 +42,7 @@ class Walk:
     tokens: list[Any] = field(default_factory=lambda: [None])
     shipments: list[Any] = field(default_factory=lambda: [None])
     runs: list[Any] = field(default_factory=lambda: [None])
-    begun: list[tuple[int, int]] = field(default_factory=lambda: [(0, NOBODY)])  # by run: the worker, and its child's process id
+    begun: list[tuple[int, int, int]] = field(default_factory=lambda: [(0, NOBODY, 0)])  # by run: worker, its child's process id, token
     told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,14 +65,19 @@ class Walk:
         """The row as Postgres has it, in the numbers of the model."""
         found = self.db.rows(IMAGE.replace("%(id)s", f"'{self.id}'"))
         assert len(found) == 1, found
-        place, token, copied, shipment, run, worker, stop, attempts, losses = found[0]
+        place, token, copied, shipment, run, worker, stop, *counts = found[0]
         worker = step.NOBODY if worker is None else self.workers.index(worker)
         numbers = self.tokens.index(token), copied, self.shipments.index(shipment), self.runs.index(run), worker
-        return Row(place, *numbers, None, stop, attempts, losses)
+        return Row(place, *numbers, None, stop, *counts)
 
     def any_of(self, known: list[Any], now: int) -> int:
         """The number of the present one, or of any that there ever was."""
         return now if now and self.chance.random() < 0.7 else self.chance.randrange(len(known))
+
+    def any_run(self) -> tuple[int, int]:
+        """A run, and the delivery that it is of; one whose start a crash forgot may be of any."""
+        run = self.any_of(self.runs, self.row.run)
+        return run, self.begun[run][2] if run else self.any_of(self.tokens, self.row.token)
 
     # Drainers
 
@@ -120,17 +126,56 @@ class Walk:
         assert (run is not None) == (after is not None)
         if after:
             self.runs.append(run)
-            self.begun.append((worker, pid))
+            self.begun.append((worker, pid, number))
         return after
 
+    def do_start_many(self) -> Row | None:
+        """In a slice of its own, or with another that is refused."""
+        number, worker, pid, run = self.any_of(self.tokens, self.row.token), self.chance.randrange(2), len(self.runs), uuid.uuid4()
+        together = self.chance.random() < 0.7
+        seqs, tokens, runs = ([mine, *[another] * together] for mine, another in (
+            (self.seq, self.seq + 1_000_000), (self.tokens[number], uuid.uuid4()), (run, uuid.uuid4()),
+        ))  # fmt: skip
+        started = self.db.one("select bridge.start_many(%s, %s, %s, %s, %s)", seqs, tokens, self.workers[worker], pid, runs)
+        after = step.start(self.row, PRODUCT, number, len(self.runs), worker, together=together) if number else None
+        assert (started != []) == (after is not None)
+        if after:
+            self.runs.append(run)
+            self.begun.append((worker, pid, number))
+        return after
+
+    def do_start_again(self) -> Row | None:
+        """The fence is asked anew about a run that there was."""
+        run = self.any_of(self.runs, self.row.run)
+        worker, pid, _ = self.begun[run]
+        if not run or self.row.place != "running":
+            return None
+        columns = [self.seq], [self.tokens[self.row.token]], self.workers[worker], pid, [self.runs[run]]
+        started = self.db.one("select bridge.start_many(%s, %s, %s, %s, %s)", *columns)
+        after = step.start_again(self.row, run)
+        assert (started != []) == (after == self.row)
+        return after
+
+    def do_unbundle(self) -> Row | None:
+        run, token, alone = self.any_of(self.runs, self.row.run), self.any_of(self.tokens, self.row.token), self.chance.random() < 0.5
+        worker, pid, _ = self.begun[run]
+        self.db.do("select bridge.unbundle(array[%s::uuid], %s, %s, %s)", self.tokens[token], self.workers[worker], pid, alone)
+        return step.unbundle(self.row, PRODUCT, token, run, alone=alone) if token else None
+
+    def do_finish_many(self) -> Row | None:
+        run, token = self.any_run()
+        columns = [self.seq], [self.runs[run] or uuid.uuid4()], [self.tokens[token]], [self.id], ["1"], [None]
+        self.db.do("select bridge.finish_many(%s, %s, %s, %s, %s, %s::text[])", *columns)
+        return step.finish(self.row, PRODUCT, token, run or -1)
+
     def do_finish(self) -> Row | None:
-        run, token = self.any_of(self.runs, self.row.run), self.any_of(self.tokens, self.row.token)
+        run, token = self.any_run()
         call = "select bridge.finish(%s, %s, 'succeeded', p_token => %s)"
         self.db.do(call, self.seq, self.runs[run] or uuid.uuid4(), self.tokens[token])
         return step.finish(self.row, PRODUCT, token, run or -1)
 
     def do_fail(self) -> Row | None:
-        run, token = self.any_of(self.runs, self.row.run), self.any_of(self.tokens, self.row.token)
+        run, token = self.any_run()
         call = "select bridge.fail(%s, %s, '{}', p_token => %s)"
         self.db.do(call, self.seq, self.runs[run] or uuid.uuid4(), self.tokens[token])
         return step.fail(self.row, PRODUCT, token, run or -1)
@@ -138,7 +183,7 @@ class Walk:
     def do_lose(self) -> Row | None:
         """A main process, of a child that had begun a run, or none."""
         run, token = self.any_of(self.runs, self.row.run), self.any_of(self.tokens, self.row.token)
-        worker, pid = self.begun[run]
+        worker, pid, _ = self.begun[run]
         self.db.do("select bridge.lose(%s, %s, 'killed', %s, %s)", self.seq, self.tokens[token], self.workers[worker], pid)
         return step.lose(self.row, PRODUCT, token, run=run) if token else None
 
@@ -173,6 +218,7 @@ class Walk:
     def do_tick(self) -> Row | None:
         if self.row.place in FINAL:
             return None
-        self.db.do("update bridge.scheduled set run_at = clock_timestamp() where seq = %s", self.seq)
+        for table in ("scheduled", "job"):
+            self.db.do(f"update bridge.{table} set run_at = clock_timestamp() where seq = %s", self.seq)
         self.db.do("select bridge.tick('test')")
         return step.come_due(self.row)
