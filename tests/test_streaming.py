@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 import redis
 from celery import Celery, chord
@@ -43,7 +45,7 @@ class Flow:
     marks: dict[str, Path] = field(default_factory=dict)
 
     def start_worker(self) -> Process:
-        self.workers.append(self.stack.start_worker("apps.reports", "--concurrency=1", env=LONG))
+        self.workers.append(self.stack.start_worker("apps.reports", "--concurrency=1", env={**LONG, "BRIDGE_TIMEOUT": "2"}))
         return self.workers[-1]
 
     def worker(self) -> Process:
@@ -66,10 +68,45 @@ class Flow:
         marks = self.marks[identity]
         return [int(line) for line in marks.read_text().split()] if marks.exists() else []
 
+    @contextmanager
+    def unwritten(self, others: int = 5) -> Iterator[tuple[list[str], Path]]:
+        """Jobs of which some are over, the first among them, while Postgres takes no result; and the file that the first waits for."""
+        go = self.folder / f"go-{len(self.marks)}"
+        ids = [self.enqueue(str(go), task="hold"), *(self.enqueue(number) for number in range(others))]
+        self.process_of(ids[0])
+        with self.busy():
+            go.touch()
+            self.ended_for_their_worker(ids[:1])
+            yield ids, go
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Postgres takes no end of a job, and all else."""
+        with psycopg.connect(self.stack.dsn) as other:
+            other.execute("lock table bridge.finished in share mode")
+            yield
+
+    def said(self, words: str) -> None:
+        """Wait for it in the worker's log."""
+        wait_until(lambda: words in self.workers[-1].log_text(), 60, words)
+
+    def reports(self, count: int) -> None:
+        """Wait for so many reports of the worker."""
+        query, seen = "select seen_at from bridge.worker where pid = %s", set()
+
+        def enough() -> bool:
+            seen.update(self.stack.sql.execute(query, (self.workers[-1].pid,)).fetchall())
+            return len(seen) > count
+
+        wait_until(enough, 60, f"{count} reports")
+
+    def over(self, ids: list[str]) -> list[str]:
+        """Those that have returned, as the worker's log has it."""
+        return [one for one in ids if f"[{one}] succeeded" in self.workers[-1].log_text()]
+
     def ended_for_their_worker(self, ids: list[str]) -> None:
-        """Wait until the main process has heard of the end of these, whatever the rows say."""
-        log = self.workers[-1].log_text
-        wait_until(lambda: all(f"[{one}] succeeded" in log() for one in ids), 60, "the tasks to be over")
+        """Wait until the worker's log has the end of these, whatever the rows say."""
+        wait_until(lambda: self.over(ids) == ids, 60, "the tasks to be over")
 
     def ran_once(self, ids: list[str]) -> None:
         """Wait until they have succeeded; none has run twice, or been lost."""
@@ -214,3 +251,22 @@ def test_a_cancel_reaches_what_runs_and_none_of_the_kept_results(flow: Flow, tmp
     flow.stack.sql.execute("select bridge.cancel(%s)", (last,))
     assert flow.stack.wait(last)["status"] == "cancelled"
     flow.ran_once(kept)
+
+
+def test_what_a_process_left_is_written_when_postgres_has_time_for_it(flow: Flow) -> None:
+    with flow.unwritten(others=0) as (over, _):
+        dead = flow.process_of(over[0])
+        os.kill(dead, signal.SIGKILL)
+        flow.said(f"pid:{dead} exited")
+        flow.reports(4)
+    flow.ran_once(over)
+
+
+def test_a_result_counts_whose_process_dies_before_postgres_has_time_for_it(flow: Flow, tmp_path: Path) -> None:
+    last = flow.enqueue(str(tmp_path / "go"), task="die_afterwards")
+    dead = flow.process_of(last)
+    with flow.busy():
+        (tmp_path / "go").touch()
+        flow.said(f"outcomes wait for postgres, their process is dead pid={dead}")
+        flow.reports(4)
+    flow.ran_once([last])

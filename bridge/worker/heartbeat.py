@@ -72,6 +72,7 @@ class Heartbeat(threading.Thread):
         while not self._stopped.is_set():
             try:
                 self._report()
+                outcome.orphans_ended(self._joined)  # which are named in the report: a busy server may keep this waiting
                 self._failures = 0
                 self._give_back()
                 self._pause()
@@ -132,7 +133,6 @@ class Heartbeat(threading.Thread):
 
     def _report(self) -> None:
         self._interval = runs.heartbeat_interval(self._connected())
-        outcome.orphans_ended(self._joined)
         held = _held(self._consumer)
         holding = held.keys() | self._joined.unanswered()  # in this order: an outcome is written there before its task is over here
         stops = runs.report_worker(

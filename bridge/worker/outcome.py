@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -197,7 +198,11 @@ def lost(joined: Membership, delivery: Delivery, reason: str, pid: int | None) -
 
 
 def ended_before(joined: Membership, process: int | None) -> None:
-    """Write what a process had achieved when it died; during an outage the heartbeat does it later."""
+    """Write what a process had achieved when it died: before that nobody may lose what it had.
+
+    Raises:
+        ServerError: Postgres is away, or has no time for it.
+    """
     if process is None:
         return
     kept = joined.board.held(process)
@@ -206,16 +211,17 @@ def ended_before(joined: Membership, process: int | None) -> None:
             runs.finish_many(joined.connections.get(), kept)
     except ServerError as error:
         log.warning("outcomes wait for postgres, their process is dead pid=%d jobs=%d error=%s", process, len(kept), error)
-        return
+        raise
     except psycopg.Error as error:
         log.error("outcomes dropped, postgres refuses them: the jobs run again pid=%d jobs=%d error=%s", process, len(kept), error)  # noqa: TRY400
     joined.board.forget(process)
 
 
 def orphans_ended(joined: Membership) -> None:
-    """The same for all processes that have died, also such as had no job in hand."""
-    for process in joined.board.orphans():
-        ended_before(joined, process)
+    """The same for all processes that have died, also such as had no job in hand; what cannot be written yet waits for the next call."""
+    with suppress(ServerError):
+        for process in joined.board.orphans():
+            ended_before(joined, process)
 
 
 def unbundled(joined: Membership, tokens: list[str], pid: int | None, *, alone: bool) -> None:

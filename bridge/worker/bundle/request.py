@@ -72,12 +72,11 @@ class BundleRequest(Request):
             return
         at = joined.board.at(pid)
         log.warning("a bundle broke off jobs=%d at=%s error=%s", len(self.deliveries), at, exc)
-        outcome.ended_before(joined, pid)
-        waiting = {finish.token for finish in joined.board.held(pid)}  # until Postgres takes them
+        outcome.patiently(lambda: outcome.ended_before(joined, pid))
         for delivery in self.deliveries:
             if delivery.seq == at:
                 outcome.lost(joined, delivery, str(exc), pid)
-        outcome.unbundled(joined, [one.token for one in self.deliveries if one.seq != at and one.token not in waiting], pid, alone=True)
+        outcome.unbundled(joined, [one.token for one in self.deliveries if one.seq != at], pid, alone=True)
 
     def terminate_job(self, token: str, pool: Any, signal: Any) -> None:
         """Stop the process that runs one of its jobs; one that has not begun will find that it is cancelled."""
