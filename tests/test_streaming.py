@@ -13,6 +13,7 @@ import pytest
 import redis
 from celery import Celery, chord
 from fix_effort import EFFORT
+from fix_proxy import proxy_before
 from fix_servers import wait_until
 from invariants import assert_sound
 
@@ -23,11 +24,12 @@ from bridge.worker.board import Board
 from bridge.worker.channel import RunChannel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from fix_sql import Session
     from fix_stack import Stack
+    from laboratory.proxy import Proxy
 
     from bridge.local.process import Process
 
@@ -37,15 +39,18 @@ LONG = {"BRIDGE_STREAMING": "0.5"}  # seconds: something is kept whenever a test
 
 @dataclass
 class Flow:
-    """A drainer, a worker of one process that keeps its results for a while, and the marks that runs leave."""
+    """A drainer, a worker of one process that keeps its results for a while, its way to Postgres, and the marks that runs leave."""
 
     stack: Stack
     folder: Path
+    proxy: Proxy
+    through: str
     workers: list[Process] = field(default_factory=list)
     marks: dict[str, Path] = field(default_factory=dict)
 
     def start_worker(self) -> Process:
-        self.workers.append(self.stack.start_worker("apps.reports", "--concurrency=1", env={**LONG, "BRIDGE_TIMEOUT": "2"}))
+        env = {**LONG, "BRIDGE_DATABASE_URL": self.through, "BRIDGE_TIMEOUT": "2"}
+        self.workers.append(self.stack.start_worker("apps.reports", "--concurrency=1", env=env))
         return self.workers[-1]
 
     def worker(self) -> Process:
@@ -104,6 +109,12 @@ class Flow:
         """Those that have returned, as the worker's log has it."""
         return [one for one in ids if f"[{one}] succeeded" in self.workers[-1].log_text()]
 
+    def hang_up(self) -> None:
+        """End the server's side of what runs say to it: what it has not taken yet it will not take."""
+        end = """select pg_terminate_backend(pid) from pg_stat_activity
+          where application_name = 'bridge run' and datname = current_database()"""
+        wait_until(lambda: not self.stack.sql.execute(end).fetchall(), 30, "connections to end")
+
     def ended_for_their_worker(self, ids: list[str]) -> None:
         """Wait until the worker's log has the end of these, whatever the rows say."""
         wait_until(lambda: self.over(ids) == ids, 60, "the tasks to be over")
@@ -115,11 +126,13 @@ class Flow:
 
 
 @pytest.fixture(scope="module")
-def started(bare_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Flow:
+def started(bare_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     for name, value in SHORT.items():
         bare_stack.sql.execute("update bridge.setting set value = %s where name = %s", (value, name))
     bare_stack.start_drainer()
-    return Flow(bare_stack, tmp_path_factory.mktemp("marks"))
+    proxy, through = proxy_before(bare_stack.dsn)
+    yield Flow(bare_stack, tmp_path_factory.mktemp("marks"), proxy, through)
+    proxy.close()
 
 
 @pytest.fixture
@@ -253,6 +266,32 @@ def test_a_cancel_reaches_what_runs_and_none_of_the_kept_results(flow: Flow, tmp
     flow.ran_once(kept)
 
 
+@pytest.fixture
+def patient(flow: Flow) -> Iterator[Flow]:
+    """Nobody is taken for dead."""
+    change = "update bridge.setting set value = %s where name = 'worker_lost'"
+    flow.stack.sql.execute(change, ("60",))
+    yield flow
+    flow.stack.sql.execute(change, (SHORT["worker_lost"],))
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_a_process_left_while_postgres_was_away_is_written_by_the_main_process_when_it_is_back(flow: Flow) -> None:
+    with flow.unwritten() as (ids, _):
+        flow.proxy.refuse()
+        flow.proxy.cut()
+        over = flow.over(ids)
+        dead = flow.process_of(ids[0])
+        os.kill(dead, signal.SIGKILL)
+        flow.hang_up()
+    flow.said(f"pid:{dead} exited")
+    flow.proxy.heal()
+    flow.ran_once(over)
+    results = [flow.stack.wait(one)["result"] for one in ids]
+    assert results == ["held", *range(len(ids) - 1)]
+    assert all(len(flow.runs(one)) <= 1 + flow.stack.job(one)["losses"] for one in ids)
+
+
 def test_what_a_process_left_is_written_when_postgres_has_time_for_it(flow: Flow) -> None:
     with flow.unwritten(others=0) as (over, _):
         dead = flow.process_of(over[0])
@@ -270,3 +309,47 @@ def test_a_result_counts_whose_process_dies_before_postgres_has_time_for_it(flow
         flow.said(f"outcomes wait for postgres, their process is dead pid={dead}")
         flow.reports(4)
     flow.ran_once([last])
+
+
+def freeze(flow: Flow) -> None:
+    """The whole worker stands still."""
+    os.killpg(flow.workers[-1].pid, signal.SIGSTOP)
+
+
+def thaw(flow: Flow) -> None:
+    os.killpg(flow.workers[-1].pid, signal.SIGCONT)
+
+
+def cut_off(flow: Flow) -> None:
+    """The worker goes on, and does not reach Postgres."""
+    flow.proxy.refuse()
+    flow.proxy.cut()
+
+
+def lead_back(flow: Flow) -> None:
+    flow.proxy.heal()
+
+
+@pytest.mark.parametrize(("strike", "mend"), [(freeze, thaw), (cut_off, lead_back)])
+def test_results_kept_by_a_worker_that_was_taken_for_dead_are_put_aside(
+    flow: Flow, strike: Callable[[Flow], None], mend: Callable[[Flow], None]
+) -> None:
+    with flow.unwritten() as (ids, go):
+        strike(flow)
+        over = flow.over(ids)
+        flow.hang_up()
+        go.unlink()
+    other = flow.stack.start_worker("apps.reports", "--concurrency=1")
+    wait_until(lambda: len(flow.runs(over[0])) == 2, 60, "the first of them to run again")
+    mend(flow)
+    wait_until(lambda: (1, "superseded") in flow.stack.attempts(over[0]), 60, "what was kept of it to be put aside")
+    assert flow.stack.job(over[0])["status"] == "running"
+    go.touch()
+    assert {(job["status"], job["attempts"]) for job in map(flow.stack.wait, ids)} == {("succeeded", 1)}
+    for one in over:
+        wait_until(lambda one=one: len(flow.stack.attempts(one)) == 3, 60, "what was kept to be put aside")
+        assert sorted(flow.stack.attempts(one)) == [(1, "lost"), (1, "succeeded"), (1, "superseded")]
+        assert (flow.stack.job(one)["losses"], len(flow.runs(one))) == (1, 2)
+    assert all(len(flow.runs(one)) <= 1 + flow.stack.job(one)["losses"] for one in ids)
+    other.kill(signal.SIGKILL)
+    flow.ran_once([flow.enqueue()])
