@@ -331,7 +331,9 @@ def test_a_run_that_two_strikes_may_have_cost_is_charged_to_the_one_that_has_roo
 
 def test_what_an_asynchronous_failover_forgets_is_no_sin_and_what_it_does_not_is_one(stage: Stage) -> None:
     stage.ask(1)
-    stage.ledger.do("update asked set told_at = told_at - interval '1 minute'")
+    failed = uuid.uuid4()  # its failure was committed a moment later
+    stage.note(8, failed, "start", "worker2")
+    stage.note(8, failed, "raised", "worker2")
     stage.ledger.strike(1, "failover-async")
     stage.ledger.cost(1, ["worker1"], tail=True)
     stage.ask(2)
@@ -343,6 +345,8 @@ def test_what_an_asynchronous_failover_forgets_is_no_sin_and_what_it_does_not_is
     stage.run(5)
     stage.job(4)
     stage.run(4)
+    stage.job(8)
+    stage.run(8)
     for lab, ended in ((6, "raised"), (7, "end")):
         retried = uuid.uuid4()
         stage.note(lab, retried, "start", "worker2")

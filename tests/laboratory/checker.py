@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FINAL = ("succeeded", "failed", "cancelled", "expired")
 FOLLOWED = {"failed", "retried"}  # a run that ended so is rightly followed by another
-TAIL = 5.0  # seconds before an asynchronous failover whose commits may be gone
+LATE = 5.0  # seconds from the end of a run to the commit of what has become of it
 Rule = Callable[[Any], Iterator[tuple[int | None, str]]]
 RULES: dict[str, Rule] = {}
 
@@ -181,7 +181,7 @@ def repeated(facts: Facts) -> Iterator[tuple[Run, Run]]:
         sent = facts.was_retried(lab)
         for one, following in pairwise(runs):
             outcomes = facts.outcomes.get(one.run, set())
-            if not outcomes and one.raised is not None and forgotten(facts, one.raised):
+            if not outcomes and one.raised is not None and forgotten(facts, one.raised, by=LATE):
                 outcomes = FOLLOWED  # its failure may have been taken, and answered, before the failover
             if outcomes & set(FINAL) and not outcomes & FOLLOWED and sent > 0:
                 sent -= 1
@@ -208,7 +208,7 @@ def out_of_order(facts: Facts) -> Iterator[tuple[int, str]]:
     for lab, asked in facts.asked.items():
         for parent in asked.parents if lab in facts.runs else ():
             before = [ended[run] for run in facts.succeeded_runs(parent) if ended.get(run) is not None]
-            before += [run.ended for run in facts.runs.get(parent, []) if run.ended and forgotten(facts, run.ended)]
+            before += [run.ended for run in facts.runs.get(parent, []) if run.ended and forgotten(facts, run.ended, by=LATE)]
             if not before or facts.runs[lab][0].started < min(before):  # type: ignore[type-var]
                 yield lab, f"it started at {facts.runs[lab][0].started:%X.%f}, its parent {parent} ended at {before or 'no time'}"
 
@@ -314,15 +314,21 @@ def culprits_of(facts: Facts, run: Run, until: Any) -> list[Strike]:
 
 
 def _in_a_tail(facts: Facts, lab: int) -> bool:
-    """Whether it was committed just before an asynchronous failover, or waits for what was."""
+    """Whether it was committed in the tail of an asynchronous failover, or waits for what was."""
     asked = facts.asked[lab]
     return forgotten(facts, asked.told_at) or any(parent in facts.asked and _in_a_tail(facts, parent) for parent in asked.parents)
 
 
-def forgotten(facts: Facts, at: datetime) -> bool:
-    """Whether what was committed then may be gone: just before an asynchronous failover."""
-    since = timedelta(seconds=TAIL)
-    return any(one.tail and one.at - since <= at and (one.mended_at is None or at <= one.mended_at) for one in facts.strikes)
+def forgotten(facts: Facts, at: datetime, *, by: float = 0.0) -> bool:
+    """Whether what was committed then may be gone: since an asynchronous failover began, whose standby has all that came before.
+
+    Args:
+        facts: what is known.
+        at: when it was told.
+        by: seconds by which the commit may have come later.
+    """
+    late = timedelta(seconds=by)
+    return any(one.tail and one.at <= at + late and (one.mended_at is None or at <= one.mended_at) for one in facts.strikes)
 
 
 def _runs(facts: Facts) -> Iterator[Run]:

@@ -57,7 +57,7 @@ create table strike (
   fault    text not null,
   again    text[] not null,             -- workers whose runs may be lost by it
   most     integer,                     -- so many of them; null: no bound
-  tail     boolean not null,            -- what was committed just before may be missing
+  tail     boolean not null,            -- what was committed since may be missing
   became   text not null default 'struck',  -- of it, see faults.BECAME
   at       timestamptz not null default clock_timestamp(),
   mended_at timestamptz

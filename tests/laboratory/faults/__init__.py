@@ -35,7 +35,7 @@ class Cost:
 
     Attributes:
         again: workers whose runs under way may be lost and run again.
-        loses_tail: what was committed in the seconds before may be missing (asynchronous failover).
+        loses_tail: what is committed from the strike on may be missing (asynchronous failover).
         most: so many runs may be lost, at most: what can have been running there at one moment; None: no bound.
     """
 

@@ -168,7 +168,10 @@ class FailoverSynchronous(Failover):
 
 @fault
 class FailoverAsynchronous(Failover):
-    """The stream to the standby ends; a while later the primary is killed, and the standby promoted, which has not heard of that while."""
+    """The stream to the standby ends; a while later the primary is killed, and the standby promoted, which has not heard of that while.
+
+    What had been committed before the strike is there: it has arrived when the stream ends.
+    """
 
     name = "failover-async"
     needs = Needs(standby="async")
@@ -177,6 +180,7 @@ class FailoverAsynchronous(Failover):
     def begin(self, world: World) -> None:
         with _waited_for():
             wait_until(world.postgres._answers, 30, "the primary to be back from what else has struck it")
+            of(world).pair.catch_up()
             of(world).pair.cut()
 
     def cost(self, world: World) -> Cost:
