@@ -30,7 +30,7 @@ class RowControl:
     app: Any
 
     def broadcast(self, command: str, arguments: Mapping[str, Any] | None = None, *args: Any, **options: Any) -> Any:
-        """Cancel the rows that a revoke means, then tell the workers as ever.
+        """Cancel the rows that a revoke means, then tell the workers as ever: while Celery waits for a broker, they are cancelled.
 
         Raises:
             OperationalError: kombu's, when Postgres or the broker cannot be reached; repeating does no harm.
