@@ -88,6 +88,8 @@ SERVERS = (
     "pgbouncer-stop",
     "net-stall-worker-postgres",
     "net-slow-drainer-postgres",
+    "net-half-open-pgbouncer-postgres",
+    "net-half-open-client-broker",
 )
 
 
@@ -97,7 +99,7 @@ SERVERS = (
     [
         # RabbitMQ needs long to stop and start on a busy machine: its seed has that at the end.
         Plan(seconds=13, seed=25, broker="rabbitmq", faults=RABBIT, every=2, rate=8, patience=60),
-        Plan(seconds=15, seed=171, faults=SERVERS, every=2, rate=8, having=("pgbouncer",), patience=60),
+        Plan(seconds=18, seed=25, faults=SERVERS, every=2, rate=8, having=("pgbouncer",), patience=60),
     ],
     ids=["rabbitmq", "redis and pgbouncer"],
 )

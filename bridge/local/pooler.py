@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psycopg import conninfo
 
@@ -15,7 +15,6 @@ from bridge.local.process import Process
 from bridge.local.server import server_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["HOW_TO_GET_IT", "Pooler", "find_pgbouncer"]
@@ -32,6 +31,7 @@ auth_type = any
 pool_mode = transaction
 default_pool_size = {sessions}
 max_client_conn = {clients}
+server_login_retry = 1
 """
 
 
@@ -60,9 +60,10 @@ class Pooler:
         folder.mkdir(mode=0o755)
         direct, self.port = conninfo.conninfo_to_dict(dsn), free_port()
         self.dsn = conninfo.make_conninfo("", host="127.0.0.1", port=self.port, user=direct["user"], dbname=direct["dbname"])
-        self._config, self._sessions, self._clients = folder / "pgbouncer.ini", sessions, clients
-        self._write(direct)
-        self._command, self._log = [program, str(self._config)], folder / "log"
+        server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
+        config = folder / "pgbouncer.ini"
+        config.write_text(CONFIG.format(server=server, port=self.port, sessions=sessions, clients=clients))
+        self._command, self._log = [program, str(config)], folder / "log"
 
     def start(self) -> None:
         """Start it, unless it runs."""
@@ -75,12 +76,3 @@ class Pooler:
         """End it for good."""
         self.process.kill(signal.SIGCONT)
         self.process.stop()
-
-    def lead_to(self, dsn: str) -> None:
-        """Have it lead to another server from now on, after a failover."""
-        self._write(conninfo.conninfo_to_dict(dsn))
-        self.process.kill(signal.SIGHUP)
-
-    def _write(self, direct: Mapping[str, Any]) -> None:
-        server = " ".join(f"{name}={direct[name]}" for name in ("host", "port", "user", "password") if direct.get(name))
-        self._config.write_text(CONFIG.format(server=server, port=self.port, sessions=self._sessions, clients=self._clients))

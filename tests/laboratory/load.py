@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 600  # live jobs at which the load waits
 LOOK = 2.0  # seconds between two looks at it
+SILENCE = 4.0  # seconds that Redis may be silent, which Celery's callers would hear for ever
 PATIENCE = 100  # times that an operator asks: a queue that stayed paused would hold the whole load up
 log = logging.getLogger("laboratory.load")
 
@@ -284,6 +285,20 @@ def cancelled(load: Load) -> None:
         operate(load, wish.lab, "cancel", lambda: str(bridge.cancel(made)))
 
 
+@kind(2)
+def revoked(load: Load) -> None:
+    """The same by Celery's call, which goes to Postgres and then to the broker: only when it has come back, somebody was told."""
+    wish = Wish(load.lab(), "revoked", "enqueue", expected=("cancelled", "succeeded"))
+    made = load.enqueue("lab.work", wish, {"seconds": 1.0}, delay=load.chance.choice((None, None, 1.0)))
+
+    def revoke() -> str:
+        tasks.app.control.revoke(str(made))
+        return str(bridge.get(made).status)
+
+    if made is not None:
+        operate(load, wish.lab, "cancel", revoke)
+
+
 @kind(1)
 def paused(load: Load) -> None:
     """An operator pauses a queue for a moment and resumes it, however often he must ask; when he dies, the runner does at the end."""
@@ -357,6 +372,7 @@ def main(seed: int, rate: float) -> None:
     ledger = Ledger.here()
     load = Load(random.Random(seed), ledger, ledger.one("select coalesce(max(lab), 0) from asked"))  # noqa: S311
     due, looks = time.monotonic(), Backlog()
+    tasks.app.conf.broker_transport_options = {"socket_timeout": SILENCE}
     while not ended.is_set():
         if looks.is_long():
             ended.wait(0.5)

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -212,11 +213,14 @@ class World:
 
     def _open_links(self) -> None:
         ports = {"postgres": self._port_of_postgres(), "broker": self.broker.port or 0}
-        for role, servers in (("client", ("postgres",)), ("drainer", ("postgres", "broker")), ("worker", ("postgres", "broker"))):
-            for number in (1, 2)[: 1 if role == "client" else 2]:
-                for server in servers:
-                    self._links[f"{role}{number}", server] = proxy = Proxy(ports[server])
-                    self._closing.append(proxy.close)
+        for slot, server in product(("client1", "drainer1", "drainer2", "worker1", "worker2"), ports):
+            self.open_link(slot, server, ports[server])
+
+    def open_link(self, slot: str, server: str, port: int) -> Proxy:
+        """Have a proxy between the two, which leads to this port."""
+        self._links[slot, server] = proxy = Proxy(port)
+        self._closing.append(proxy.close)
+        return proxy
 
     def _port_of_postgres(self) -> int:
         """Where links to Postgres lead: the pooler, where there is one."""
@@ -224,7 +228,7 @@ class World:
         return int(getattr(pooler, "port", None) or self.postgres.port or 0)
 
     def link(self, slot: str, server: str) -> Proxy:
-        """The proxy between a slot and `postgres` or `broker`."""
+        """The proxy between a slot, or `pgbouncer`, and `postgres` or `broker`."""
         return self._links[slot, server]
 
     def links(self, who: str | None, server: str) -> list[Proxy]:
@@ -232,13 +236,11 @@ class World:
         return [proxy for (slot, to), proxy in self._links.items() if to == server and (who is None or slot.startswith(who))]
 
     def retarget(self, server: str, port: int) -> None:
-        """Have all new connections go to another port, and `dsn` with them; behind a pooler its connections."""
+        """Have all new connections go to another port, and `dsn` with them; where there is a pooler, its connections to Postgres."""
         if server == "postgres":
-            self.dsn = _at_port(self.dsn, port)
-        if server == "postgres" and (pooler := self.extras.get("pgbouncer")) is not None:
-            pooler.lead_to(self.dsn)
-            return
-        for proxy in self.links(None, server):
+            self.dsn = at_port(self.dsn, port)
+        behind = "pgbouncer" if server == "postgres" and self.needs.pgbouncer else None
+        for proxy in self.links(behind, server):
             proxy.target = port
 
     def heal(self) -> None:
@@ -266,6 +268,7 @@ class World:
         """Ask for nothing any more; returns when the last call has ended."""
         if (slot := self.slots.get("client1")) is not None:
             slot.stay_down()
+            self.link("client1", "broker").heal()  # for which Celery's call would wait for ever
             with suppress(Exception):
                 slot.process.ask_to_stop()
                 slot.process.wait(timeout)
@@ -279,16 +282,17 @@ class World:
 
     def _add(self, role: str, number: int, command: Sequence[str]) -> Slot:
         name = f"{role}{number}"
-        slot = self.slots[name] = Slot(name, role, command, self._environment(name, role), self.folder)
+        slot = self.slots[name] = Slot(name, role, command, self._environment(name), self.folder)
         self._closing.append(slot.end)
         return slot
 
-    def _environment(self, name: str, role: str) -> Mapping[str, str]:
+    def _environment(self, name: str) -> Mapping[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("BRIDGE_", "LAB_"))}
-        broker = "" if role == "client" else _at_port(self.broker_url, self.link(name, "broker").port)
+        broker = at_port(self.broker_url, self.link(name, "broker").port)
         return ours | {
-            "BRIDGE_DATABASE_URL": _at_port(self.dsn, self.link(name, "postgres").port),
-            **({"BRIDGE_BROKER_URL": broker, "CELERY_BROKER_URL": broker} if broker else {}),
+            "BRIDGE_DATABASE_URL": at_port(self.dsn, self.link(name, "postgres").port),
+            "BRIDGE_BROKER_URL": broker,
+            "CELERY_BROKER_URL": broker,
             "BRIDGE_TIMEOUT": str(TIMEOUT),
             **({"BRIDGE_STREAMING": "0.5"} if self.needs.streaming else {}),
             DSN: self.ledger.dsn,
@@ -364,7 +368,7 @@ class World:
 BROKEN = (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction, redis.RedisError, OSError, ServerError)
 
 
-def _at_port(url: str, port: int) -> str:
+def at_port(url: str, port: int) -> str:
     """The same URL at another port of 127.0.0.1."""
     head, _, tail = url.rpartition("@127.0.0.1:")
     return f"{head}@127.0.0.1:{port}/{tail.partition('/')[2]}"

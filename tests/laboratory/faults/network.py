@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, ClassVar
 
 from laboratory.faults import Cost, Fault, MissedError, fault
 from laboratory.faults.processes import CHILDREN
 from laboratory.pooler import Pooler
-from laboratory.world import EXTRAS, Needs
+from laboratory.world import EXTRAS, Needs, at_port
 
 if TYPE_CHECKING:
     from laboratory.proxy import Proxy
     from laboratory.world import World
 
-PAIRS = (("client", "postgres"), ("drainer", "postgres"), ("drainer", "broker"), ("worker", "postgres"), ("worker", "broker"))
+PAIRS = (
+    ("client", "postgres"), ("client", "broker"), ("drainer", "postgres"), ("drainer", "broker"),
+    ("worker", "postgres"), ("worker", "broker"), ("pgbouncer", "postgres"),
+)  # fmt: skip
+SESSIONS = 10  # of Postgres, for the pooler
 # Each state, and whether its line is of no use while it lasts: a worker that is cut off for long is taken for dead.
 # So may a finish be: with the laboratory's heartbeats of a second, its run is missed before the silence is noticed.
 MUTE = ("forget", "down", "stall", "half-open", "lost-requests", "lost-answers")
@@ -31,20 +36,26 @@ class NetworkFault(Fault):
     state: ClassVar[str]
 
     def strike(self, world: World) -> Cost:
-        slot = self.chance.choice([slot.name for slot in world.of(self.role)])
+        slot = self.chance.choice([slot.name for slot in world.of(self.role)] or [self.role])  # a pooler is in no slot
         self.proxy = world.link(slot, self.server)
         if self.state == "cut" and not self.proxy.connections:
             raise MissedError(f"{slot} has no connection to its {self.server}")
         become(self.proxy, self.state)
         world.say(f"{self.name}: {slot}")
-        is_cut_off = self.role == "worker" and self.server == "postgres" and STATES[self.state]
-        return all_under_way(world, slot) if is_cut_off else Cost()
+        if self.server == "broker" or not STATES[self.state]:
+            return Cost()
+        cut_off = [one.name for one in world.of("worker") if self.role == "pgbouncer" or one.name == slot]
+        cost = all_under_way(world, *cut_off)
+        if self.role == "pgbouncer" and self.state == "forget":  # runs go on beside it, and each dead session may swallow a finish
+            return replace(cost, most=(cost.most or 0) + SESSIONS * world.at_once)
+        return cost
 
     def mend(self, world: World) -> None:
         if hasattr(self, "proxy"):
             self.proxy.heal()
-            if self.server == "broker" and world.needs.broker == "rabbitmq":
-                self.proxy.cut()  # for two minutes RabbitMQ would wait for the dead half, with all that it had sent there
+            # For two minutes RabbitMQ would wait for the dead half, with all that it had sent there; for ten a pooler would lend it out.
+            if self.role == "pgbouncer" or (self.server == "broker" and world.needs.broker == "rabbitmq"):
+                self.proxy.cut()
 
 
 def all_under_way(world: World, *slots: str) -> Cost:
@@ -67,11 +78,13 @@ def become(proxy: Proxy, state: str) -> None:
 
 for (_role, _server), _state in product(PAIRS, STATES):
     _about = {"name": f"net-{_state}-{_role}-{_server}", "role": _role, "server": _server, "state": _state}
+    _about["needs"] = Needs(pgbouncer=_role == "pgbouncer")
     fault(type("NetworkFault", (NetworkFault,), {**_about, "__doc__": f"The line from a {_role} to its {_server}: {_state}."}))
 
 
 def _pooler(world: World) -> Pooler:
-    pooler = Pooler(world.dsn, world.folder / "pgbouncer", sessions=10)
+    through = at_port(world.dsn, world.open_link("pgbouncer", "postgres", world.postgres.port or 0).port)
+    pooler = Pooler(through, world.folder / "pgbouncer", sessions=SESSIONS)
     pooler.start()
     return pooler
 
