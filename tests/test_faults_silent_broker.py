@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from apps.ledger import TABLE
 from celery import Celery
 from fix_effort import LONG
-from fix_servers import wait_for_value
+from fix_servers import wait_for_value, wait_until
 from laboratory.proxy import Proxy
 
 import bridge
@@ -81,6 +84,42 @@ def test_a_sole_worker_on_a_silent_line_runs_again_within_the_promise(
         assert db.rows("select losses, attempts from bridge.jobs where id = %s", second) == [(0, 1)]
     finally:
         proxy.close()
+
+
+def test_a_worker_watches_no_connection_that_it_has_closed(
+    db: Session, drainer: StartDrainer, worker: StartWorker, redis_server: RedisServer, redis_proxy: Proxy
+) -> None:
+    """A process of its pool that was forked since has it open: watched on, it is taken for the next connection of its number."""
+    db.do(TABLE)
+    drainer(broker_url=redis_server.url)
+    main = worker("apps.impatient", broker_url=redis_server.url.replace(f":{redis_server.port}", f":{redis_proxy.port}"), concurrency=1)
+    run(db, 1)
+    (first,) = psutil.Process(main.pid).children()
+    first.kill()
+    wait_until(lambda: psutil.Process(main.pid).children() not in ([], [first]), 30, "another process of the pool")
+    run(db, 2)
+    redis_proxy.forget()
+    wait_until(lambda: "BRPOP got no reply" in main.log_text(), 60, "the worker to let go of its connection")
+    run(db, 3)
+    assert watched_in_vain(main.pid) == []
+
+
+def run(db: Session, number: int) -> None:
+    job = db.enqueue("ledger.work", args=[number])
+    wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (job,), value="succeeded", timeout=60)
+
+
+def watched_in_vain(pid: int) -> list[int]:
+    """Numbers under which a process is told of what it has closed: what the kernel watches is not what has that number now."""
+    found = []
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        if "eventpoll" not in str(handle.readlink()):
+            continue
+        for number, inode in re.findall(r"tfd: +(\d+) .*ino:([0-9a-f]+)", Path(f"/proc/{pid}/fdinfo/{handle.name}").read_text()):
+            at = Path(f"/proc/{pid}/fd/{number}")
+            if not at.exists() or at.stat().st_ino != int(inode, 16):
+                found.append(int(number))
+    return found
 
 
 def address(request: pytest.FixtureRequest, broker: str) -> tuple[str, int]:

@@ -23,7 +23,14 @@ from bridge.message import deliveries
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["close_half_connected", "keep_rows_out_of_redis", "outlive_impatience", "outlive_refusals", "stop_fetching"]
+__all__ = [
+    "close_half_connected",
+    "keep_rows_out_of_redis",
+    "outlive_impatience",
+    "outlive_refusals",
+    "stop_fetching",
+    "unwatch_before_close",
+]
 
 # Of a Redis whose memory is full, and of one that has become a replica. Older redis-py has no class for the first.
 _REFUSALS = (exceptions.ReadOnlyError, getattr(exceptions, "OutOfMemoryError", exceptions.ReadOnlyError))
@@ -70,6 +77,26 @@ def close_half_connected(consumer: Any) -> None:
     consumer.connection_for_read, consumer.connect = connection_for_read, connecting
 
 
+def unwatch_before_close(consumer: Any) -> None:
+    """Have the event loop let go of a connection to Redis before it is closed, where kombu (5.7) closes it first.
+
+    A process of the pool that was forked since has the same connection, open, so the kernel goes on telling the loop that there is
+    something to read, under a number that the next connection gets: the worker waits there for what does not come, and takes a message
+    every few seconds. To be called before the consumer connects.
+    """
+    connect = consumer.ensure_connected
+
+    @wraps(connect)
+    def ensure_connected(connection: Any) -> Any:
+        transport = connection.transport
+        made: Any = getattr(transport, "Channel", None)  # kombu's virtual transports have one
+        if hasattr(made, "_connparams") and not issubclass(made, _UnwatchingChannel):
+            transport.Channel = type(made.__name__, (_UnwatchingChannel, made), {})
+        return connect(connection)
+
+    consumer.ensure_connected = ensure_connected
+
+
 def outlive_impatience(consumer: Any) -> None:
     """Connect again where RabbitMQ has closed the channel on which a message waited for too long, where Celery ends the worker.
 
@@ -101,6 +128,23 @@ def stop_fetching(consumer: Any) -> None:
     if getattr(consumer.channel, "_in_poll", None):
         with suppress(Empty):
             consumer.channel.handlers["BRPOP"]()  # what the channel does when it is closed, after the tasks have ended
+
+
+class _UnwatchingChannel:
+    """Mixed into kombu's Redis channel, whose connections tell it of their end when they have no number any more."""
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
+        channel: Any = self
+        given: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]
+        theirs: Any = given["connection_class"]
+
+        class Connection(theirs):
+            def disconnect(self, *args: Any, **options: Any) -> None:
+                if channel._registered and self._sock is not None:  # noqa: SLF001 - kombu's own names
+                    channel._on_connection_disconnect(self)  # noqa: SLF001
+                super().disconnect(*args, **options)
+
+        return {**given, "connection_class": Connection} if asynchronous else given
 
 
 class _RowQoS(QoS):

@@ -20,7 +20,14 @@ from bridge.message import BUNDLE_TASK
 from bridge.results import chord, composed
 from bridge.results.failure import error_of
 from bridge.worker import notifiers, outcome, webhooks
-from bridge.worker.acknowledgement import close_half_connected, keep_rows_out_of_redis, outlive_impatience, outlive_refusals, stop_fetching
+from bridge.worker.acknowledgement import (
+    close_half_connected,
+    keep_rows_out_of_redis,
+    outlive_impatience,
+    outlive_refusals,
+    stop_fetching,
+    unwatch_before_close,
+)
 from bridge.worker.answers import name_the_plugin
 from bridge.worker.bundle import request
 from bridge.worker.bundle.trace import BundleTrace
@@ -63,6 +70,7 @@ class FenceStep(bootsteps.StartStopStep):
             joined.soft_limit = parent.controller.soft_time_limit
             parent.update_strategies = _preparing(parent, joined, parent.update_strategies)
             outlive_refusals(parent)
+            unwatch_before_close(parent)
             close_half_connected(parent)
             outlive_impatience(parent)
             guard_consumer(parent)
