@@ -19,7 +19,8 @@ import psycopg
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
 
 import bridge
-from bridge import schema, tracing
+from bridge import ahead, schema, tracing
+from bridge.ahead import Ahead
 from bridge.alarm import Alarm, Trouble
 from bridge.broker import open_broker
 from bridge.bundles import Bundles
@@ -96,6 +97,7 @@ class Drainer:
         self._trouble = Trouble()
         self._alarm = Alarm()
         self._floors = Floors()
+        self._ahead = Ahead(self._connect, self.id)
 
     def run(self) -> None:
         """Work until the stop event is set; outages of Postgres or the broker are waited out with growing, jittered pauses.
@@ -157,12 +159,13 @@ class Drainer:
                 raise
             log.warning("outage error=%s", error)
 
+    def _connect(self) -> Connection:
+        return connect(self._settings.require_database(), name="bridge drain", timeout=self._settings.timeout, asynchronous_commit=True)
+
     def _open(self) -> None:
         """Connect to both sides, and listen."""
         if self._connection is None:
-            self._connection = connect(
-                self._settings.require_database(), name="bridge drain", timeout=self._settings.timeout, asynchronous_commit=True
-            )
+            self._connection = self._connect()
             if not is_pooled(self._connection):
                 self._connection.execute("listen bridge_ready")
             self.vitals.postgres = True
@@ -177,7 +180,8 @@ class Drainer:
             log.info("connected to broker %s", Fields(self._broker_facts))
 
     def _drop(self) -> None:
-        """Let go of connections that may be broken."""
+        """Let go of connections that may be broken, and of what was claimed ahead."""
+        self._ahead.give_back(self._connection)
         with suppress(Exception):
             if self._broker is not None:
                 self._broker.close()
@@ -189,6 +193,8 @@ class Drainer:
 
     def close(self) -> None:
         """Say good-bye and disconnect."""
+        self._ahead.give_back(self._connection)
+        self._ahead.close()
         with suppress(psycopg.Error):
             if self._connection is not None:
                 self._report(stopped=True)
@@ -211,25 +217,27 @@ class Drainer:
         """
         self._open()
         connection = self._postgres()
-        queues = self._serve(self._woken or dispatch.ready_queues(connection))
+        queues = self._serve({*(self._woken or dispatch.ready_queues(connection)), *self._ahead.queues})
         self._woken = set()
         random.shuffle(queues)  # no queue is always first
         return sum(self._drain_queue(connection, queue) for queue in queues)
 
     def _drain_queue(self, connection: Connection, queue: str) -> int:
-        shipment = uuid.uuid4()
         limit, size = self._suspicion.limit(queue, self._settings.shipment), self._settings.shipment_bytes
         sizes = self._bundles.sizes(connection, queue)
-        began = time.monotonic()
-        jobs = dispatch.claim(connection, self.id, queue, shipment, limit=limit, size=size)
-        self.meter.claimed(time.monotonic() - began, len(jobs))
+        claimed = self._ahead.take(queue) or ahead.claim(connection, self.id, queue, limit=limit, size=size)
+        jobs = claimed.jobs
+        self.meter.claimed(claimed.seconds, len(jobs))
         self._floors.claimed(queue, len(jobs))
+        if len(jobs) == limit == self._settings.shipment:  # there is more
+            self._ahead.begin(queue, limit=limit, size=size)
         if sizes is not None and jobs:
             jobs = dispatch.set_alone(connection, jobs)
         try:
-            count = self._ship(shipment, jobs, sizes)
+            count = self._ship(claimed.id, jobs, sizes)
         except RefusedError as error:
             # The broker is well, so the other queues go on.
+            self._ahead.give_back(connection, queue)
             pause = self._holds.hold(queue, took_some=bool(error.confirmed))
             log.warning("refused queue=%s jobs=%d pause=%.1f error=%s", queue, len(jobs) - len(error.confirmed), pause, error)
             return len(error.confirmed)

@@ -294,6 +294,7 @@ class World:
             "BRIDGE_BROKER_URL": broker,
             "CELERY_BROKER_URL": broker,
             "BRIDGE_TIMEOUT": str(TIMEOUT),
+            "BRIDGE_SHIPMENT": "10",  # small, so that drainers claim ahead
             **({"BRIDGE_STREAMING": "0.5"} if self.needs.streaming else {}),
             DSN: self.ledger.dsn,
             SLOT: name,
