@@ -104,6 +104,25 @@ def test_a_worker_watches_no_connection_that_it_has_closed(
     assert watched_in_vain(main.pid) == []
 
 
+def test_a_worker_closes_what_it_has_lost(
+    db: Session, drainer: StartDrainer, worker: StartWorker, redis_server: RedisServer, redis_proxy: Proxy
+) -> None:
+    """Celery alone keeps two sockets each time it has to try more than once."""
+    db.do(TABLE)
+    drainer(broker_url=redis_server.url)
+    main = worker("apps.ledger", broker_url=redis_server.url.replace(f":{redis_server.port}", f":{redis_proxy.port}"), concurrency=1)
+    run(db, 1)
+    before = psutil.Process(main.pid).num_fds()
+    for number in (2, 3, 4, 5):
+        failures = main.log_text().count("Cannot connect")
+        redis_proxy.refuse()
+        redis_proxy.cut()
+        wait_until(lambda failures=failures: main.log_text().count("Cannot connect") > failures, 30, "the worker to try in vain")
+        redis_proxy.heal()
+        run(db, number)
+    assert psutil.Process(main.pid).num_fds() <= before + 2
+
+
 def run(db: Session, number: int) -> None:
     job = db.enqueue("ledger.work", args=[number])
     wait_for_value(db.dsn, "select status from bridge.jobs where id = %s", (job,), value="succeeded", timeout=60)

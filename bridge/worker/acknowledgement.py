@@ -12,7 +12,8 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import wraps
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from kombu.transport.virtual import QoS
@@ -66,6 +67,8 @@ def close_half_connected(consumer: Any) -> None:
     @wraps(connect)
     def connecting() -> Any:
         opened.clear()
+        while _UnwatchingChannel.made:
+            _UnwatchingChannel.made.pop()._disconnect_pools()  # noqa: SLF001 - kombu forgets its pools with what is in them
         try:
             return connect()
         except Exception:
@@ -131,7 +134,17 @@ def stop_fetching(consumer: Any) -> None:
 
 
 class _UnwatchingChannel:
-    """Mixed into kombu's Redis channel, whose connections tell it of their end when they have no number any more."""
+    """Mixed into kombu's Redis channel, whose connections tell it of their end when they have no number any more.
+
+    Attributes:
+        made: all of the consumer's; those there are when it connects again are of the connection that it has lost.
+    """
+
+    made: ClassVar[WeakSet[Any]] = WeakSet()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.made.add(self)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
         channel: Any = self
