@@ -137,7 +137,7 @@ def page(report: Report, samples: Sequence[Sample], pictures: Sequence[tuple[str
         f"{plan.seconds / 60:g} minutes of mixed load ({plan.rate:g} calls a second, about two jobs each) on {plan.broker}, with a fault",
         f"about every {plan.every:g} seconds, drawn from the seed {plan.seed}. Made by",
         f"`make chaos ARGS='--minutes {plan.seconds / 60:g} {plan.words} --page docs/long-run.md'`",
-        f"with {_software()}; what is checked, and how, is told in [ARCHITECTURE.md](../ARCHITECTURE.md#the-laboratory).",
+        f"with {SOFTWARE}; what is checked, and how, is told in [ARCHITECTURE.md](../ARCHITECTURE.md#the-laboratory).",
         "",
         f"**{len(report.sins)} sins.** {', '.join(f'{name} {count}' for name, count in counts.items())}.",
         "",
@@ -165,6 +165,9 @@ def _software() -> str:
         if told.returncode == 0:
             return f"bridge {bridge.__version__} at commit {told.stdout.strip()}"
     return f"bridge {bridge.__version__}"
+
+
+SOFTWARE = _software()  # before a run writes anything here
 
 
 def _row(kind: str, those: list[Any]) -> str:
