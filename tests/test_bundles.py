@@ -131,7 +131,9 @@ def test_what_had_ended_stays_where_postgres_has_no_time_for_it_when_its_process
         waits = f"outcomes wait for postgres, their process is dead pid={pid}"
         wait_until(lambda: any(worker.log_text().count(waits) > 3 for worker in fleet.workers), 60, waits)
     assert fleet.wait(ids) == {"succeeded": 20}
-    assert [fleet.stack.attempts(one) for one in ids[:6]] == [[(1, "succeeded")]] * 5 + [[(1, "lost"), (1, "succeeded")]]
+    assert [fleet.stack.attempts(one) for one in ids[:5]] == [[(1, "succeeded")]] * 5
+    # What it was at is lost by its main process, when that has written the others, or put back by a sweep before.
+    assert fleet.stack.attempts(ids[5]) in ([(1, "lost"), (1, "succeeded")], [(1, "released"), (1, "succeeded")])
 
 
 def test_what_had_ended_when_its_process_died_stays(fleet: Fleet) -> None:
