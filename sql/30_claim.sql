@@ -59,7 +59,7 @@ begin
   if v_admit = 0 then
     return 0;
   elsif v_admit > 0 then  -- probes of a breaker; what it let out before it opened may still run
-    return v_admit - (select count(*) from bridge.inflight i 
+    return v_admit - (select count(*) from bridge.inflight i
       where i.queue = p_queue and i.pos >= v_floor and i.taken_by is null and i.claimed_at >= v_since);
   end if;
   v_window := coalesce((select q."window" from bridge.queue q where q.name = p_queue), bridge.setting('window'));

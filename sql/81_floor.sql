@@ -16,7 +16,7 @@ begin
       hot   text not null,                   -- ready or inflight
       queue text not null,
       pos   bigint not null,                 -- no row of the queue has a lower number, but in ready those with negative ones
-      primary key (hot, queue, pos)          -- floor_of: the highest; floors: the next queue
+      primary key (hot, queue, pos)          -- floor_of: the highest; queues_ready, flights: the next queue
     );
     -- Empty after a crash and after a failover: numbers that were taken and not yet written are given out again then.
     create unlogged table bridge.floor_epoch (id uuid not null);

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bridge.local.process import Process
 
 
-# As a disk that is full, for one job: an outage, which is waited out.
 SHORT = {"heartbeat": "1", "worker_lost": "6", "max_losses": "2"}
 
 

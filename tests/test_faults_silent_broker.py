@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fix_servers import RedisServer, StartDrainer, StartWorker
     from fix_sql import Session
 
+    from bridge.local.process import Process
+
 PROMISED = 90.0  # seconds from any single fault to running again
 CELERYS_OWN = 120
 
@@ -90,10 +92,8 @@ def test_a_worker_watches_no_connection_that_it_has_closed(
     db: Session, drainer: StartDrainer, worker: StartWorker, redis_server: RedisServer, redis_proxy: Proxy
 ) -> None:
     """A process of its pool that was forked since has it open: watched on, it is taken for the next connection of its number."""
-    db.do(TABLE)
     drainer(broker_url=redis_server.url)
-    main = worker("apps.impatient", broker_url=redis_server.url.replace(f":{redis_server.port}", f":{redis_proxy.port}"), concurrency=1)
-    run(db, 1)
+    main = worked(db, worker, "apps.impatient", redis_server, redis_proxy)
     (first,) = psutil.Process(main.pid).children()
     first.kill()
     wait_until(lambda: psutil.Process(main.pid).children() not in ([], [first]), 30, "another process of the pool")
@@ -108,10 +108,8 @@ def test_a_worker_closes_what_it_has_lost(
     db: Session, drainer: StartDrainer, worker: StartWorker, redis_server: RedisServer, redis_proxy: Proxy
 ) -> None:
     """Celery alone keeps two sockets each time it has to try more than once."""
-    db.do(TABLE)
     drainer(broker_url=redis_server.url)
-    main = worker("apps.ledger", broker_url=redis_server.url.replace(f":{redis_server.port}", f":{redis_proxy.port}"), concurrency=1)
-    run(db, 1)
+    main = worked(db, worker, "apps.ledger", redis_server, redis_proxy)
     before = psutil.Process(main.pid).num_fds()
     for number in (2, 3, 4, 5):
         failures = main.log_text().count("Cannot connect")
@@ -121,6 +119,14 @@ def test_a_worker_closes_what_it_has_lost(
         redis_proxy.heal()
         run(db, number)
     assert psutil.Process(main.pid).num_fds() <= before + 2
+
+
+def worked(db: Session, worker: StartWorker, app: str, server: RedisServer, proxy: Proxy) -> Process:
+    """A worker of one process behind a proxy, when it has run a job."""
+    db.do(TABLE)
+    main = worker(app, broker_url=server.url.replace(f":{server.port}", f":{proxy.port}"), concurrency=1)
+    run(db, 1)
+    return main
 
 
 def run(db: Session, number: int) -> None:
