@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from bridge.testing.databases import Databases
+    from fix_templates import TemplateDatabases
 
 RELEASED = "0.1.0"  # the one before this
 
@@ -45,11 +45,9 @@ def old(request: pytest.FixtureRequest, released: Path, tmp_path: Path) -> Itera
 
 
 @pytest.fixture(scope="session")
-def old_template(databases: Databases, released: Path) -> str:
+def old_template(databases: TemplateDatabases, released: Path) -> str:
     """Name of a database with the schema of the last release."""
-    name = databases.create()
-    install_released(released, databases.server.dsn_of(name))
-    return name
+    return databases.make_template(lambda dsn: install_released(released, dsn))
 
 
 def install_released(released: Path, dsn: str) -> str:
@@ -60,7 +58,7 @@ def install_released(released: Path, dsn: str) -> str:
 
 
 @pytest.fixture
-def old_dsn(databases: Databases, old_template: str) -> Iterator[str]:
+def old_dsn(databases: TemplateDatabases, old_template: str) -> Iterator[str]:
     """DSN of a new database with the schema of the last release."""
     name = databases.create(old_template)
     yield databases.server.dsn_of(name)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import psycopg
 import pytest
+from fix_templates import TemplateDatabases
 from psycopg import conninfo
 
 from bridge.local import broker as local_broker
@@ -28,7 +29,6 @@ from bridge.local.binaries import find_postgres
 from bridge.local.broker import RedisServer, find_redis, free_port
 from bridge.local.postgres import PostgresServer
 from bridge.local.process import Process
-from bridge.testing.databases import Databases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,26 +119,24 @@ def postgres(server_folder: Path) -> Iterator[DatabaseServer]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres: DatabaseServer) -> Iterator[Databases]:
+def databases(postgres: DatabaseServer) -> Iterator[TemplateDatabases]:
     """Makes databases on the session's server and drops those that are left."""
-    databases = Databases(postgres)
+    databases = TemplateDatabases(postgres)
     yield databases
     for name in databases.made:
         databases.drop(name)
 
 
 @pytest.fixture(scope="session")
-def template(databases: Databases) -> str:
+def template(databases: TemplateDatabases) -> str:
     """Name of a database with our schema; `dsn` clones it."""
     from bridge import schema
 
-    name = databases.create()
-    schema.install(databases.server.dsn_of(name))
-    return name
+    return databases.make_template(schema.install)
 
 
 @pytest.fixture
-def empty_dsn(databases: Databases) -> Iterator[str]:
+def empty_dsn(databases: TemplateDatabases) -> Iterator[str]:
     """DSN of a new database without our schema."""
     name = databases.create()
     yield databases.server.dsn_of(name)
@@ -146,7 +144,7 @@ def empty_dsn(databases: Databases) -> Iterator[str]:
 
 
 @pytest.fixture
-def dsn(databases: Databases, template: str) -> Iterator[str]:
+def dsn(databases: TemplateDatabases, template: str) -> Iterator[str]:
     """DSN of a new database with our schema."""
     name = databases.create(template)
     yield databases.server.dsn_of(name)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
 

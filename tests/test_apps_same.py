@@ -12,10 +12,11 @@ import pytest
 from fix_servers import ROOT
 
 if TYPE_CHECKING:
-    from fix_servers import Databases, Launcher, StartDrainer, StartWorker
+    from fix_servers import Launcher, StartDrainer, StartWorker
 
     from bridge.local.broker import RedisServer
     from bridge.local.process import Process
+    from bridge.testing.databases import Databases
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from bridge.beat import crontab_text, entries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 DAYS = ["sun", "mon", "tuesday", "wed", "thu", "friday", "sat"]
 

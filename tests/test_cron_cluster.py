@@ -17,7 +17,7 @@ from bridge.doctor import Grade
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 pytestmark = pytest.mark.pg_cron
 LOOP, TICK = "call bridge.tick_loop()", "select bridge.tick('pg_cron')"

@@ -25,9 +25,8 @@ from bridge.local.broker import free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
-
     from bridge.local.process import Process
+    from bridge.testing.databases import Databases
 
 TOKEN = "planted-web-token-4711"  # noqa: S105 - it is to be hidden
 PATIENCE = 60.0  # seconds, on a busy machine

@@ -24,7 +24,7 @@ from bridge.queries.connection import translated
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 PARTS = 3
 PATIENCE = 60  # seconds; more is a hang, not a busy machine

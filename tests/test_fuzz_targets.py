@@ -13,7 +13,7 @@ from fuzzing.targets import EXAMPLES, Targets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 
 @pytest.fixture(scope="module")

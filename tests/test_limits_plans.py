@@ -11,7 +11,7 @@ from fix_sql import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 HELD = 50_000
 # Twice as many jobs as lanes; every lane waits for a bucket of its own.

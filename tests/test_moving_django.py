@@ -14,8 +14,9 @@ from fix_servers import ROOT
 from bridge.cli.schedules import schedules_command
 
 if TYPE_CHECKING:
-    from fix_servers import Databases
     from fix_sql import Session
+
+    from bridge.testing.databases import Databases
 
 WHY = {
     "bad": "its crontab 61 * * * * (minute, hour, weekday, day, month) cannot be read: ",

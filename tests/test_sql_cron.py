@@ -20,7 +20,7 @@ from bridge.queries.connection import translated
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 # Northern, southern and half-hour changes, at midnight, against the sun, without any, and a day that was left out.
 ZONES = [

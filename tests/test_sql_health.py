@@ -16,7 +16,7 @@ from bridge.doctor import Limits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 STATUSES = {"healthy", "degraded", "failing", "inactive"}
 COLUMNS = (

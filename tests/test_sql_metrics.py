@@ -13,7 +13,7 @@ from fix_sql import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 OLD = 50_000
 # Ten days of history, an hour ago the last of it.

@@ -11,7 +11,7 @@ from fix_sql import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 RUNS = min(250_000 * EFFORT, 1_000_000)  # nine of ten are of one schedule
 SCHEDULES = 101

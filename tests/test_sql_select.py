@@ -14,7 +14,7 @@ from fix_sql import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 BATCH = "0190c7ba-5d0e-7000-9c55-0a1b9f3a7c11"
 SELECT = "select bridge.select_jobs(%s)"

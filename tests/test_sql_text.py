@@ -14,7 +14,7 @@ from pglast import parse_sql
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 FILES = sorted((ROOT / "sql").rglob("*.sql")) + sorted((ROOT / "tasks").rglob("sql/**/*.sql"))
 ROWS = 50_000

@@ -18,7 +18,9 @@ import bridge
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases, Launcher, StartWorker
+    from fix_servers import Launcher, StartWorker
+
+    from bridge.testing.databases import Databases
 
 STORIES = re.findall(r"^@story\ndef (\w+)", (ROOT / "tests/apps/django_orders/stories.py").read_text(), re.MULTILINE)
 MANAGE = "import sys; from django.core.management import execute_from_command_line as run; run(['manage.py', *sys.argv[1:]])"

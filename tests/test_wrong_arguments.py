@@ -19,7 +19,7 @@ from fix_sql import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fix_servers import Databases
+    from bridge.testing.databases import Databases
 
 Given = dict[str, str | None]
 
