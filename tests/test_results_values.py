@@ -257,9 +257,10 @@ def test_who_waits_hears_of_states_and_pauses(app: Any, tmp_path: Path) -> None:
     assert pauses
 
 
-def test_results_travel_pickled_and_the_command_line_shows_them(app: Any, stack: Stack) -> None:
+def test_results_travel_pickled_and_the_command_line_shows_them(app: Any, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     result = app.send_task("results.add", (20, 22))
     assert result.get(timeout=PATIENCE) == 42
+    monkeypatch.setattr("celery._state._tls.current_app", app)  # for which a result comes out of its pickle
     copy: AsyncResult = pickle.loads(pickle.dumps(result))  # noqa: S301 - our own
     assert (copy.id, copy.backend.get_result(result.id)) == (result.id, 42)
     command = [sys.executable, "-m", "celery", "-A", "apps.results", "result", result.id]
