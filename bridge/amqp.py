@@ -18,7 +18,8 @@ from bridge.content import OURS, content_of, undelayed
 from bridge.errors import InvalidArgumentError
 from bridge.queries import jobs
 from bridge.queries.buffered import message_row
-from bridge.queries.connection import OUTAGE
+from bridge.queries.connection import OUTAGE, plainly
+from bridge.queries.repeat import Tries
 from bridge.worker import outcome, replacement
 from bridge.worker.follow import sent_by_tracer, takes_rows_alone
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from bridge.application import Membership
+    from bridge.queries.connection import Connection
     from bridge.queries.jobs import Content
 
 __all__ = ["RowSender"]
@@ -172,13 +174,15 @@ class RowProducer:
     def _commit(self, content: Content, *, again: bool) -> UUID:
         """Write the row by itself; once more when the connection had broken unnoticed, as after a restart of Postgres.
 
-        That is all there is of ``task_publish_retry``: a caller is not kept waiting for a database that is down. Repeating does no
-        harm: the message has its id, and a live job of that id is left as it is.
+        That is all there is of ``task_publish_retry``: a caller is not kept waiting for a database that is down.
         """
+        tries = Tries([content.id])
+
+        def write(connection: Connection) -> UUID:
+            return content.id if tries.made(plainly(connection).execute) else jobs.enqueue_message(connection, content)
+
         connections = self._joined.connections
-        if again:
-            return connections.ask(lambda connection: jobs.enqueue_message(connection, content))
-        return jobs.enqueue_message(connections.get(), content)
+        return connections.ask(write) if again else write(connections.get())
 
     def _commit_patiently(self, content: Content) -> UUID:
         """Write the row of what follows a task: a part of its outcome, for which an outage is waited out.

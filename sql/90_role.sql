@@ -93,6 +93,7 @@ function  latest_cron_runs        worker operator viewer
 function  log                     worker operator
 function  logs                    worker operator viewer tenant
 function  lose                    worker
+function  made_within             producer worker operator
 function  make_days               worker
 function  mark_missing            worker
 function  mark_published          worker

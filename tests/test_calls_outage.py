@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fix_calls import MakeApp
     from fix_servers import StartDrainer, StartWorker
     from fix_sql import Session
+    from laboratory.proxy import Proxy
 
 NOWHERE = "postgresql://127.0.0.1:1/none"
 
@@ -42,6 +43,45 @@ def test_a_connection_that_broke_unnoticed_costs_no_call(caller: Any, dsn: str, 
         other.execute("select pg_terminate_backend(%s, 5000)", (ours,))
     caller.send_task("calls.second")
     assert db.one("select count(*) from bridge.jobs") == 2
+
+
+def call_without_an_answer(app: Any, proxy: Proxy, db: Session, **options: Any) -> Any:
+    """Call while no answer of Postgres comes through; the connection breaks when the job has been made, and has run to its end."""
+
+    def run() -> None:
+        claim = wait_until(db.claim)[0]
+        db.finish(claim, db.start(claim))
+        proxy.heal()
+        proxy.cut()
+
+    proxy.drop("answers")
+    with ThreadPoolExecutor(1) as pool:
+        ran = pool.submit(run)
+        result = app.send_task("calls.told", **options)
+        ran.result()
+    return result
+
+
+def test_a_call_whose_answer_is_lost_makes_one_job_though_that_has_ended(
+    make_caller: MakeApp, postgres_proxy: tuple[Proxy, str], db: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, through = postgres_proxy
+    app = make_caller()
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", through)
+    app.send_task("calls.first", queue="others")  # nothing but the call itself is asked from here on
+    result = call_without_an_answer(app, proxy, db)
+    assert db.rows("select id::text, status from bridge.jobs where queue = 'celery'") == [(result.id, "succeeded")]
+
+
+def test_a_second_call_of_an_id_that_has_ended_is_a_new_job_though_its_connection_broke(caller: Any, dsn: str, db: Session) -> None:
+    result = caller.send_task("calls.first")
+    claim = db.claim()[0]
+    db.finish(claim, db.start(claim))
+    db.do("update bridge.finished set created_at = created_at - interval '1 min'")
+    with psycopg.connect(dsn) as other:
+        other.execute("select pg_terminate_backend(%s, 5000)", (caller.bridge.connections.get().info.backend_pid,))
+    caller.send_task("calls.first", task_id=result.id)
+    assert db.rows("select id::text, status from bridge.jobs") == [(result.id, "queued")]
 
 
 def test_eager_mode_never_touches_the_database(make_caller: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:

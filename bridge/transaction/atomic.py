@@ -20,6 +20,7 @@ from bridge.errors import InvalidArgumentError, ServerError
 from bridge.frameworks import django_alias
 from bridge.queries import buffered, completion
 from bridge.queries.connection import driver_connection, dsn_of
+from bridge.queries.repeat import Tries
 from bridge.transaction.target import Buffer, made
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class DjangoTransaction:
             at_once = answer or not self.open  # Django connects to answer that
         if at_once:
             self.flush()
-            return self._send_anew([row])[0]
+            return self._send_anew(row)
         self.buffer.add(row)
         if self.buffer.full():
             self.flush()
@@ -129,20 +130,27 @@ class DjangoTransaction:
             self.flush()
         return execute(statement, params, many, context)
 
-    def _send_anew(self, rows: Sequence[Row]) -> list[UUID]:
-        """Send at once; again when the connection had broken unnoticed and nothing was open on it. The ids make that harmless."""
+    def _send_anew(self, row: Row) -> UUID:
+        """Send at once; again when the connection had broken unnoticed and nothing was open on it."""
+        tries = Tries([row.id])
         try:
-            return self._send(rows)
+            return self._send_unless_made(row, tries)
         except ServerError:
             if self.open:
                 raise
             self._wrapper.close()
-            return self._send(rows)
+            return self._send_unless_made(row, tries)
+
+    def _send_unless_made(self, row: Row, tries: Tries) -> UUID:
+        return row.id if tries.made(self._rows) else self._send([row])[0]
+
+    def _rows(self, statement: str, values: Sequence[Any]) -> list[Any]:
+        with buffered.our_errors(), self._wrapper.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
 
     def _send(self, rows: Sequence[Row]) -> list[UUID]:
-        with buffered.our_errors(), self._wrapper.cursor() as cursor:
-            cursor.execute(buffered.enqueue_statement("%s"), [buffered.parameter(rows)])
-            return [UUID(str(row[0])) for row in cursor.fetchall()]
+        return [UUID(str(row[0])) for row in self._rows(buffered.enqueue_statement("%s"), [buffered.parameter(rows)])]
 
 
 class _Joined:

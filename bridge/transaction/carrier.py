@@ -13,7 +13,8 @@ from sqlalchemy.exc import UnboundExecutionError
 
 from bridge.errors import BridgeError, InvalidArgumentError
 from bridge.queries import buffered
-from bridge.queries.connection import driver_connection
+from bridge.queries.connection import driver_connection, plainly
+from bridge.queries.repeat import Tries
 from bridge.transaction import home
 from bridge.transaction.leaving import watch
 from bridge.transaction.target import Buffer, here, made
@@ -182,8 +183,10 @@ def _send(connection: Connection, rows: Sequence[Row]) -> list[UUID]:
         return [UUID(str(row[0])) for row in result]
 
 
-def _send_by_itself(rows: Sequence[Row], connection: PsycopgConnection) -> list[UUID]:
-    return buffered.send(connection, rows)
+def _send_by_itself(rows: Sequence[Row], tries: Tries, connection: PsycopgConnection) -> None:
+    made = tries.made(plainly(connection).execute)
+    if left := [row for row in rows if row.id not in made]:
+        buffered.send(connection, left)
 
 
 class ConnectionTransaction(SqlalchemyTransaction):
@@ -320,7 +323,8 @@ class SessionTransaction(SqlalchemyTransaction):
             return
         plain = self._plain
         for own in {id(own): own for own in plain.values()}.values():
-            own.ask(partial(_send_by_itself, [row for row in self.buffer.rows if plain.get(row.id) is own]))
+            rows = [row for row in self.buffer.rows if plain.get(row.id) is own]
+            own.ask(partial(_send_by_itself, rows, Tries([row.id for row in rows])))
         # Not before they have arrived: who is told of an outage may try again.
         self._plain = {}
         for row in self.buffer.take():
