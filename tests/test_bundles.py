@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from celery import Celery
 from fix_servers import wait_until
 from invariants import assert_sound
 
@@ -87,6 +88,17 @@ def test_jobs_of_a_bundle_end_each_with_its_own_result(fleet: Fleet) -> None:
       from bridge.jobs where id = any(%s::uuid[])"""
     assert set(fleet.stack.sql.execute(query, (ids,)).fetchall()) == {(1, 1, True, True)}
     assert fleet.bundles() == 6
+
+
+def test_a_main_process_keeps_nothing_of_a_bundle_that_is_over(fleet: Fleet) -> None:
+    def timers() -> int:
+        ((answer,),) = (one.values() for one in app.control.broadcast("timers", reply=True, limit=1, timeout=10))
+        return int(answer)
+
+    with Celery("asks", broker=fleet.stack.broker_url, set_as_current=False) as app:
+        before = timers()
+        fleet.wait(fleet.enqueue("bundled.add", [[number, 1] for number in range(2000)]))
+        assert timers() < before + 10  # of 40 bundles
 
 
 def test_one_that_fails_or_asks_for_another_attempt_does_it_alone(fleet: Fleet) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.worker.control import inspect_command
 
 import bridge
 
@@ -17,6 +18,12 @@ app = Celery("bundled", broker=os.environ.get("BRIDGE_BROKER_URL"), backend="bri
 app.conf.update(broker_connection_retry_on_startup=True)
 bridge.install(app)
 FOLDER = Path(os.environ.get("BUNDLED_FOLDER", "."))
+
+
+@inspect_command()
+def timers(state: Any) -> int:
+    """How many the worker's main process keeps, those among them that were cancelled."""
+    return len(state.consumer.timer._queue)
 
 
 class MuteError(Exception):

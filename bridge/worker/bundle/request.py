@@ -15,6 +15,8 @@ from bridge.message import BUNDLE_TASK, deliveries
 from bridge.worker import outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from billiard.einfo import ExceptionInfo
 
     from bridge.application import Membership
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["BundleRequest", "register"]
 
 log = logging.getLogger("bridge.worker")
-
-_ENDLESS = 10 * 365 * 86400  # seconds: a pool's own limits would be those of a bundle
 
 
 def register(app: Any) -> None:
@@ -35,7 +35,7 @@ def register(app: Any) -> None:
 
     app.task(
         name=BUNDLE_TASK, shared=False, ignore_result=True, acks_late=False, send_events=False, rate_limit=None, bridge=False,
-        soft_time_limit=_ENDLESS, Request=BundleRequest,
+        Request=BundleRequest,
     )(bundle)  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class BundleRequest(Request):
         super().__init_subclass__(**options)
         if "on_success" in cls.__dict__:  # Celery derives a class for each task, whose own calls no other
             cls.on_success = _on_success
+            cls.execute_using_pool = _without_limits(cls.execute_using_pool)
 
     @property
     def _joined(self) -> Membership | None:
@@ -84,6 +85,19 @@ class BundleRequest(Request):
         wanted = next((one.seq for one in self.deliveries if one.token == token), None)
         if joined is not None and wanted is not None and joined.board.at(self.worker_pid) == wanted:
             pool.terminate_job(self.worker_pid, signals.signum(signal))
+
+
+def _without_limits(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """Hand a bundle to the pool, whose limits are meant for a job: they are kept job by job, by the process that runs them."""
+
+    def execute_using_pool(self: Any, pool: Any, **options: Any) -> Any:
+        result = execute(self, pool, **options)
+        # Called when its process begins. A timer that nobody needs stays in Celery's memory until it is due, even when it is cancelled.
+        if hasattr(result, "_on_timeout_set"):
+            result._on_timeout_set = None  # noqa: SLF001
+        return result
+
+    return execute_using_pool
 
 
 def _on_success(self: Any, failed__retval__runtime: Any, **_options: Any) -> None:
