@@ -22,10 +22,10 @@ def long_run(**grows: float) -> list[Sample]:
     """Ten minutes of a drainer, a pool child and connections; what is named grows by so much until the end."""
 
     def process(kind: str, at: float, **more: float) -> Process:
-        private, handles = (base + more.get(name, 0.0) * at / 600 for name, base in (("private", 50 * MIB), ("handles", 20)))
-        return Process(kind, 7, 1.0, int(private), int(private), int(handles), 3)
+        anonymous, handles = (base + more.get(name, 0.0) * at / 600 for name, base in (("anonymous", 50 * MIB), ("handles", 20)))
+        return Process(kind, 7, 1.0, int(anonymous), int(anonymous), int(handles), 3)
 
-    memory, handles = {"private": grows.get("memory", 0.0)}, {"handles": grows.get("handles", 0.0)}
+    memory, handles = {"anonymous": grows.get("memory", 0.0)}, {"handles": grows.get("handles", 0.0)}
     return [
         Sample(
             float(at), asked=at, finished=at, connections={"bridge drain": 2 + int(grows.get("connections", 0) * at / 600)},
@@ -39,8 +39,8 @@ def life(pid: int, minutes: int, **grows: float) -> list[tuple[int, Process]]:
     """A worker's main process, sampled twice a minute; what is named grows by so much until its end."""
 
     def process(at: float) -> Process:
-        private, handles = (base + grows.get(name, 0.0) * at / minutes for name, base in (("private", 20 * MIB), ("handles", 40)))
-        return Process("worker", pid, float(pid), int(private), int(private), round(handles), 2)
+        anonymous, handles = (base + grows.get(name, 0.0) * at / minutes for name, base in (("anonymous", 20 * MIB), ("handles", 40)))
+        return Process("worker", pid, float(pid), int(anonymous), int(anonymous), round(handles), 2)
 
     return [(half, process(half / 2)) for half in range(2 * minutes)]
 
@@ -56,7 +56,7 @@ def test_one_old_life_that_grows_is_a_sin_beside_four_young_ones_that_do_not() -
     young = [life(pid, 12) for pid in (2, 3, 4, 5)]
     assert judge(side_by_side(life(1, 89), *young), {}) == []
     assert judge(side_by_side(life(1, 89), life(2, 12, handles=20), *young[1:]), {}) == [], "it may have met much at its end"
-    for name, size, rule in (("handles", 20, "handles_left_open"), ("private", 12 * MIB, "memory_grew")):
+    for name, size, rule in (("handles", 20, "handles_left_open"), ("anonymous", 12 * MIB, "memory_grew")):
         (sin,) = judge(side_by_side(life(1, 89, **{name: size}), *young), {})
         assert sin.rule == rule
         assert "pid 1 " in sin.words

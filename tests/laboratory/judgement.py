@@ -77,7 +77,7 @@ def _life(kind: str, pid: int, points: list[tuple[float, Process]]) -> Life:
     first, last = [one for _, one in points[:quarter]], [one for _, one in points[-quarter:]]
     return Life(
         kind, pid, points[-1][0] - points[0][0],
-        median(one.private for one in first), median(one.private for one in last),
+        median(one.anonymous for one in first), median(one.anonymous for one in last),
         median(one.handles for one in first), median(one.handles for one in last),
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ def draw(report: Report, samples: Sequence[Sample], folder: Path) -> list[tuple[
         ("rates", "Jobs a second, asked for and ended", "jobs/s", _rates(samples), False),
         ("places", "Live jobs by place, and messages in the broker", "jobs", _places(samples), False),
         ("ages", "Age of the oldest job in each place", "s", _by_name(samples, "ages"), False),
-        ("memory", "Private memory of a process, median of its kind", "MiB", _memory(samples), True),
+        ("memory", "Anonymous memory of a process, median of its kind", "MiB", _memory(samples), True),
         ("handles", "Open file handles of a process, median of its kind", "handles", _of_processes(samples, "handles", 1), False),
         ("connections", "Connections to Postgres by program, and to the broker", "connections", _connections(samples), False),
         ("tables", "Tables of the schema with their indexes", "MiB", _tables(samples), True),
@@ -87,7 +87,7 @@ def _by_name(samples: Sequence[Sample], part: str, unit: float = 1) -> Lines:
 
 
 def _memory(samples: Sequence[Sample]) -> Lines:
-    return _of_processes(samples, "private", MIB)
+    return _of_processes(samples, "anonymous", MIB)
 
 
 def _of_processes(samples: Sequence[Sample], part: str, unit: float) -> Lines:
@@ -143,7 +143,7 @@ def page(report: Report, samples: Sequence[Sample], pictures: Sequence[tuple[str
         "",
         *(f"- {sin.rule}: {sin.words}" for sin in report.sins),
         *([""] if report.sins else []),
-        "| process | longest lives | private memory, first and last quarter of a life | handles |",
+        "| process | longest lives | anonymous memory, first and last quarter of a life | handles |",
         "|---|---|---|---|",
         *(_row(kind, those) for kind, those in sorted(judged(samples).items())),
         "",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -14,8 +16,6 @@ from fix_rabbitmq import RabbitServer
 from laboratory.world import BROKEN
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from laboratory.world import World
 
 EVERY = 5.0  # seconds between two samples
@@ -45,7 +45,8 @@ class Process:
     Attributes:
         kind: drainer, worker, pool child, postgres backend, postgres, redis, rabbitmq.
         pid, born: which life.
-        private: bytes that are its own alone, so that nothing shared is counted twice.
+        anonymous: bytes of memory that belong to no file and to no shared segment. Pages that a fork has left shared count on both
+            sides: of those that are a process's own alone there are more as soon as another one of its family ends.
         handles: open file handles, sockets among them.
         threads: how many.
     """
@@ -53,7 +54,7 @@ class Process:
     kind: str
     pid: int
     born: float
-    private: int
+    anonymous: int
     rss: int
     handles: int
     threads: int
@@ -156,9 +157,16 @@ def _family(pid: int, kind: str, kind_of_children: str) -> list[Process]:
 def _measured(process: psutil.Process, kind: str) -> Process | None:
     try:
         with process.oneshot():
-            memory = process.memory_full_info()
+            anonymous = _anonymous(process.pid)
             born, handles, threads = process.create_time(), process.num_fds(), process.num_threads()
             name = "postgres auxiliary" if kind == "postgres backend" and "127.0.0.1" not in " ".join(process.cmdline()) else kind
-            return Process(name, process.pid, born, memory.uss, memory.rss, handles, threads)
-    except psutil.Error:
+            return Process(name, process.pid, born, anonymous, process.memory_info().rss, handles, threads)
+    except (psutil.Error, OSError):
         return None
+
+
+def _anonymous(pid: int) -> int:
+    found = re.search(r"^Anonymous: +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    if found is None:
+        raise psutil.ZombieProcess(pid)
+    return int(found[1]) << 10
