@@ -231,7 +231,8 @@ $$;
 create or replace function bridge.note_keys(p_seqs bigint[]) returns void language sql set search_path = pg_catalog, pg_temp
   -- Let the start of these claimed jobs know which of them have a key to give back.
   begin atomic
-    update bridge.inflight i set frees_key = true from bridge.unique_key u where u.seq = any (p_seqs) and u.until_start and i.seq = u.seq;
+    update bridge.inflight i set frees_key = true
+    where i.seq = any (array (select u.seq from bridge.unique_key u where u.seq = any (p_seqs) and u.until_start));
   end;
 
 create or replace function bridge.free_key(p_seq bigint) returns void language sql set search_path = pg_catalog, pg_temp

@@ -122,12 +122,13 @@ begin
   select g.* into v_gate from bridge.gate g;
   if not v_gate.in_use then
     insert into bridge.ready (queue, rank, seq, size, gate)
-    select j.queue, j.rank, j.seq, j.size, v_gate.version from unnest(p_seqs) with ordinality u (seq, place)
-    join bridge.job j on j.seq = u.seq where j.serial_key is null order by u.place;
+    select j.queue, j.rank, u.seq, j.size, v_gate.version from unnest(p_seqs) with ordinality u (seq, place)
+    cross join lateral (select j.queue, j.rank, j.size from bridge.job j where j.seq = u.seq and j.serial_key is null offset 0) j order by u.place;
   end if;
   perform bridge.make_ready(j.seq, j.queue, j.rank, j.size) from (
-    select j.* from unnest(p_seqs) with ordinality u (seq, place) join bridge.job j on j.seq = u.seq
-    where v_gate.in_use or j.serial_key is not null order by u.place) j;
+    select j.* from unnest(p_seqs) with ordinality u (seq, place) cross join lateral (
+      select j.seq, j.queue, j.rank, j.size from bridge.job j where j.seq = u.seq and (v_gate.in_use or j.serial_key is not null) offset 0) j
+    order by u.place) j;
   for v_queue in select distinct j.queue from bridge.job j where j.seq = any (p_seqs) loop
     perform pg_notify('bridge_ready', v_queue);
   end loop;

@@ -291,7 +291,7 @@ declare
   v_count integer := 0;
 begin
   for v_row in
-    select j.seq, i.state from bridge.job j left join bridge.inflight i on i.seq = j.seq
+    select j.seq, i.state from bridge.job j left join lateral (select i.* from bridge.inflight i where i.seq = j.seq offset 0) i on true
     where j.deadline <= p_now and (i.seq is null or (i.state = 'published' and i.taken_by is null)
       or (i.state = 'running' and i.stop_signal is null and i.cancelled_at is null))
     order by j.deadline limit p_limit
@@ -316,11 +316,11 @@ create or replace function bridge.stamp_deadlines(p_seqs bigint[]) returns void 
   -- Give jobs that are published for the first time the deadline of their policy, counted from when they were due.
 begin
   if exists (select from bridge.retry_policy p where p.deadline is not null) then
-    update bridge.job j set deadline = o.run_at + coalesce(t.deadline, q.deadline)
-    from bridge.job o
-    left join bridge.retry_policy t on t.scope = 'task' and t.name = o.task
-    left join bridge.retry_policy q on q.scope = 'queue' and q.name = o.queue
-    where o.seq = any (p_seqs) and j.seq = o.seq and o.deadline is null and coalesce(t.deadline, q.deadline) is not null;
+    update bridge.job j set deadline = j.run_at + coalesce(
+      (select p.deadline from bridge.retry_policy p where p.scope = 'task' and p.name = j.task),
+      (select p.deadline from bridge.retry_policy p where p.scope = 'queue' and p.name = j.queue))
+    where j.seq = any (p_seqs) and j.deadline is null and exists (select from bridge.retry_policy p
+      where p.deadline is not null and ((p.scope = 'task' and p.name = j.task) or (p.scope = 'queue' and p.name = j.queue)));
   end if;
 end
 $$;

@@ -337,7 +337,7 @@ create or replace function bridge.in_order(p_held bigint[], p_ready bigint[]) re
 begin
   return (select array_agg(u.seq order by j.rank, u.place) from (
       select * from unnest(p_held) with ordinality h (seq, place) union all select * from unnest(p_ready) with ordinality r (seq, place)) u
-    join bridge.job j on j.seq = u.seq);
+    cross join lateral (select j.rank from bridge.job j where j.seq = u.seq offset 0) j);
 end
 $$;
 

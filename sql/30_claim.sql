@@ -96,18 +96,23 @@ $$;
 
 create or replace function bridge.deliveries(p_seqs bigint[]) returns setof bridge.claimed_job language plpgsql stable
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
-  -- What the messages of jobs in flight are made of, in the order of the numbers given.
+  -- What the messages of jobs in flight are made of, in the order of the numbers given; each is looked up by its number, see 81_floor.sql.
+  --
+  -- Index  inflight_pkey, job_pkey
 declare
   v_limits constant boolean := exists (select from bridge.retry_policy p where p.timeout is not null or p.soft_timeout is not null);
 begin
   return query
-  select i.seq, i.token::text, j.id::text, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
-    j.content_encoding, case when j.deadline is not null or (v_limits and bridge.has_limits(j.task, j.queue))
-      then bridge.delivered_headers(j) else j.headers end::text, j.properties::text,
-    case when least(j.expires_at, j.deadline) < '9999-12-31 00:00+00' then least(j.expires_at, j.deadline) end,  -- no drainer can read others
-    j.attempts
+  select u.seq, i.token, m.*
   from unnest(p_seqs) with ordinality u (seq, place)
-  join bridge.inflight i on i.seq = u.seq join bridge.job j on j.seq = u.seq
+  cross join lateral (select o.token::text from bridge.inflight o where o.seq = u.seq offset 0) i
+  cross join lateral (
+    select j.id::text, j.task_id, j.task, j.queue, j.rank, j.args::text, j.kwargs::text, j.embed::text, j.payload, j.content_type,
+      j.content_encoding, case when j.deadline is not null or (v_limits and bridge.has_limits(j.task, j.queue))
+        then bridge.delivered_headers(j) else j.headers end::text, j.properties::text,
+      case when least(j.expires_at, j.deadline) < '9999-12-31 00:00+00' then least(j.expires_at, j.deadline) end,  -- no drainer can read others
+      j.attempts
+    from bridge.job j where j.seq = u.seq offset 0) m
   order by u.place;
 end
 $$;
@@ -202,7 +207,8 @@ begin
     returning i.seq, i.token
   ), back as (
     select bridge.make_ready(o.seq, o.queue, o.rank, o.size, o.token) from (
-      select j.seq, j.queue, j.rank, j.size, f.token from freed f join bridge.job j on j.seq = f.seq order by j.rank, j.seq) o
+      select j.*, f.token from freed f cross join lateral (select j.seq, j.queue, j.rank, j.size from bridge.job j where j.seq = f.seq offset 0) j
+      order by j.rank, j.seq) o
   )
   select count(*) into v_count from back;
   return v_count;
@@ -226,7 +232,7 @@ begin
   with held as materialized (
     select unnest(w.holding) as token from bridge.worker w where w.stopped_at is null and w.seen_at > clock_timestamp() - v_lost
   )
-  select s.seq, s.token, s.queue, j.rank, j.properties::text, s.published_at, s.missing_since
+  select s.seq, s.token, s.queue, j.rank, j.properties, s.published_at, s.missing_since
   from (
     select i.seq, i.token, i.queue, i.published_at, i.missing_since, row_number() over (partition by i.queue order by i.published_at) as turn
     from bridge.flights() f
@@ -234,7 +240,7 @@ begin
     where i.published_at < clock_timestamp() - v_grace * power(2, least(i.republished, 12))
       and i.token not in (select h.token from held h)
     order by turn, i.published_at limit p_limit
-  ) s join bridge.job j on j.seq = s.seq
+  ) s cross join lateral (select j.rank, j.properties::text from bridge.job j where j.seq = s.seq offset 0) j
   order by s.published_at;
 end
 $$;

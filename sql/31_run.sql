@@ -178,7 +178,7 @@ begin
     delete from bridge.inflight i where i.seq = p_seq and (i.run = p_run or (i.run is null and i.token = p_token))
     returning i.seq, i.worker, i.progress, coalesce(i.started_at, i.published_at, i.claimed_at) as started_at
   ), gone as (
-    delete from bridge.job j using taken t where j.seq = t.seq returning j.*, t.worker, t.progress, t.started_at
+    delete from bridge.job j using taken t where j.seq = p_seq returning j.*, t.worker, t.progress, t.started_at
   ), kept as (
     insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,
       properties, size, max_attempts, backoff, attempts, losses, error, unique_key, expires_at, run_at, created_at, finished_at, started_at,

@@ -15,7 +15,8 @@ begin
       select o.seq from bridge.inflight o where o.token = any (p_tokens) and o.state <> 'running' order by o.seq for update))
     returning i.seq
   ), placed as (
-    select bridge.make_ready(j.seq, j.queue, j.rank, j.size, p_first => true) from freed f join bridge.job j on j.seq = f.seq
+    select bridge.make_ready(j.seq, j.queue, j.rank, j.size, p_first => true)
+    from freed f cross join lateral (select j.seq, j.queue, j.rank, j.size from bridge.job j where j.seq = f.seq offset 0) j
   )
   select count(*) into v_count from placed;
   return v_count;

@@ -74,7 +74,7 @@ begin
         then w.seen_at > i.started_at and not i.token = any (w.holding) else i.token = any (w.holding) end
       for update of i skip locked) i
   )
-  update bridge.inflight i set missing_since = case when i.missing_since is null then p_now end from changed c where i.seq = c.seq;
+  update bridge.inflight i set missing_since = case when i.missing_since is null then p_now end where i.seq = any (array (select c.seq from changed c));
 end
 $$;
 
@@ -93,7 +93,7 @@ begin
         and i.token in (select h.token from held h)
       for update of i skip locked) i
   )
-  update bridge.inflight i set missing_since = null from found f where i.seq = f.seq;
+  update bridge.inflight i set missing_since = null where i.seq = any (array (select f.seq from found f));
 end
 $$;
 

@@ -114,7 +114,8 @@ begin
   ), gone as (
     delete from bridge.blocked b using ours o where b.seq = o.seq returning b.seq, b.run_at
   ), placed as (
-    select g.seq, bridge.place(j.seq, j.queue, j.rank, j.size, g.run_at) from gone g join bridge.job j on j.seq = g.seq
+    select g.seq, bridge.place(j.seq, j.queue, j.rank, j.size, g.run_at)
+    from gone g cross join lateral (select j.seq, j.queue, j.rank, j.size from bridge.job j where j.seq = g.seq offset 0) j
   )
   select array_agg(p.seq) into v_due from placed p;
   insert into bridge.second_look (child)

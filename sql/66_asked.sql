@@ -39,7 +39,8 @@ begin
     select (select o.queue from bridge.lane o where o.queue > l.name order by o.queue, o.rank, o.version, o.buckets limit 1) from l
     where l.name is not null
   )
-  select f.queue from bridge.flights() f where exists (select from bridge.inflight i where i.queue = f.queue and i.pos >= f.low and i.taken_by is null)
+  select f.queue from bridge.flights() f cross join lateral (
+    select from bridge.inflight i where i.queue = f.queue and i.pos >= f.low and i.taken_by is null limit 1) i
   union select l.name from l where l.name is not null;
 end
 $$;
@@ -76,7 +77,8 @@ begin
   from known k left join head h on h.queue = k.name left join alive a on a.queue = k.name, lateral (
     select count(*) filter (where f.state = 'published') as published, min(f.published_at) filter (where f.state = 'published') as published_since,
       count(*) filter (where f.state = 'running') as running
-    from (select g.state, g.published_at from bridge.inflight g where g.queue = k.name and g.taken_by is null limit 10000) f) i
+    from (select g.state, g.published_at from bridge.inflight g
+      where g.queue = k.name and g.pos >= coalesce(bridge.floor_of('inflight', k.name), 0) and g.taken_by is null limit 10000) f) i
   order by k.name;
 end
 $$;
@@ -87,13 +89,18 @@ create or replace function bridge.stuck_in_flight(p_since timestamptz, p_queue t
   language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Jobs that have been published or running since before a moment, by state: how many (p_most are counted in all), the oldest, and its id.
   --
-  -- Index  inflight_live
+  -- Index  inflight_live, inflight_aside
 begin
   return query
   select s.state, count(*), min(s.since), (array_agg(coalesce(s.task_id, s.id::text) order by s.since))[1] from (
-    select i.state, coalesce(i.started_at, i.published_at) as since, j.task_id, j.id from bridge.inflight i join bridge.job j on j.seq = i.seq
-    where i.state <> 'claimed' and coalesce(i.started_at, i.published_at) < p_since and (p_queue is null or i.queue = p_queue)
-      and (p_task is null or j.task = p_task)
+    select i.state, i.since, j.task_id, j.id from (
+      select o.* from bridge.flights() f cross join lateral (
+        select i.seq, i.state, i.queue, coalesce(i.started_at, i.published_at) as since from bridge.inflight i
+        where i.queue = f.queue and i.pos >= f.low and i.taken_by is null offset 0) o
+      union all
+      select i.seq, i.state, i.queue, coalesce(i.started_at, i.published_at) from bridge.inflight i where i.taken_by is not null
+    ) i cross join lateral (select j.task_id, j.id, j.task from bridge.job j where j.seq = i.seq offset 0) j
+    where i.state <> 'claimed' and i.since < p_since and (p_queue is null or i.queue = p_queue) and (p_task is null or j.task = p_task)
     limit p_most) s
   group by s.state order by s.state;
 end

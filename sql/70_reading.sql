@@ -12,12 +12,16 @@ declare
   v_late record;
 begin
   select count(*) as jobs, min(w.since) as since into v_late from (
-    select r.seq, r.since, r.queue from bridge.ready_heads() h, lateral (
-      select o.seq, o.since, o.queue from bridge.ready o where o.queue = h.queue and o.rank = h.rank order by o.pos limit v_most) r
+    select r.seq, r.since, r.queue
+    from bridge.ready_heads() h join bridge.ready_parts(coalesce(bridge.floor_of('ready', h.queue), 0)) p on p.rank = h.rank, lateral (
+      select o.seq, o.since, o.queue from bridge.ready o
+      where o.queue = h.queue and o.rank = p.rank and o.pos >= p.low and o.pos < p.high order by o.pos limit v_most) r
     where (p_rule.queue is null or h.queue = p_rule.queue) and not bridge.is_paused(h.queue)
     union all
-    (select i.seq, i.published_at, i.queue from bridge.inflight i
-    where i.state = 'published' and i.taken_by is null and i.published_at < v_before and (p_rule.queue is null or i.queue = p_rule.queue) limit v_most)
+    (select i.seq, i.published_at, f.queue from bridge.flights() f cross join lateral (
+      select i.seq, i.published_at from bridge.inflight i
+      where i.queue = f.queue and i.pos >= f.low and i.state = 'published' and i.taken_by is null and i.published_at < v_before offset 0) i
+    where p_rule.queue is null or f.queue = p_rule.queue limit v_most)
     union all
     select o.seq, o.since, l.queue from (select h.seq, h.since, h.lane from bridge.held h order by h.seq limit v_most) o join bridge.lane l on l.id = o.lane
     where p_rule.queue is null or l.queue = p_rule.queue

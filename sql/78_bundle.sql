@@ -159,7 +159,7 @@ begin
     returning i.seq, i.worker, i.progress, coalesce(i.started_at, i.published_at, i.claimed_at) as started_at, array_position(p_seqs, i.seq) as at
   ), gone as (
     -- Counted, so that all of them are taken before the first job's row: rows in flight come first in the order of locks.
-    delete from bridge.job j using taken t where j.seq = t.seq and (select count(*) from taken) > 0
+    delete from bridge.job j using taken t where j.seq = any (p_seqs) and j.seq = t.seq and (select count(*) from taken) > 0
     returning j.*, t.worker, t.progress, t.started_at, t.at
   ), kept as (
     insert into bridge.finished (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers,

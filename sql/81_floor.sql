@@ -4,6 +4,10 @@
 -- all rows that have gone since, 0.7 us a row. But both hot tables number their rows as they come. Once no row of a queue is left below a
 -- number, none comes, and looks begin there. A floor is a shorter way and nothing else: without any, the same is found.
 --
+-- A row whose number is known is looked up by that: by a condition (seq = any (...)) or in a subquery of its own (offset 0), not by a join.
+-- A vacuum that comes while these tables are empty has the planner count on one row in each. Of two ways to one row, by its number and
+-- through all of the table, it may take the second, for each of the jobs anew, past all that is dead.
+--
 -- A number may belong to a transaction that has not ended. It was taken by the table's own insert, which had the table's lock by then and
 -- keeps it to the end. So a look notes how far the numbers are, and who has the lock; when all of those have let go, each row up to there
 -- is seen or gone. See bridge.raise_floors. (Nobody prepares such a transaction to end it in another session: it has notified.)

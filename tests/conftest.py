@@ -16,6 +16,7 @@ pytest_plugins = [
     "fix_folders",
     "fix_servers",
     "fix_sql",
+    "fix_floors",
     "fix_stack",
     "fix_proxy",
     "fix_calls",
