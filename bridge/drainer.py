@@ -19,7 +19,8 @@ import psycopg
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
 
 import bridge
-from bridge import pipeline, schema, tracing
+from bridge import ahead, schema, tracing
+from bridge.ahead import Ahead
 from bridge.alarm import Alarm, Trouble
 from bridge.broker import open_broker
 from bridge.bundles import Bundles
@@ -30,7 +31,6 @@ from bridge.floors import Floors
 from bridge.job import Status
 from bridge.lookout import Lookout
 from bridge.meter import Meter
-from bridge.pipeline import Pipeline
 from bridge.queries import dispatch, runs, silent
 from bridge.queries.connection import OUTAGE, connect, is_pooled
 from bridge.records import Fields
@@ -71,7 +71,7 @@ class _Clock:
 class Drainer:
     """Moves ready jobs to the broker until it is told to stop. Any number may run.
 
-    Everything it holds in memory is a few shipments: a crash at any line loses nothing, because a job is claimed before it is sent and
+    Everything it holds in memory is one shipment: a crash at any line loses nothing, because a job is claimed before it is sent and
     marked only after the broker has confirmed it.
     """
 
@@ -97,7 +97,7 @@ class Drainer:
         self._trouble = Trouble()
         self._alarm = Alarm()
         self._floors = Floors()
-        self._pipeline = Pipeline(self._connect, self.id)
+        self._ahead = Ahead(self._connect, self.id)
 
     def run(self) -> None:
         """Work until the stop event is set; outages of Postgres or the broker are waited out with growing, jittered pauses.
@@ -181,7 +181,7 @@ class Drainer:
 
     def _drop(self) -> None:
         """Let go of connections that may be broken, and of what was claimed ahead."""
-        self._pipeline.give_back(self._connection)
+        self._ahead.give_back(self._connection)
         with suppress(Exception):
             if self._broker is not None:
                 self._broker.close()
@@ -193,8 +193,8 @@ class Drainer:
 
     def close(self) -> None:
         """Say good-bye and disconnect."""
-        self._pipeline.give_back(self._connection)
-        self._pipeline.close()
+        self._ahead.give_back(self._connection)
+        self._ahead.close()
         with suppress(psycopg.Error):
             if self._connection is not None:
                 self._report(stopped=True)
@@ -217,29 +217,27 @@ class Drainer:
         """
         self._open()
         connection = self._postgres()
-        queues = self._serve({*(self._woken or dispatch.ready_queues(connection)), *self._pipeline.queues})
+        queues = self._serve({*(self._woken or dispatch.ready_queues(connection)), *self._ahead.queues})
         self._woken = set()
         random.shuffle(queues)  # no queue is always first
-        published = sum(self._drain_queue(connection, queue) for queue in queues)
-        self._pipeline.settle()
-        return published
+        return sum(self._drain_queue(connection, queue) for queue in queues)
 
     def _drain_queue(self, connection: Connection, queue: str) -> int:
         limit, size = self._suspicion.limit(queue, self._settings.shipment), self._settings.shipment_bytes
         sizes = self._bundles.sizes(connection, queue)
-        claimed = self._pipeline.take(queue) or pipeline.claim(connection, self.id, queue, limit=limit, size=size)
+        claimed = self._ahead.take(queue) or ahead.claim(connection, self.id, queue, limit=limit, size=size)
         jobs = claimed.jobs
         self.meter.claimed(claimed.seconds, len(jobs))
         self._floors.claimed(queue, len(jobs))
         if len(jobs) == limit == self._settings.shipment:  # there is more
-            self._pipeline.begin(queue, limit=limit, size=size)
+            self._ahead.begin(queue, limit=limit, size=size)
         if sizes is not None and jobs:
             jobs = dispatch.set_alone(connection, jobs)
         try:
             count = self._ship(claimed.id, jobs, sizes)
         except RefusedError as error:
             # The broker is well, so the other queues go on.
-            self._pipeline.give_back(connection, queue)
+            self._ahead.give_back(connection, queue)
             pause = self._holds.hold(queue, took_some=bool(error.confirmed))
             log.warning("refused queue=%s jobs=%d pause=%.1f error=%s", queue, len(jobs) - len(error.confirmed), pause, error)
             return len(error.confirmed)
@@ -289,7 +287,7 @@ class Drainer:
         """The broker has these."""
         if not jobs:
             return
-        self._pipeline.mark(self._postgres(), shipment, jobs)
+        dispatch.mark_published(self._postgres(), shipment, [job.seq for job in jobs])
         self._announce(jobs, sent_at)
         self.published += len(jobs)
         self._trouble.published()

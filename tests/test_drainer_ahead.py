@@ -1,4 +1,4 @@
-"""A shipment that is claimed, or marked, while another is on its way: published once, or back where it was."""
+"""A shipment that is claimed while the one before it is on its way: published once, or back where it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import redis
-from fix_servers import wait_for_value, wait_until
+from fix_servers import wait_for_value
 from laboratory.proxy import Proxy
 
 from bridge.drainer import Drainer
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 SHIPMENT = 5
 CLAIMED = "select count(*) from bridge.inflight where state = 'claimed'"
 READY = "select count(*) from bridge.ready"
-PUBLISHED = "select count(*) from bridge.inflight where state = 'published'"
-PLACES = f"select array[({PUBLISHED}), ({CLAIMED}), ({READY})]"
-MARKS = "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query ~ 'mark_published'"
 AHEAD = """select pid from pg_stat_activity where datname = current_database() and application_name = 'bridge drain'
   order by backend_start desc limit 1"""
 WAITS = "select count(*) from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
@@ -96,7 +93,7 @@ def test_a_claim_ahead_that_breaks_off_is_an_outage_like_any_other(db: Session, 
     enqueue(db, 2 * SHIPMENT)
     with psycopg.connect(db.dsn) as other:
         other.execute("lock table bridge.inflight")
-        drainer_here._pipeline.begin("celery", limit=SHIPMENT, size=1000)
+        drainer_here._ahead.begin("celery", limit=SHIPMENT, size=1000)
         wait_for_value(db.dsn, WAITS, (ahead,), value=1)
         db.do("select pg_terminate_backend(%s)", ahead)
         with pytest.raises(OUTAGE):
@@ -111,39 +108,3 @@ def test_many_shipments_of_several_queues_are_each_published_once(db: Session, d
     drainer(broker_url=redis_server.url, env={"BRIDGE_SHIPMENT": "10"})
     wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'published'", value=406, timeout=60)
     assert in_redis(redis_server) == 203
-
-
-def test_a_shipment_is_marked_beside_the_next_one_and_none_is_left_unmarked(db: Session, drainer_here: Drainer) -> None:
-    enqueue(db, 3 * SHIPMENT)
-    with psycopg.connect(db.dsn) as other:
-        drainer_here.drain_once()
-        wait_for_value(db.dsn, PLACES, value=[SHIPMENT, SHIPMENT, SHIPMENT])
-        # What is on its way cannot be marked yet.
-        other.execute("select from bridge.inflight where state = 'claimed' for update")
-        assert drainer_here.drain_once() == SHIPMENT
-        wait_until(lambda: db.rows(MARKS))
-        assert db.one(PUBLISHED) == SHIPMENT
-    assert [drainer_here.drain_once() for _ in range(2)] == [SHIPMENT, 0]
-    assert (db.one(CLAIMED), db.one(PUBLISHED)) == (0, 3 * SHIPMENT)
-
-
-@pytest.mark.parametrize("shipments", [2, 3])
-def test_a_mark_that_breaks_off_is_an_outage_and_its_jobs_are_published_again(
-    db: Session, drainer_here: Drainer, redis_server: RedisServer, shipments: int
-) -> None:
-    enqueue(db, shipments * SHIPMENT)
-    with psycopg.connect(db.dsn) as other:
-        drainer_here.drain_once()
-        wait_for_value(db.dsn, PLACES, value=[SHIPMENT, SHIPMENT, (shipments - 2) * SHIPMENT])
-        other.execute("select from bridge.inflight where state = 'claimed' for update")
-        drainer_here.drain_once()
-        wait_until(lambda: db.rows(MARKS))
-        db.do("select pg_terminate_backend(%s)", db.one(MARKS))
-        with pytest.raises(OUTAGE):
-            drainer_here.drain_once()
-    assert db.one(CLAIMED) > 0
-    db.do("update bridge.inflight set claimed_at = now() - interval '1 h' where state = 'claimed'")
-    db.do("select bridge.tick()")
-    [drainer_here.drain_once() for _ in range(4)]
-    assert (db.one(CLAIMED), db.one(READY), db.one(PUBLISHED)) == (0, 0, shipments * SHIPMENT)
-    assert in_redis(redis_server) > shipments * SHIPMENT
