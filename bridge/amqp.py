@@ -18,7 +18,7 @@ from bridge.content import OURS, content_of, undelayed
 from bridge.errors import InvalidArgumentError
 from bridge.queries import jobs
 from bridge.queries.buffered import message_row
-from bridge.queries.connection import OUTAGE, plainly
+from bridge.queries.connection import OUTAGE
 from bridge.queries.repeat import Tries
 from bridge.worker import outcome, replacement
 from bridge.worker.follow import sent_by_tracer, takes_rows_alone
@@ -179,7 +179,7 @@ class RowProducer:
         tries = Tries([content.id])
 
         def write(connection: Connection) -> UUID:
-            return content.id if tries.made(plainly(connection).execute) else jobs.enqueue_message(connection, content)
+            return content.id if tries.made_through(connection) else jobs.enqueue_message(connection, content)
 
         connections = self._joined.connections
         return connections.ask(write) if again else write(connections.get())

@@ -13,7 +13,7 @@ from sqlalchemy.exc import UnboundExecutionError
 
 from bridge.errors import BridgeError, InvalidArgumentError
 from bridge.queries import buffered
-from bridge.queries.connection import driver_connection, plainly
+from bridge.queries.connection import driver_connection
 from bridge.queries.repeat import Tries
 from bridge.transaction import home
 from bridge.transaction.leaving import watch
@@ -184,7 +184,7 @@ def _send(connection: Connection, rows: Sequence[Row]) -> list[UUID]:
 
 
 def _send_by_itself(rows: Sequence[Row], tries: Tries, connection: PsycopgConnection) -> None:
-    made = tries.made(plainly(connection).execute)
+    made = tries.made_through(connection)
     if left := [row for row in rows if row.id not in made]:
         buffered.send(connection, left)
 

@@ -23,7 +23,7 @@ FOLDER = Path(os.environ.get("BUNDLED_FOLDER", "."))
 @inspect_command()
 def timers(state: Any) -> int:
     """How many the worker's main process keeps, those among them that were cancelled."""
-    return len(state.consumer.timer._queue)
+    return len(state.consumer.timer)
 
 
 class MuteError(Exception):
