@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_servers import wait_until
 from laboratory.proxy import Proxy
 from psycopg import conninfo
 
 from bridge.local.postgres import SOCKET_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fix_servers import RedisServer
+    from fix_sql import Session
 
 
 @pytest.fixture
@@ -38,3 +41,20 @@ def postgres_proxy(dsn: str) -> Iterator[tuple[Proxy, str]]:
     proxy, through = proxy_before(dsn)
     yield proxy, through
     proxy.close()
+
+
+def without_an_answer(proxy: Proxy, db: Session, call: Callable[[], Any]) -> Any:
+    """Make a job while no answer of Postgres comes through; the connection breaks when the job has been made, and has run to its end."""
+
+    def run() -> None:
+        claim = wait_until(db.claim)[0]
+        db.finish(claim, db.start(claim))
+        proxy.heal()
+        proxy.cut()
+
+    proxy.drop("answers")
+    with ThreadPoolExecutor(1) as pool:
+        ran = pool.submit(run)
+        result = call()
+        ran.result()
+    return result

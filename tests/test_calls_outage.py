@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from celery import chain, chord, group, signals
+from fix_proxy import without_an_answer
 from fix_servers import ROOT, wait_until
 from kombu.exceptions import OperationalError
 
@@ -45,23 +46,6 @@ def test_a_connection_that_broke_unnoticed_costs_no_call(caller: Any, dsn: str, 
     assert db.one("select count(*) from bridge.jobs") == 2
 
 
-def call_without_an_answer(app: Any, proxy: Proxy, db: Session, **options: Any) -> Any:
-    """Call while no answer of Postgres comes through; the connection breaks when the job has been made, and has run to its end."""
-
-    def run() -> None:
-        claim = wait_until(db.claim)[0]
-        db.finish(claim, db.start(claim))
-        proxy.heal()
-        proxy.cut()
-
-    proxy.drop("answers")
-    with ThreadPoolExecutor(1) as pool:
-        ran = pool.submit(run)
-        result = app.send_task("calls.told", **options)
-        ran.result()
-    return result
-
-
 def test_a_call_whose_answer_is_lost_makes_one_job_though_that_has_ended(
     make_caller: MakeApp, postgres_proxy: tuple[Proxy, str], db: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +53,7 @@ def test_a_call_whose_answer_is_lost_makes_one_job_though_that_has_ended(
     app = make_caller()
     monkeypatch.setenv("BRIDGE_DATABASE_URL", through)
     app.send_task("calls.first", queue="others")  # nothing but the call itself is asked from here on
-    result = call_without_an_answer(app, proxy, db)
+    result = without_an_answer(proxy, db, lambda: app.send_task("calls.told"))
     assert db.rows("select id::text, status from bridge.jobs where queue = 'celery'") == [(result.id, "succeeded")]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from fix_proxy import without_an_answer
 from fix_servers import ROOT, wait_for_value
 
 import bridge
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fix_servers import Launcher, StartWorker
+    from fix_sql import Session
+    from laboratory.proxy import Proxy
 
     from bridge.testing.databases import Databases
 
@@ -26,12 +29,20 @@ STORIES = re.findall(r"^@story\ndef (\w+)", (ROOT / "tests/apps/django_orders/st
 MANAGE = "import sys; from django.core.management import execute_from_command_line as run; run(['manage.py', *sys.argv[1:]])"
 
 
-def python(dsn: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in the project's environment."""
+def begin(dsn: str, *words: str, **more: str) -> subprocess.Popen[str]:
+    """Start Python in the project's environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("BRIDGE_", "DJANGO_"))}
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment |= {"ORDERS_DSN": dsn, "DJANGO_SETTINGS_MODULE": "apps.django_orders.settings", "PYTHONPATH": paths, **more}
-    return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False, timeout=120)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *words], env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def python(dsn: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the project's environment, to its end."""
+    with begin(dsn, *words, **more) as process:
+        said = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(words, process.returncode, *said)
 
 
 def manage(dsn: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -107,6 +118,23 @@ def test_a_call_while_postgres_is_away_raises_what_celery_raises_for_its_broker(
     )
     done = python("host=127.0.0.1 port=1 dbname=nowhere user=nobody", "-c", call)
     assert done.stdout.startswith("the database went away: "), done.stderr
+
+
+def test_a_call_outside_of_blocks_makes_one_job_though_the_answer_is_lost_and_it_has_ended(
+    postgres_proxy: tuple[Proxy, str], db: Session
+) -> None:
+    proxy, through = postgres_proxy
+    calls = (
+        "import django; django.setup()\n"
+        "from apps.django_orders.celery import app\n"
+        "app.send_task('mail.send', queue='others')\n"
+        "input()\n"
+        "print(app.send_task('mail.send'))\n"
+    )
+    with begin(through, "-c", calls) as process:
+        wait_for_value(db.dsn, "select count(*) from bridge.jobs", value=1, timeout=60)
+        said, errors = without_an_answer(proxy, db, lambda: process.communicate("go on\n", timeout=60))
+    assert db.rows("select id::text, status from bridge.jobs where queue = 'celery'") == [(said.strip(), "succeeded")], errors
 
 
 def test_tasks_of_a_real_worker_make_what_their_blocks_commit(dsn: str, launcher: Launcher, worker: StartWorker) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fix_proxy import without_an_answer
 from fix_transactions import Order, tasks_of
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import IntegrityError
@@ -19,6 +20,7 @@ from bridge.errors import InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from fix_sql import Session as Sql
+    from laboratory.proxy import Proxy
 
 
 def test_jobs_of_a_session_that_only_read_are_not_lost_when_it_is_closed(engine: Engine, caller: Any, db: Sql) -> None:
@@ -64,6 +66,21 @@ def test_jobs_of_a_session_that_only_read_outlive_a_restart_of_postgres(engine: 
         session.execute(text("select 1"))
         caller.send_task("after")
     assert tasks_of(db) == ["before", "after"]
+
+
+def test_a_job_of_a_session_that_only_read_is_made_once_though_the_answer_is_lost_and_it_has_ended(
+    engine: Engine, caller: Any, postgres_proxy: tuple[Proxy, str], db: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, through = postgres_proxy
+    monkeypatch.setenv("BRIDGE_DATABASE_URL", through)
+    with Session(engine) as session:
+        session.execute(text("select 1"))
+        caller.send_task("before", queue="others")  # the statement is prepared from here on
+    with Session(engine) as session:
+        session.execute(text("select 1"))
+        result = caller.send_task("told")
+        without_an_answer(proxy, db, session.close)
+    assert db.rows("select id::text, status from bridge.jobs where queue = 'celery'") == [(result.id, "succeeded")]
 
 
 @pytest.mark.parametrize("way", ["unflushed object", "core statement", "changed object"])
