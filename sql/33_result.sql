@@ -55,7 +55,9 @@ begin
       j.attempts + (i.run is not null)::integer as attempts, j.headers, case when p_arguments then j.args end as args,
       case when p_arguments then j.kwargs end as kwargs, case when p_arguments then j.payload end as payload, j.content_type, j.content_encoding,
       greatest(j.updated_at, i.started_at) as changed_at, null::timestamptz as done_at
-    from bridge.job j left join bridge.inflight i on i.seq = j.seq left join bridge.scheduled s on s.seq = j.seq
+    from bridge.job j
+    left join lateral (select o.* from bridge.inflight o where o.seq = j.seq offset 0) i on true
+    left join lateral (select o.seq from bridge.scheduled o where o.seq = j.seq offset 0) s on true
     where j.id = any (p_ids)
     union all
     select f.id, f.task_id, f.status, f.result, f.error, f.outcome, f.progress, f.task, f.queue, f.worker, null, f.attempts::integer, f.headers,
