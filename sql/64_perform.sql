@@ -149,9 +149,9 @@ create or replace function bridge.calls_to_stop(p_now timestamptz default clock_
 begin
   return query
   select h.pid from (
-    select i.run from bridge.inflight i join bridge.job j on j.seq = i.seq
+    select i.run from bridge.inflight i cross join lateral (select o as job from bridge.job o where o.seq = i.seq offset 0) j
     where i.queue = 'bridge.calls' and i.taken_by is null and i.state = 'running'
-      and (i.stop_signal is not null or i.started_at + bridge.call_limit(j) <= p_now)
+      and (i.stop_signal is not null or i.started_at + bridge.call_limit(j.job) <= p_now)
     for update of i skip locked
   ) o
   cross join lateral (select bridge.call_holder(o.run) as pid) h

@@ -208,7 +208,7 @@ $$;
 
 create or replace function bridge.delayed_by_queue(p_most integer default 5000, p_pages integer default 32)
   returns table (queue text, status text, jobs bigint) language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off
-  set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+  set jit = off as $$
   -- How many jobs of each queue are scheduled or blocked. Above p_most, a sample of p_pages tells of the scheduled ones: their rows do not
   -- name the queue.
   --
@@ -218,14 +218,17 @@ declare
     else bridge.sample_of('bridge.scheduled', p_pages) end;
 begin
   if v_sample = 100 then
-    return query select j.queue, 'scheduled', count(*) from bridge.scheduled s join bridge.job j on j.seq = s.seq group by j.queue;
+    return query select j.queue, 'scheduled', count(*) from bridge.scheduled s
+      cross join lateral (select o.queue from bridge.job o where o.seq = s.seq offset 0) j group by j.queue;
   else
     return query
       select j.queue, 'scheduled', round(count(*) * 100 / v_sample)::bigint
-      from bridge.scheduled s tablesample system (v_sample) join bridge.job j on j.seq = s.seq group by j.queue;
+      from bridge.scheduled s tablesample system (v_sample)
+      cross join lateral (select o.queue from bridge.job o where o.seq = s.seq offset 0) j group by j.queue;
   end if;
   return query
-    select j.queue, 'blocked', count(*) from (select b.seq from bridge.blocked b limit p_most) b join bridge.job j on j.seq = b.seq group by j.queue;
+    select j.queue, 'blocked', count(*) from (select b.seq from bridge.blocked b limit p_most) b
+    cross join lateral (select o.queue from bridge.job o where o.seq = b.seq offset 0) j group by j.queue;
 end
 $$;
 

@@ -54,6 +54,8 @@ BY_NUMBER = {
     "stuck": "select * from bridge.stuck_in_flight(now())",
     "results": "select * from bridge.results(array['{id}'::uuid, '{id}'])",
     "cancel": "select bridge.cancel('{id}')",
+    "calls": "select bridge.stop_calls()",
+    "metrics": "select * from bridge.metrics()",
     "queues": "select * from bridge.queues_seen()",
 }
 
