@@ -146,17 +146,20 @@ create or replace function bridge.finish_many(p_seqs bigint[], p_runs uuid[], p_
   --   p_seqs  in ascending order; the other arrays belong to them, one each
   --   p_results, p_outcomes  JSON, or null
   --
-  -- Returns  the numbers of those whose runs have been superseded; their outcomes are kept aside
+  -- A number comes more than once where a process has run a job again after somebody had lost it.
+  --
+  -- Returns  the places, from 1, of those whose runs have been superseded; their outcomes are kept aside
   -- Errors   23514 as in bridge.finish; nothing of them is written then
   -- Locks    the rows in the order of their numbers, as bridge.mark_published
 declare
   v_gone record;
-  v_ended bigint[];
+  v_late integer[];
   v_followed record;
 begin
   with taken as (
     delete from bridge.inflight i where i.seq = any (p_seqs) and (i.run = any (p_runs) or (i.run is null and i.token = any (p_tokens)))
-    returning i.seq, i.worker, i.progress, coalesce(i.started_at, i.published_at, i.claimed_at) as started_at, array_position(p_seqs, i.seq) as at
+    returning i.seq, i.worker, i.progress, coalesce(i.started_at, i.published_at, i.claimed_at) as started_at,
+      case when i.run is null then array_position(p_tokens, i.token) else array_position(p_runs, i.run) end as at
   ), gone as (
     -- Counted, so that all of them are taken before the first job's row: rows in flight come first in the order of locks.
     delete from bridge.job j using taken t where j.seq = any (p_seqs) and j.seq = t.seq and (select count(*) from taken) > 0
@@ -171,11 +174,11 @@ begin
       p_runs[g.at], g.worker, p_outcomes[g.at]::jsonb, g.chord, g.options, g.deadline, g.batch, g.serial_key
     from gone g
   )
-  select array_agg(g.seq) as seqs, array_agg(g.id) as ids, bool_or(g.unique_key is not null or g.chord is not null or g.batch is not null
-    or g.options ? 'webhook') as followed into v_gone from gone g;
-  v_ended := coalesce(v_gone.seqs, '{}');
+  select coalesce(array_agg(g.seq), '{}') as seqs, array_agg(g.id) as ids, coalesce(array_agg(g.at), '{}') as places,
+    bool_or(g.unique_key is not null or g.chord is not null or g.batch is not null or g.options ? 'webhook') as followed
+  into v_gone from gone g;
   -- A statement of its own, as in bridge.let_go.
-  if v_gone.followed or exists (select from bridge.callback) or exists (select from bridge.dependency d where d.parent = any (v_ended))
+  if v_gone.followed or exists (select from bridge.callback) or exists (select from bridge.dependency d where d.parent = any (v_gone.seqs))
     or exists (select from bridge.waiter w where w.id = any (v_gone.ids)) or exists (select from bridge.checkpoint c where c.id = any (v_gone.ids))
   then
     for v_followed in
@@ -187,12 +190,11 @@ begin
         coalesce(v_followed.options ? 'webhook', false), v_followed.batch);
     end loop;
   end if;
-  if cardinality(v_ended) < cardinality(p_seqs) then
-    perform bridge.keep_late(u.seq, u.run, u.result::json, null, u.id) from unnest(p_seqs, p_runs, p_results, p_ids) u (seq, run, result, id)
-    where u.seq <> all (v_ended);
-    return array (select s from unnest(p_seqs) s where s <> all (v_ended));
+  if cardinality(v_gone.seqs) < cardinality(p_seqs) then
+    v_late := array (select g from generate_series(1, cardinality(p_seqs)) g where g <> all (v_gone.places));
+    perform bridge.keep_late(p_seqs[l], p_runs[l], p_results[l]::json, null, p_ids[l]) from unnest(v_late) l;
   end if;
-  return '{}'::bigint[];
+  return coalesce(v_late, '{}');
 end
 $$;
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -77,7 +78,7 @@ def test_of_all_copies_one_starts_and_who_asks_again_hears_the_same(db: Session,
     assert start(db, claims, runs) == [claim.seq for claim in claims[1:]], "the answer was lost"
     assert start(other, claims, new_runs(claims)) == [], "a second copy"
     assert finish(db, claims[1:], runs[1:]) == []
-    assert finish(db, claims[1:], runs[1:]) == [claim.seq for claim in claims[1:]], "that answer, too"
+    assert finish(db, claims[1:], runs[1:]) == list(range(1, MANY)), "that answer, too"
     assert db.attempts(claims[1].id) == [(1, "succeeded")], "told again it is no other run"
 
 
@@ -122,10 +123,26 @@ def test_a_run_that_was_superseded_is_kept_aside_and_keeps_nobody_from_ending(db
     runs = new_runs(claims)
     start(db, claims, runs)
     assert db.one("select bridge.lose(%s, %s, 'it died', %s, 1)", claims[2].seq, claims[2].token, db.worker) == "queued"
-    assert finish(db, claims, runs) == [claims[2].seq]
+    assert finish(db, claims, runs) == [3]
     assert db.status(claims[2].id) == "queued"
     assert db.attempts(claims[2].id) == [(1, "lost"), (1, "superseded")]
     assert db.one("select count(*) from bridge.jobs where status = 'succeeded'") == MANY - 1
+
+
+@pytest.mark.parametrize("late_first", [True, False])
+def test_of_two_runs_of_one_job_the_one_that_has_it_counts(db: Session, *, late_first: bool) -> None:
+    (old,) = published(db, 1)
+    lost, last = uuid.uuid4(), uuid.uuid4()
+    start(db, [old], [lost])
+    db.do("select bridge.lose(%s, %s, 'cut off')", old.seq, old.token)
+    new = db.publish()
+    start(db, [new], [last])
+    both = [(replace(old, args="too late"), lost), (replace(new, args="in time"), last)]
+    claims, runs = map(list, zip(*(both if late_first else reversed(both)), strict=True))
+    assert finish(db, claims, runs) == [1 if late_first else 2]
+    assert db.rows("select run, result::text from bridge.finished") == [(last, '"in time"')]
+    kept = "select run, result::text from bridge.attempt where outcome = 'superseded'"
+    assert db.rows(kept) == [(lost, '"too late"')]
 
 
 def test_an_end_takes_deliveries_whose_start_a_crash_forgot(db: Session) -> None:

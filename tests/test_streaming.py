@@ -48,6 +48,11 @@ class Flow:
     workers: list[Process] = field(default_factory=list)
     marks: dict[str, Path] = field(default_factory=dict)
 
+    @property
+    def control(self) -> Any:
+        """Celery's remote control of all workers that live."""
+        return Celery(broker=self.stack.broker_url).control
+
     def start_worker(self) -> Process:
         env = {**LONG, "BRIDGE_DATABASE_URL": self.through, "BRIDGE_TIMEOUT": "2"}
         self.workers.append(self.stack.start_worker("apps.reports", "--concurrency=1", env=env))
@@ -321,13 +326,15 @@ def thaw(flow: Flow) -> None:
 
 
 def cut_off(flow: Flow) -> None:
-    """The worker goes on, and does not reach Postgres."""
+    """The worker goes on, and does not reach Postgres; it takes no messages that it would only hand back."""
+    assert flow.control.cancel_consumer("reports", reply=True, limit=1, timeout=30)
     flow.proxy.refuse()
     flow.proxy.cut()
 
 
 def lead_back(flow: Flow) -> None:
     flow.proxy.heal()
+    assert flow.control.add_consumer("reports", reply=True, limit=2, timeout=30)
 
 
 @pytest.mark.parametrize(("strike", "mend"), [(freeze, thaw), (cut_off, lead_back)])
@@ -341,6 +348,7 @@ def test_results_kept_by_a_worker_that_was_taken_for_dead_are_put_aside(
         go.unlink()
     other = flow.stack.start_worker("apps.reports", "--concurrency=1")
     wait_until(lambda: len(flow.runs(over[0])) == 2, 60, "the first of them to run again")
+    wait_until(lambda: all((1, "lost") in flow.stack.attempts(one) for one in over), 60, "all of them to be taken for lost")
     mend(flow)
     wait_until(lambda: (1, "superseded") in flow.stack.attempts(over[0]), 60, "what was kept of it to be put aside")
     assert flow.stack.job(over[0])["status"] == "running"

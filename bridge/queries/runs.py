@@ -147,7 +147,7 @@ def start_many(connection: Connection, wanted: Sequence[Wanted], worker: UUID, p
 
 
 def finish_many(connection: Connection, outcomes: Sequence[Finish]) -> list[int]:
-    """End jobs that have succeeded and wait for the answer: the numbers of those whose runs have been superseded."""
+    """End jobs that have succeeded and wait for the answer: the places, from 1, of those whose runs have been superseded."""
     return _numbers(_with_days(connection, lambda: _execute(connection, b"bridge_finish_many", _columns(outcomes))))
 
 

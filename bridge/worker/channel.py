@@ -163,15 +163,15 @@ class RunChannel:
         except _REFUSAL:
             self._settle_again()
             return
-        for finish in self._unread:
-            self._noted(finish, counted=finish.seq not in late)
+        for place, finish in enumerate(self._unread, 1):
+            self._noted(finish, counted=place not in late)
         self._unread = []
         self._board.answered(self._kept)
 
     def _superseded(self) -> set[int]:
-        """The answer to what was sent last."""
+        """The answer to what was sent last: the places, from 1, of what was kept aside."""
         if len(self._unread) == 1:
-            return set() if runs.read_finish(self._connected(), self._unread[0]) else {self._unread[0].seq}
+            return set() if runs.read_finish(self._connected(), self._unread[0]) else {1}
         return set(runs.read_finish_many(self._connected(), self._unread))
 
     def _settle_again(self) -> None:
