@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import time
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from bridge.local.postgres import PostgresServer
 
 PROMISED_END = 5.0  # seconds from SIGTERM to the end
+HEAP = 64 << 20
 SLOW_MACHINE = 3  # times a promise is waited for, because the machine is shared
 
 
@@ -88,6 +91,24 @@ def test_two_drainers_share_the_work_and_publish_nothing_twice(db: Session, drai
     wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'published'", value=sum(made), timeout=60)
     found = ids_in(client)
     assert (len(found), len(set(found))) == (sum(made), sum(made))
+
+
+def heaps_of_threads(pid: int) -> list[str]:
+    """The heaps that glibc has given to threads: it reserves 64 MiB for each, at a multiple of that, and uses the beginning."""
+    maps = [line.split()[:2] for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    parts = [(*(int(end, 16) for end in place.split("-")), rights) for place, rights in maps]
+    return [
+        f"{used[0]:x}" for used, left in pairwise(parts)
+        if used[0] % HEAP == 0 and left[:2] == (used[1], used[0] + HEAP) and (used[2], left[2]) == ("rw-p", "---p")
+    ]  # fmt: skip
+
+
+def test_the_threads_of_a_drainer_have_no_heaps_of_their_own(db: Session, drainer: StartDrainer) -> None:
+    db.do("update bridge.setting set value = '0' where name = 'window'")
+    many(db, 3000)
+    process = drainer()
+    wait_for_value(db.dsn, "select count(*) from bridge.inflight where state = 'published'", value=3000)
+    assert heaps_of_threads(process.pid) == []
 
 
 def test_sigterm_ends_a_drainer_in_the_middle_of_its_work_with_code_0_and_nothing_half_done(db: Session, drainer: StartDrainer) -> None:
