@@ -41,7 +41,10 @@ def begin(dsn: str, *words: str, **more: str) -> subprocess.Popen[str]:
 def python(dsn: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run Python in the project's environment, to its end."""
     with begin(dsn, *words, **more) as process:
-        said = process.communicate(timeout=120)
+        try:
+            said = process.communicate(timeout=120)
+        finally:
+            process.kill()
     return subprocess.CompletedProcess(words, process.returncode, *said)
 
 
