@@ -8,6 +8,8 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from laboratory.history import history
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -111,10 +113,32 @@ def out_of_place(facts: Facts) -> Iterator[tuple[None, str]]:
 
 @rule
 def started_twice(facts: Facts) -> Iterator[tuple[int, str]]:
-    """One start a run."""
-    for run in _runs(facts):
-        if run.starts > 1:
-            yield run.lab, f"run {run.run} started {run.starts} times"
+    """One start a run, and one run a delivery: an attempt begins once, however many copies of its message there are.
+
+    What a crash of Postgres has forgotten may start once more: not awaited on disk is a start of which nobody made a copy.
+    """
+    for runs in facts.runs.values():
+        begun: dict[str, Run] = {}
+        for run in runs:
+            if run.starts > 1:
+                yield run.lab, f"run {run.run} started {run.starts} times"
+            if run.delivery is not None:
+                one = begun.setdefault(run.delivery, run)
+                if one is not run and not _crashed(facts, one.started, run.started):
+                    yield run.lab, f"delivery {run.delivery} was started by {one.run} and by {run.run}"
+
+
+@rule
+def rows_and_witness_differ(facts: Facts) -> Iterator[tuple[int, str]]:
+    """What ran has its attempt in the rows, and an attempt that had an end of its own was seen to begin."""
+    seen = {run.run for run in _runs(facts)}
+    for lab in facts.jobs:
+        for run in facts.runs.get(lab, []):
+            if run.run not in facts.outcomes and not _crashed(facts, run.started, run.over or run.started):
+                yield lab, f"run {run.run} in {run.slot} is in no row"
+        for row in facts.attempts_of(lab):
+            if row.run is not None and row.run not in seen and row.outcome in ("succeeded", *FOLLOWED):
+                yield lab, f"attempt {row.attempt} {row.outcome} by run {row.run}, which the witness did not see"
 
 
 @rule
@@ -254,7 +278,7 @@ def faster_than_its_rate(facts: Facts) -> Iterator[tuple[int, str]]:
     labs = [lab for lab, jobs in facts.jobs.items() if jobs[0].task == "lab.rated" and lab in facts.runs]
     if not labs or any(strike.tail for strike in facts.strikes):
         return
-    burst = BURST * (1 + sum(strike.fault.startswith(("postgres-", "disk-", "failover-")) for strike in facts.strikes))
+    burst = BURST * (1 + sum(_is_crash(strike) for strike in facts.strikes))
     since = min(facts.asked[lab].asked_at for lab in labs if lab in facts.asked)
     starts = sorted((min(run.started for run in facts.runs[lab]), lab) for lab in labs)
     for number, (at, lab) in enumerate(starts, 1):
@@ -300,17 +324,28 @@ def excuse(facts: Facts, run: Run, until: Any) -> bool:
 def culprits_of(facts: Facts, run: Run, until: Any) -> list[Strike]:
     """Strikes that may have cost this run: it was under way in a worker that was hit, before another took its place at `until`.
 
-    An order that nobody obeyed costs nothing.
+    It was in the very process that was hit, where that is known. An order that nobody obeyed costs nothing.
     """
     slack = timedelta(seconds=facts.slack)
     return [
         strike
         for strike in facts.strikes
         if run.slot in strike.again
+        and (strike.pids is None or run.pid in strike.pids)
         and strike.became != "missed"
         and strike.at <= until
         and (strike.mended_at is None or run.started <= strike.mended_at + slack)
     ]
+
+
+def _crashed(facts: Facts, since: datetime, until: datetime) -> bool:
+    """Whether Postgres may have forgotten what it had not awaited on disk between two moments, or shortly before or after."""
+    slack = timedelta(seconds=facts.slack)
+    return any(_is_crash(one) and one.at - slack <= until and since <= (one.mended_at or one.at) + slack for one in facts.strikes)
+
+
+def _is_crash(strike: Strike) -> bool:
+    return strike.fault.startswith(("postgres-", "disk-", "failover-"))
 
 
 def _in_a_tail(facts: Facts, lab: int) -> bool:
@@ -347,32 +382,3 @@ def _by_key(facts: Facts, name: str) -> dict[str, list[Run]]:
 def _status(facts: Facts, lab: int) -> str | None:
     jobs = facts.jobs.get(lab)
     return jobs[0].status if jobs else None
-
-
-def history(facts: Facts, lab: int) -> Iterator[str]:
-    """What is known of a job, and what struck meanwhile, in the order of time."""
-    lines = [(at, words) for at, words in _told(facts, lab) if at is not None]
-    if lines:
-        around = timedelta(seconds=facts.slack)
-        began, ended = min(lines)[0] - around, max(lines)[0] + around
-        lines += [(one.at, _strike(one)) for one in facts.strikes if began <= one.at <= ended]
-    for at, words in sorted(lines):
-        yield f"{at:%X.%f} {words}"
-
-
-def _told(facts: Facts, lab: int) -> Iterator[tuple[Any, str]]:
-    if (asked := facts.asked.get(lab)) is not None:
-        yield asked.asked_at, f"asked for: {asked.kind} by {asked.door}, {asked.outcome or 'outcome unknown'}"
-    for job in facts.jobs.get(lab, []):
-        yield job.created_at, f"row {job.id} seq {job.seq} of {job.task}: {job.status}, {job.attempts} attempts, {job.losses} losses"
-    for row in facts.attempts_of(lab):
-        words = f"rows: attempt {row.attempt} run {row.run} in {row.worker} until {row.ended_at}: {row.outcome}"
-        yield row.started_at or row.ended_at, words
-    for run in facts.runs.get(lab, []):
-        yield run.started, f"witness: run {run.run} in {run.slot} until {run.over}{' (raised)' if run.raised else ''}"
-    for one in facts.operated.get(lab, []):
-        yield one.at, f"operator: {one.action}, answer {one.answer}"
-
-
-def _strike(one: Strike) -> str:
-    return f"strike {one.id}: {one.fault}, mended at {one.mended_at}, may cost {', '.join(sorted(one.again)) or 'nothing'}"

@@ -26,9 +26,9 @@ select (j.kwargs->>'lab')::bigint, j.id::text, j.seq, j.task, v.status, j.attemp
 from bridge.job j join bridge.jobs v on v.id = j.id where j.kwargs->>'lab' is not null order by seq"""
 _ATTEMPTS = "select id::text, attempt, outcome, run::text, worker, started_at, ended_at from bridge.attempts order by started_at"
 _RUNS = """
-select lab, task_id, run::text, min(slot) as slot, min(at) filter (where event = 'start') as started,
-  count(*) filter (where event = 'start') as starts, max(at) filter (where event = 'end') as ended,
-  max(at) filter (where event = 'raised') as raised
+select lab, task_id, run::text, min(delivery) as delivery, min(slot) as slot, min(pid) as pid,
+  min(at) filter (where event = 'start') as started, count(*) filter (where event = 'start') as starts,
+  max(at) filter (where event = 'end') as ended, max(at) filter (where event = 'raised') as raised
 from event group by lab, task_id, run order by started"""
 
 _EFFECTS = "select lab, run::text from effect"
@@ -44,7 +44,9 @@ class Run:
 
     lab: int
     run: str
+    delivery: str | None
     slot: str
+    pid: int
     started: datetime
     starts: int
     ended: datetime | None
@@ -58,12 +60,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Strike:
-    """What struck, which workers' runs it may cost, how many at most, and whether it met anything (a word of `faults.BECAME`)."""
+    """What struck, which workers' runs it may cost, how many at most, in which processes (None: not known), and whether it met anything.
+
+    The last is a word of `faults.BECAME`.
+    """
 
     id: int
     fault: str
     again: frozenset[str]
     most: int | None
+    pids: frozenset[int] | None
     tail: bool
     at: datetime
     mended_at: datetime | None
@@ -130,12 +136,16 @@ def read(dsn: str, ledger: Ledger, *, slack: float) -> Facts:
 def facts_of(ours: psycopg.Connection[Any], witness: psycopg.Connection[Any], *, slack: float) -> Facts:
     """What two connections see."""
     strikes = [
-        Strike(row.id, row.fault, frozenset(row.again), row.most, row.tail, row.at, row.mended_at, row.became)
+        Strike(row.id, row.fault, frozenset(row.again), row.most, _set(row.pids), row.tail, row.at, row.mended_at, row.became)
         for row in _rows(witness, "select * from strike order by id")
     ]
     attempts = _rows(ours, _ATTEMPTS)
     started = {row.run: row.started_at for row in attempts if row.started_at is not None}
-    runs = [Run(row.lab, row.run, row.slot, row.started, row.starts, row.ended, row.raised) for row in _rows(witness, _RUNS) if row.started]
+    runs = [
+        Run(row.lab, row.run, row.delivery, row.slot, row.pid, row.started, row.starts, row.ended, row.raised)
+        for row in _rows(witness, _RUNS)
+        if row.started
+    ]
     # As rows have it: a process that was frozen before its task's first line writes that long after another run has taken its place.
     runs.sort(key=lambda run: started.get(run.run, run.started))
     return Facts(
@@ -160,6 +170,10 @@ def unended(connection: psycopg.Connection[Any]) -> int:
 def _rows(connection: psycopg.Connection[Any], query: str) -> list[Any]:
     with connection.cursor(row_factory=namedtuple_row) as cursor:
         return cursor.execute(query.encode()).fetchall()
+
+
+def _set(found: list[int] | None) -> frozenset[int] | None:
+    return None if found is None else frozenset(found)
 
 
 def _by(rows: list[Any], name: str) -> dict[Any, list[Any]]:

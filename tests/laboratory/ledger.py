@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from uuid import UUID
+    from collections.abc import Collection, Iterable, Sequence
 
 DSN = "LAB_LEDGER"  # the environment's word for where it is
 SLOT = "LAB_SLOT"  # and for which of the world's processes this is
@@ -36,6 +35,7 @@ create table event (
   lab     bigint not null,
   task_id text not null,
   run     uuid not null,
+  delivery text,                        -- the token that the run started with
   slot    text not null,                -- which worker of the world
   pid     integer not null,
   main    integer not null,             -- the worker's main process
@@ -57,6 +57,7 @@ create table strike (
   fault    text not null,
   again    text[] not null,             -- workers whose runs may be lost by it
   most     integer,                     -- so many of them; null: no bound
+  pids     integer[],                   -- of the processes that they ran in; null: not known
   tail     boolean not null,            -- what was committed since may be missing
   became   text not null default 'struck',  -- of it, see faults.BECAME
   at       timestamptz not null default clock_timestamp(),
@@ -141,10 +142,10 @@ class Ledger:
 
     # What tasks write.
 
-    def note(self, lab: int, task_id: str, run: UUID, event: str) -> None:
-        """One line of a run: start, end or raised."""
-        words = "insert into event (lab, task_id, run, slot, pid, main, event) values (%s, %s, %s, %s, %s, %s, %s)"
-        values = (lab, task_id, run, os.environ.get(SLOT, "?"), os.getpid(), os.getppid(), event)
+    def note(self, lab: int, task_id: str, run: Any, event: str) -> None:
+        """One line of a run (bridge.worker.fence.Run): start, end or raised."""
+        words = "insert into event (lab, task_id, run, delivery, slot, pid, main, event) values (%s, %s, %s, %s, %s, %s, %s, %s)"
+        values = (lab, task_id, run.id, run.delivery.token, os.environ.get(SLOT, "?"), os.getpid(), os.getppid(), event)
         for _ in range(3):
             try:
                 return self.do(words, values)
@@ -158,9 +159,12 @@ class Ledger:
         """A fault is about to strike."""
         self.do("insert into strike (id, fault, again, tail) values (%s, %s, '{}', false)", (number, fault))
 
-    def cost(self, number: int, again: Iterable[str], most: int | None = None, *, tail: bool = False) -> None:
+    def cost(
+        self, number: int, again: Iterable[str], most: int | None = None, *, tail: bool = False, pids: Collection[int] | None = None
+    ) -> None:
         """What it may cost."""
-        self.do("update strike set again = %s, most = %s, tail = %s where id = %s", (sorted(again), most, tail, number))
+        values = (sorted(again), most, tail, None if pids is None else sorted(pids), number)
+        self.do("update strike set again = %s, most = %s, tail = %s, pids = %s where id = %s", values)
 
     def became(self, number: int, what: str) -> None:
         """What is known of whether it met anything, a word of `faults.BECAME`."""

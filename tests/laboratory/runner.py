@@ -224,7 +224,7 @@ class Run:
         except BROKEN as error:
             fault.became = MISSED
             self.say(f"{beat.fault} could not strike: {error}")
-        world.ledger.cost(self._number, cost.again, cost.most, tail=cost.loses_tail)
+        world.ledger.cost(self._number, cost.again, cost.most, tail=cost.loses_tail, pids=cost.pids)
         world.ledger.became(self._number, fault.became)
         heapq.heappush(self._struck, (until, self._number, fault))
         self.say(f"strike {self._number} {beat.fault}" + (f" may cost runs of {', '.join(sorted(cost.again))}" if cost.again else ""))

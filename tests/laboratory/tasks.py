@@ -38,7 +38,7 @@ def _ledger() -> Ledger:
 def noted(task: Any, lab: int) -> Iterator[None]:
     """Write the start before, and how it ended after."""
     request = task.request
-    write = lambda event: _ledger().note(lab, request.id, request.bridge_run.id, event)  # noqa: E731
+    write = lambda event: _ledger().note(lab, request.id, request.bridge_run, event)  # noqa: E731
     write("start")
     try:
         yield

@@ -342,15 +342,6 @@ class World:
         """The database `postgres` of the same server."""
         return self.dsn.replace("/bridge", "/postgres")
 
-    def running(self) -> dict[str, set[str]]:
-        """Ids of the jobs whose rows say that they run, by worker; empty while Postgres is away."""
-        found: dict[str, set[str]] = {slot.name: set() for slot in self.of("worker")}
-        query = "select split_part(worker, '@', 1), id::text from bridge.jobs where status = 'running'"
-        with suppress(psycopg.OperationalError), self.sql() as connection:
-            for worker, job in connection.execute(query):
-                found.setdefault(worker, set()).add(job)
-        return found
-
     def messages(self) -> int:
         """How many messages the broker has, those that a worker has fetched and not acknowledged among them."""
         if isinstance(self.broker, RabbitServer):

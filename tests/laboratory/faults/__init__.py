@@ -37,11 +37,13 @@ class Cost:
         again: workers whose runs under way may be lost and run again.
         loses_tail: what is committed from the strike on may be missing (asynchronous failover).
         most: so many runs may be lost, at most: what can have been running there at one moment; None: no bound.
+        pids: the processes of pools that were hit, and whose runs these are; None where that is not known at the strike.
     """
 
     again: Collection[str] = frozenset()
     loses_tail: bool = False
     most: int | None = None
+    pids: Collection[int] | None = None
 
 
 class Fault(ABC):

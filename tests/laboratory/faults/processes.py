@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 CHILDREN = 2  # of a worker: so many runs are under way there, at most
 
 
+def struck(slot: Slot, number: signal.Signals, *, whole: bool) -> set[int]:
+    """Send a signal; the children that the process has at that moment, because it makes none while it stands still."""
+    slot.signal(signal.SIGSTOP)
+    children = set(slot.children())
+    (slot.signal_all if whole else slot.signal)(number)
+    if number != signal.SIGSTOP:
+        slot.signal(signal.SIGCONT)
+    return children
+
+
 class OneProcess(Fault):
     """Something happens to one process of a role, which is drawn."""
 
@@ -46,9 +56,9 @@ class Signalled(OneProcess):
         victim = self.victim(world)
         if not victim.process.alive:
             raise MissedError(f"{victim.name} is down")
-        (victim.signal_all if self.whole else victim.signal)(self.number)
+        children = struck(victim, self.number, whole=self.whole)
         most = None if world.needs.streaming else self.most * world.at_once
-        return Cost({victim.name}, most=most) if self.most else Cost()
+        return Cost({victim.name}, most=most, pids=children) if self.most else Cost()
 
 
 class Frozen(Signalled):
@@ -136,8 +146,9 @@ class ChildKilled(OneProcess):
         children = sorted(self.victim(world).children())
         if not children:
             raise MissedError(f"{self.slot.name} has no child")
-        os.kill(self.chance.choice(children), signal.SIGKILL)
-        return Cost({self.slot.name}, most=1)
+        child = self.chance.choice(children)
+        os.kill(child, signal.SIGKILL)
+        return Cost({self.slot.name}, most=1, pids={child})
 
 
 @fault
@@ -209,12 +220,14 @@ class WorkersAway(Fault):
     def strike(self, world: World) -> Cost:
         number = self.chance.choice((signal.SIGTERM, signal.SIGKILL))
         self.slots = world.targets("worker")
+        children: set[int] = set()
         for slot in self.slots:
             slot.stay_down()
-            (slot.signal_all if number == signal.SIGKILL else slot.signal)(number)
+            if slot.process.alive:
+                children |= struck(slot, number, whole=number == signal.SIGKILL)
         world.say(f"{self.name}: {number.name}")
         most = CHILDREN * world.at_once * len(self.slots)
-        return Cost({slot.name for slot in self.slots}, most=most) if number == signal.SIGKILL else Cost()
+        return Cost({slot.name for slot in self.slots}, most=most, pids=children) if number == signal.SIGKILL else Cost()
 
     def mend(self, world: World) -> None:  # noqa: ARG002
         for slot in getattr(self, "slots", []):
