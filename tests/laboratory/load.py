@@ -1,4 +1,4 @@
-"""The load: jobs by every door that there is, of every kind that there is, from one process: `python -m laboratory.load SEED RATE`.
+"""The load: jobs of the kinds below, by the doors that each names, from one process: `python -m laboratory.load SEED RATE`.
 
 Each call is told to the witness before it is made, and its outcome after. A call that fails may have been made all the same: then nobody
 knows, and the checker lets both be. It draws from the seed, and ends at SIGTERM after the call that it is at.
@@ -15,28 +15,25 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from celery import chain, chord, group
-from kombu.exceptions import KombuError
 
 import bridge
-from bridge.errors import BridgeError, ServerError
+from bridge.errors import BridgeError
 from laboratory import tasks
+from laboratory.client import UNKNOWN, Backlog, bridge_connection
 from laboratory.ledger import Ledger, Wish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-BACKLOG = 600  # live jobs at which the load waits
-LOOK = 2.0  # seconds between two looks at it
 SILENCE = 4.0  # seconds that Redis may be silent, which Celery's callers would hear for ever
 PATIENCE = 100  # times that an operator asks: a queue that stayed paused would hold the whole load up
 log = logging.getLogger("laboratory.load")
 
 KINDS: dict[str, tuple[int, Callable[[Load], None]]] = {}  # by name: weight and what makes it
-UNKNOWN = (ServerError, psycopg.OperationalError, KombuError, OSError)  # the call may have been made all the same
 
 
 def kind(weight: int) -> Callable[[Callable[[Load], None]], Callable[[Load], None]]:
@@ -126,6 +123,26 @@ def delay(load: Load) -> None:
     """A plain call of Celery's."""
     wish = Wish(load.lab(), "delay", "delay")
     load.call([wish], lambda: tasks.work.delay(lab=wish.lab, seconds=load.short()))
+
+
+@kind(3)
+def within(load: Load) -> None:
+    """A plain call of Celery's in the caller's own transaction."""
+    wish = Wish(load.lab(), "within", "delay")
+
+    def make() -> None:
+        with bridge_connection() as connection, connection.transaction(), bridge.using(connection):
+            tasks.work.delay(lab=wish.lab, seconds=load.short())
+
+    load.call([wish], make)
+
+
+@kind(2)
+def expiring(load: Load) -> None:
+    """A job that is worth nothing when it has not begun in time."""
+    wish = Wish(load.lab(), "expiring", "enqueue", expected=("succeeded", "expired"))
+    until = datetime.now(UTC) + timedelta(seconds=load.chance.uniform(0.5, 5))
+    load.enqueue("lab.work", wish, {"seconds": load.short()}, expires_at=until)
 
 
 @kind(4)
@@ -339,30 +356,6 @@ def operate(load: Load, lab: int, action: str, do: Callable[[], str]) -> None:
     except BridgeError as error:
         answer = f"refused: {error}"
     load.ledger.answer(number, answer)
-
-
-def bridge_connection() -> psycopg.Connection[Any]:
-    """A connection of the caller's own. It gives a forgotten line up: the load must not end with its first one."""
-    from bridge import settings
-    from bridge.queries.connection import connect
-
-    return connect(settings.load().require_database(), name="load", timeout=5)
-
-
-class Backlog:
-    """How much waits, looked at every now and then: a machine that cannot keep up is not to be asked for more and more."""
-
-    def __init__(self) -> None:
-        self._due, self._long = 0.0, False
-
-    def is_long(self) -> bool:
-        """Whether to wait; as before while nobody can tell."""
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + LOOK
-            with suppress(*UNKNOWN), bridge_connection() as connection:
-                row = connection.execute("select count(*) from bridge.job").fetchone()
-                self._long = bool(row and row[0] > BACKLOG)
-        return self._long
 
 
 def main(seed: int, rate: float) -> None:
