@@ -1,6 +1,6 @@
 """Tasks that last longer than everything that has an end: leases, graces, the broker's patience, the way to Postgres.
 
-On Redis and two pools; with BRIDGE_TEST_EFFORT of 2 or more on RabbitMQ and a third pool as well.
+On Redis and two pools; with BRIDGE_TEST_EFFORT of 2 or more on RabbitMQ and a third pool as well, and minutes without a worker.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ def starts(db: Session) -> list[int]:
 
 def last(db: Session, since: Any, seconds: float) -> None:
     """Wait until so much time has passed on the clock of Postgres."""
-    wait_for_value(db.dsn, "select clock_timestamp() > %s + make_interval(secs => %s)", (since, seconds), timeout=60)
+    wait_for_value(db.dsn, "select clock_timestamp() > %s + make_interval(secs => %s)", (since, seconds), timeout=seconds + 60)
 
 
-def all_succeeded(db: Session, count: int) -> None:
-    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'succeeded'", value=count, timeout=60)
+def all_succeeded(db: Session, count: int, timeout: float = 60) -> None:
+    wait_for_value(db.dsn, "select count(*) from bridge.jobs where status = 'succeeded'", value=count, timeout=timeout)
 
 
 def copies(db: Session) -> int:
@@ -157,3 +157,37 @@ def test_a_worker_that_is_cut_off_for_longer_than_its_lease_costs_the_run_that_i
     assert sorted(hasty.attempts(long)) == [(1, "lost"), (1, "succeeded"), (1, "superseded")]
     assert hasty.one("select count(*) from bridge.attempt") == 2, "the jobs behind it have lost nothing"
     assert other.alive
+
+
+@LONG
+@pytest.mark.timeout(60 * EFFORT + 900)
+def test_a_full_window_that_nobody_takes_for_minutes_is_published_once_and_runs_once(
+    db: Session, broker: Redis | Rabbit, drainer: StartDrainer, worker: StartWorker, tmp_path: Path
+) -> None:
+    """As many minutes by the clock as BRIDGE_TEST_EFFORT says, with settings as they come."""
+    window, minute = int(db.one("select value from bridge.setting where name = 'window'")), 60
+    counts = {"celery": window + 200, "long": 3, "rare": 3, "metered": EFFORT + 2}
+    db.do(TABLE)
+    db.do("select bridge.set_limit('metered', queue => 'metered', rate => 1, per => '1 minute')")
+    calls: dict[str, tuple[str, list[Any]]] = {"long": ("lasting.late", [str(tmp_path / "go")]), "rare": ("lasting.rare", [])}
+    for queue, count in counts.items():
+        task, args = calls.get(queue, ("ledger.work", [1]))
+        for _ in range(count):
+            db.enqueue(task, args=args, queue=queue)
+    began = db.one("select clock_timestamp()")
+    mover = drainer(broker_url=broker.url)
+    last(db, began, EFFORT * minute)
+    assert broker.messages("celery") == window
+    assert db.rows("select distinct republished, missing_since is null from bridge.inflight") == [(0, True)]
+    taken = db.one("select clock_timestamp()")
+    worker("apps.lasting", concurrency=5, queues=",".join(counts), broker_url=broker.url)
+    wait_for_value(db.dsn, "select count(*) from bridge.jobs where queue = 'long' and status = 'running'", value=3, timeout=120)
+    last(db, taken, 1.5 * minute)  # longer than every lease
+    (tmp_path / "go").touch()
+    all_succeeded(db, sum(counts.values()), timeout=5 * minute)
+    wait_until(lambda: broker.messages(*counts) == 0, 60, "the broker to be empty")
+    mover.kill(signal.SIGTERM)
+    mover.wait(30)
+    assert copies(db) == 0
+    assert starts(db) == [1] * sum(counts.values())
+    assert db.one("select count(*) from bridge.attempt") == 0, "nobody was taken for dead, and nothing was refused"

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from apps.ledger import app, hold_until
+from apps.ledger import app, hold_until, noted
 
 app.conf.update(broker_transport_options={"visibility_timeout": 1}, worker_prefetch_multiplier=4)
 app.conf.update(json.loads(os.environ.get("BRIDGE_TEST_CONF", "{}")))
@@ -22,3 +22,10 @@ def early(self: Any, until: str) -> int:
 def late(self: Any, until: str) -> int:
     """Acknowledged when it has ended."""
     return hold_until(self, until)
+
+
+@app.task(name="lasting.rare", bind=True, rate_limit="1/m")
+def rare(self: Any) -> int:
+    """One a minute: a worker holds the others."""
+    with noted(self.request):
+        return 1
