@@ -119,13 +119,14 @@ def has_of(plan: Plan) -> Needs:
     return has
 
 
-def needs_of(plan: Plan) -> Needs:
+def needs_of(*plans: Plan) -> Needs:
     """What the world must have for them."""
-    needs = has_of(plan)
-    for kind in kinds_of(plan):
-        if not kind.needs.fits(needs):
-            raise LabError(f"{kind.name} cannot be had together with the others: it needs {kind.needs}")
-        needs = needs.with_(kind.needs)
+    needs = Needs()
+    for plan in plans:
+        for name, more in (("a plan", has_of(plan)), *((kind.name, kind.needs) for kind in kinds_of(plan))):
+            if not more.fits(needs):
+                raise LabError(f"{name} cannot be had together with the others: it needs {more}")
+            needs = needs.with_(more)
     return needs
 
 
@@ -359,7 +360,7 @@ def run_in_turn(plans: Sequence[Plan], say: Callable[[str], None] = lambda _line
     """
     folder = new_folder()
     try:
-        with World(folder, needs_of(plans[0]), seed=plans[0].seed, rate=plans[0].rate, say=say) as world:
+        with World(folder, needs_of(*plans), seed=plans[0].seed, rate=plans[0].rate, say=say) as world:
             return [one.report for one in _in_turn(world, [Run(plan, say, folder) for plan in plans])]
     finally:
         drop_folder(folder)

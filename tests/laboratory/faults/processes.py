@@ -116,6 +116,9 @@ class MainAtBoundary(AtBoundary):
     def strike(self, world: World) -> Cost:
         super().strike(world)
         if self.boundary == "leaving":
+            if not self.slot.process.alive:
+                self.slot.disarm(self.order)
+                raise MissedError(f"{self.slot.name} is down")
             self.slot.signal(signal.SIGTERM)
         return Cost({self.slot.name}, most=CHILDREN * world.at_once)
 
