@@ -19,9 +19,11 @@ FIRST = 3.0  # and from the beginning of a run to the end of its first strike
 
 
 def family_of(kind: type[Fault]) -> str:
-    """Whose world it strikes in: that of a line, of a kind of standby, or of the first word of its name."""
+    """Whose world it strikes in: that of a line, of a group, of a kind of standby, or of the first word of its name."""
     if issubclass(kind, NetworkFault):
         return f"{kind.role}-{kind.server}"
+    if kind.group:
+        return kind.group
     return f"standby-{kind.needs.standby}" if kind.needs.standby else kind.name.partition("-")[0]
 
 

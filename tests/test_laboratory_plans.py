@@ -14,6 +14,7 @@ from laboratory.__main__ import main, plan_of
 from laboratory.errors import LabError
 from laboratory.faults import FAULTS
 from laboratory.runner import HAVING, Plan, beats_of, kinds_of, needs_of
+from laboratory.world import Needs
 
 TESTS = Path(__file__).parent
 
@@ -22,8 +23,15 @@ def test_a_seed_gives_the_same_strikes_again_and_every_fault_before_one_comes_tw
     plan = Plan(seconds=600, seed=7)
     beats = beats_of(plan)
     assert beats == beats_of(plan) != beats_of(replace(plan, seed=8))
-    kinds = {kind.name for kind in kinds_of(plan)}
-    assert {beat.fault for beat in beats[: len(kinds)]} == kinds
+    cards = {kind.group or kind.name for kind in kinds_of(plan)}
+    assert {FAULTS[beat.fault].group or beat.fault for beat in beats[: len(cards)]} == cards
+
+
+def test_of_a_group_that_a_plan_names_every_fault_comes_before_one_comes_twice() -> None:
+    group = tuple(name for name, kind in FAULTS.items() if kind.group == "drainer-sent" and kind.needs.fits(Needs(broker="redis")))
+    beats = beats_of(Plan(seconds=600, seed=7, faults=group))
+    assert len(group) > 1
+    assert {beat.fault for beat in beats[: len(group)]} == set(group)
 
 
 def test_a_fault_that_is_unknown_or_does_not_fit_the_broker_is_refused() -> None:

@@ -15,10 +15,10 @@ from amqp.exceptions import NotFound
 from fix_clock import HOW_TO_GET_IT as HOW_TO_GET_FAKETIME
 from fix_clock import find_faketime
 from fix_full import REMEDY, NoDiskError, SmallDisk
-from fix_servers import missing
+from fix_servers import missing, wait_until
 from kombu import Connection
 from laboratory.boundary import VARIABLE, order_file
-from laboratory.faults import FAULTS, MISSED, OBEYED, ORDERED, MissedError
+from laboratory.faults import FAULTS, MISSED, OBEYED, ORDERED, Cost, MissedError
 from laboratory.runner import Plan, run
 from laboratory.slot import Slot
 from laboratory.surroundings import LACKS
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fix_rabbitmq import RabbitServer
+    from laboratory.world import World
 
 
 @pytest.mark.timeout(400)
@@ -148,4 +149,31 @@ def test_the_laboratory_knows_whether_an_order_was_obeyed(tmp_path: Path) -> Non
     assert (came_by.returncode, came_by.stdout) == (-signal.SIGKILL, b"")
     beside.mend(world)
     assert beside.became == OBEYED
+    slot.end()
+
+
+def test_another_fault_strikes_while_a_process_stands_between_two_steps_and_then_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    seen: list[str] = []
+
+    class Seen(FAULTS["redis-flush"]):  # type: ignore[misc]
+        def strike(self, _world: World) -> Cost:
+            seen.append("strike" if slot.stands() else "too late")
+            return Cost()
+
+        def mend(self, _world: World) -> None:
+            seen.append("mend" if slot.stands() else "too late")
+
+    program = "from laboratory import boundary\nwhile True: boundary.passed('sent')"
+    slot = Slot("drainer1", "drainer", [sys.executable, "-c", program], {"PYTHONPATH": os.pathsep.join(sys.path)}, tmp_path)
+    world: Any = SimpleNamespace(targets=lambda _role: [slot], say=lambda _line: None)
+    kind: Any = FAULTS["drainer-sent-redis-flush"]
+    meanwhile = type("Meanwhile", (kind,), {"other": Seen})(Random(1))  # noqa: S311
+    meanwhile.strike(world)
+    slot.start()
+    wait_until(lambda: not meanwhile.waits())
+    meanwhile.mend(world)
+    assert (meanwhile.became, seen) == (OBEYED, ["strike", "mend"])
+    wait_until(lambda: not slot.stands())
+    assert slot.process.alive
     slot.end()

@@ -56,7 +56,7 @@ def main(**given: Any) -> None:
     """Run all of the bridge under load while faults strike, and compare what was promised with what happened."""
     if given["listed"]:
         for name, kind in sorted(FAULTS.items()):
-            click.echo(f"{name:28} {(kind.__doc__ or '').splitlines()[0]}")
+            click.echo(f"{name:42} {(kind.__doc__ or '').splitlines()[0]}")
         return
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # so that all of it is cleared away
     say = _nothing if given["as_json"] else click.echo

@@ -287,6 +287,7 @@ def faster_than_its_rate(facts: Facts) -> Iterator[tuple[int, str]]:
 
 
 RATE, BURST = 2, 2  # as world.py sets them
+CRASHES = ("postgres-", "disk-", "failover-")  # in the names of what may crash Postgres
 
 
 @rule
@@ -345,7 +346,7 @@ def _crashed(facts: Facts, since: datetime, until: datetime) -> bool:
 
 
 def _is_crash(strike: Strike) -> bool:
-    return strike.fault.startswith(("postgres-", "disk-", "failover-"))
+    return any(word in strike.fault for word in CRASHES)
 
 
 def _in_a_tail(facts: Facts, lab: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 import time
 from bisect import insort
@@ -130,10 +131,17 @@ def needs_of(*plans: Plan) -> Needs:
     return needs
 
 
+def _one_of_each(kinds: Sequence[type[Fault]], chance: random.Random) -> list[type[Fault]]:
+    """Those of no group, and of each group one that is drawn."""
+    grouped = itertools.groupby(sorted(kinds, key=lambda kind: kind.group), key=lambda kind: kind.group)
+    return [kind for group, ours in grouped for kind in ([chance.choice(list(ours))] if group else ours)]
+
+
 def beats_of(plan: Plan) -> list[Beat]:
     """All strikes of a plan, drawn from its seed: the same seed, the same list.
 
-    Every fault comes before any comes twice, but for those that need what the world has beside the usual: it has that for them.
+    Every fault comes before any comes twice, but for those that need what the world has beside the usual: it has that for them. Of a
+    group one comes each time, where the plan names no fault.
     """
     chance = random.Random(plan.seed)  # noqa: S311
     kinds, deck, beats = kinds_of(plan), [], []  # type: ignore[var-annotated]
@@ -142,7 +150,8 @@ def beats_of(plan: Plan) -> list[Beat]:
     while at < plan.seconds:
         for _ in range(2 if chance.random() < COMBINED else 1):
             if not deck:
-                deck = chance.sample(kinds, len(kinds))
+                cards = kinds if plan.faults else _one_of_each(kinds, chance)
+                deck = chance.sample(cards, len(cards))
             kind = chance.choice(asked) if asked and chance.random() < OFTEN else deck.pop()
             beats.append(Beat(round(at, 2), round(chance.uniform(*kind.hold), 2), kind.name, chance.getrandbits(32)))
         at += plan.every * chance.uniform(0.7, 1.3)
@@ -351,7 +360,7 @@ def run(plan: Plan, say: Callable[[str], None] = lambda _line: None, *, keep: bo
 
 
 def run_in_turn(plans: Sequence[Plan], say: Callable[[str], None] = lambda _line: None) -> list[Report]:
-    """Run plans one after the other in one world, which takes longer to build than most of them: it is that of the first.
+    """Run plans one after the other in one world, which takes longer to build than most of them: it has what any of them needs.
 
     Each is judged with all that was before it, so the first that has sins is the last.
 

@@ -93,6 +93,14 @@ class Slot:
         except psutil.NoSuchProcess:
             return []
 
+    def stands(self) -> bool:
+        """Whether any process here is stopped."""
+        try:
+            main = psutil.Process(self.pid)
+            return any(one.status() == psutil.STATUS_STOPPED for one in (main, *main.children(recursive=True)))
+        except psutil.NoSuchProcess:
+            return False
+
     def stay_down(self) -> None:
         """What ends here is not started again until `let_start`."""
         self._down = True

@@ -53,6 +53,7 @@ class Fault(ABC):
         name: unique, in kebab-case.
         needs: what the world must have.
         hold: seconds between strike and mend, at least and at most.
+        group: of those of one group a plan that names none draws one as often as any other fault; empty: of none.
         chance: draw everything from it, so that a seed repeats it.
         became: whether it met anything, a word of `BECAME`; the last word is said when it is mended.
     """
@@ -60,6 +61,7 @@ class Fault(ABC):
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs()
     hold: ClassVar[tuple[float, float]] = (0.0, 2.0)
+    group: ClassVar[str] = ""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance

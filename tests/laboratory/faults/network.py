@@ -28,15 +28,20 @@ STATES = {**dict.fromkeys(MUTE, True), "cut": False, "slow": False}
 
 
 class NetworkFault(Fault):
-    """One state of the network between one role's processes and a server."""
+    """One state of the network between one role's processes and a server.
 
+    Attributes:
+        slot: whose line it is; drawn where nobody says.
+    """
+
+    slot: str | None = None
     hold: ClassVar[tuple[float, float]] = (0.5, 6.0)
     role: ClassVar[str]
     server: ClassVar[str]
     state: ClassVar[str]
 
     def strike(self, world: World) -> Cost:
-        slot = self.chance.choice([slot.name for slot in world.of(self.role)] or [self.role])  # a pooler is in no slot
+        slot = self.slot or self.chance.choice([slot.name for slot in world.of(self.role)] or [self.role])  # a pooler is in no slot
         self.proxy = world.link(slot, self.server)
         if self.state == "cut" and not self.proxy.connections:
             raise MissedError(f"{slot} has no connection to its {self.server}")

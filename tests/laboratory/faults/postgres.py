@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
 
@@ -60,10 +60,11 @@ class SessionsKilled(Fault):
     """pg_terminate_backend of some or all sessions of ours, in volleys."""
 
     name = "postgres-sessions-kill"
+    shares: ClassVar[tuple[float, ...]] = (0.2, 0.5, 1.0)
 
     def strike(self, world: World) -> Cost:
         """End a share of them, one to three times."""
-        share = self.chance.choice((0.2, 0.5, 1.0))
+        share = self.chance.choice(self.shares)
         words = f"select pg_terminate_backend(pid) from pg_stat_activity where {OURS} and random() <= %s"
         with world.sql() as connection:
             ended = [connection.execute(words, (share,)).rowcount for _ in range(self.chance.randint(1, 3))]
