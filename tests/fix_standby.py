@@ -25,18 +25,27 @@ PLACES = ("a", "b", "c")  # folders, of which sockets have short names
 
 
 class Standby(PostgresServer):
-    """A server whose data folder is a copy of another's, which it follows; it listens on a port of its own where the other has one."""
+    """A server whose data folder is a copy of another's, which it follows; it listens on a port of its own where the other has one.
 
-    def __init__(self, directory: Path, primary: PostgresServer) -> None:
+    Args:
+        directory: as of any server.
+        primary: whom it follows.
+        through: port of a proxy that leads to the socket of the primary; None: it goes to the socket itself.
+    """
+
+    def __init__(self, directory: Path, primary: PostgresServer, through: int | None = None) -> None:
         port = None if primary.port is None else free_port()
-        super().__init__(directory, primary.database, port=port, settings=primary.settings, binaries=primary.binaries)
-        self.primary = primary
+        settings = {**primary.settings, "wal_retrieve_retry_interval": "500ms"}  # until it tries again, where it has lost its primary
+        super().__init__(directory, primary.database, port=port, settings=settings, binaries=primary.binaries)
+        self.primary, self._through = primary, through
         self._password = primary._password
 
     @property
     def source(self) -> str:
         """Where it streams from."""
-        return f"host={self.primary.sockets} port={self.primary.port or SOCKET_PORT} user={SUPERUSER} application_name={NAME}"
+        there = f"host={self.primary.sockets} port={self.primary.port or SOCKET_PORT}"
+        place = there if self._through is None else f"host=127.0.0.1 port={self._through}"
+        return f"{place} user={SUPERUSER} application_name={NAME}"
 
     def _make_data(self) -> None:
         if (self.data / "PG_VERSION").exists():

@@ -6,14 +6,20 @@ import contextlib
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
-from fix_servers import wait_until
+from fix_servers import FAST, _make_postgres, wait_until
+from laboratory.faults.failover import Standbys
 from laboratory.proxy import Proxy
+from laboratory.world import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SOON = 0.3  # seconds in which a healthy proxy has answered long ago
 
@@ -155,3 +161,39 @@ def test_a_slow_network_delays_and_bounds(proxy: Proxy) -> None:
         began = time.monotonic()
         assert asked(client, b"x" * 200)
         assert time.monotonic() - began >= 0.4
+
+
+def test_a_commit_waits_while_the_line_from_a_synchronous_standby_to_its_primary_is_deaf(server_folder: Path) -> None:
+    folder = server_folder / "line"
+    folder.mkdir(mode=0o711)
+    primary = _make_postgres(folder / "pg1", FAST).start()
+    lines: list[Proxy] = []
+
+    def open_link(_slot: str, _server: str, target: str) -> Proxy:
+        lines.append(Proxy(target))
+        return lines[-1]
+
+    world: Any = SimpleNamespace(folder=folder, postgres=primary, needs=Needs(standby="sync"), open_link=open_link)
+    standbys = Standbys(world)
+    try:
+        standbys.start()
+        (line,) = lines
+        waiting = "select 1 from pg_stat_activity where wait_event = 'SyncRep'"
+        with (
+            psycopg.connect(primary.dsn, autocommit=True) as one,
+            psycopg.connect(primary.dsn, autocommit=True) as other,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            line.half_open()
+            made = pool.submit(one.execute, "create table made ()")
+            try:
+                wait_until(lambda: other.execute(waiting).fetchone(), what="the commit to wait for the standby")
+            finally:
+                line.heal()
+                line.cut()
+            made.result()
+    finally:
+        standbys.stop()
+        primary.stop()
+        for line in lines:
+            line.close()

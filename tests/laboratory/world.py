@@ -216,9 +216,9 @@ class World:
         for slot, server in product(("client1", "drainer1", "drainer2", "worker1", "worker2"), ports):
             self.open_link(slot, server, ports[server])
 
-    def open_link(self, slot: str, server: str, port: int) -> Proxy:
-        """Have a proxy between the two, which leads to this port."""
-        self._links[slot, server] = proxy = Proxy(port)
+    def open_link(self, slot: str, server: str, target: int | str) -> Proxy:
+        """Have a proxy between the two, which leads to this port, or to the socket at this path."""
+        self._links[slot, server] = proxy = Proxy(target)
         self._closing.append(proxy.close)
         return proxy
 
@@ -228,7 +228,7 @@ class World:
         return int(getattr(pooler, "port", None) or self.postgres.port or 0)
 
     def link(self, slot: str, server: str) -> Proxy:
-        """The proxy between a slot, or `pgbouncer`, and `postgres` or `broker`."""
+        """The proxy between a slot, or `pgbouncer`, and `postgres` or `broker`; and between `standby` and `primary`."""
         return self._links[slot, server]
 
     def links(self, who: str | None, server: str) -> list[Proxy]:

@@ -15,6 +15,7 @@ from fix_servers import wait_until
 from fix_standby import Replicated, Standby
 
 from bridge.errors import ServerError
+from bridge.local.postgres import SOCKET_PORT
 from laboratory.errors import LabError
 from laboratory.faults import Cost, Fault, MissedError, fault
 from laboratory.world import EXTRAS, Needs
@@ -80,7 +81,10 @@ class Standbys:
             server.stop()
 
     def _new(self) -> Standby:
-        return Standby(self._world.folder / f"pg{next(self._number)}", self._world.postgres)
+        """Each has a line of its own: what one still suffers is no matter of the next."""
+        primary = self._world.postgres
+        line = self._world.open_link("standby", "primary", f"{primary.sockets}/.s.PGSQL.{primary.port or SOCKET_PORT}")
+        return Standby(self._world.folder / f"pg{next(self._number)}", primary, line.port)
 
 
 def _standbys(world: World) -> Standbys:

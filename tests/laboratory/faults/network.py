@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PAIRS = (
     ("client", "postgres"), ("client", "broker"), ("drainer", "postgres"), ("drainer", "broker"),
-    ("worker", "postgres"), ("worker", "broker"), ("pgbouncer", "postgres"),
+    ("worker", "postgres"), ("worker", "broker"), ("pgbouncer", "postgres"), ("standby", "primary"),
 )  # fmt: skip
 SESSIONS = 10  # of Postgres, for the pooler
 # Each state, and whether its line is of no use while it lasts: a worker that is cut off for long is taken for dead.
@@ -41,13 +41,13 @@ class NetworkFault(Fault):
     state: ClassVar[str]
 
     def strike(self, world: World) -> Cost:
-        slot = self.slot or self.chance.choice([slot.name for slot in world.of(self.role)] or [self.role])  # a pooler is in no slot
+        slot = self.slot or self.chance.choice([slot.name for slot in world.of(self.role)] or [self.role])  # servers are in no slot
         self.proxy = world.link(slot, self.server)
         if self.state == "cut" and not self.proxy.connections:
             raise MissedError(f"{slot} has no connection to its {self.server}")
         become(self.proxy, self.state)
         world.say(f"{self.name}: {slot}")
-        if self.server == "broker" or not STATES[self.state]:
+        if self.server != "postgres" or not STATES[self.state]:  # while a standby is cut off, commits wait
             return Cost()
         cut_off = [one.name for one in world.of("worker") if self.role == "pgbouncer" or one.name == slot]
         cost = all_under_way(world, *cut_off)
@@ -58,8 +58,9 @@ class NetworkFault(Fault):
     def mend(self, world: World) -> None:
         if hasattr(self, "proxy"):
             self.proxy.heal()
-            # For two minutes RabbitMQ would wait for the dead half, with all that it had sent there; for ten a pooler would lend it out.
-            if self.role == "pgbouncer" or (self.server == "broker" and world.needs.broker == "rabbitmq"):
+            # For two minutes RabbitMQ would wait for the dead half, with all that it had sent there; for ten a pooler would lend it out,
+            # and for one a primary and its standby believe in it.
+            if self.role in ("pgbouncer", "standby") or (self.server == "broker" and world.needs.broker == "rabbitmq"):
                 self.proxy.cut()
 
 
@@ -83,7 +84,7 @@ def become(proxy: Proxy, state: str) -> None:
 
 for (_role, _server), _state in product(PAIRS, STATES):
     _about = {"name": f"net-{_state}-{_role}-{_server}", "role": _role, "server": _server, "state": _state}
-    _about["needs"] = Needs(pgbouncer=_role == "pgbouncer")
+    _about["needs"] = Needs(pgbouncer=_role == "pgbouncer", standby="sync" if _role == "standby" else None)
     fault(type("NetworkFault", (NetworkFault,), {**_about, "__doc__": f"The line from a {_role} to its {_server}: {_state}."}))
 
 
