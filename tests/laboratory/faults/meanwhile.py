@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from laboratory.boundary import CHILD, DRAINER
-from laboratory.errors import LabError, wait_until
-from laboratory.faults import FAULTS, MISSED, ORDERED, Cost, Fault, fault
+from laboratory.errors import LabError
+from laboratory.faults import FAULTS, MISSED, ORDERED, Cost, Fault, MissedError, fault
 from laboratory.faults.broker import RabbitKilled, RedisCrashed, RedisFlushed, RedisLost
 from laboratory.faults.network import NetworkFault
 from laboratory.faults.postgres import PostgresCrashed, SessionsKilled
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from laboratory.world import World
 
 LONGEST = 2.0  # seconds that the other lasts, at most, beside what it takes a server to start
-STOPS = 2.0  # seconds from an order that was taken to a process that stands
 
 
 class Meanwhile(AtBoundary):
@@ -54,14 +53,16 @@ class Meanwhile(AtBoundary):
             other.slot = self.slot.name
         cost = Cost()
         try:
-            wait_until(self.slot.stands, STOPS, f"{self.slot.name} to stand {self.boundary}")
+            if not self.stands():
+                raise MissedError(f"{self.slot.name} has ended where it stood")
             cost = other.strike(world)
-        except (*BROKEN, LabError) as error:
+        except BROKEN as error:
             other.became = MISSED
             world.say(f"{self.name} could not strike: {error}")
+            return
         if cost != Cost():
             raise LabError(f"{self.name}: {other.name} costs runs, and nobody was told")
-        world.say(f"{self.name}: {self.slot.name} stands")
+        world.say(f"{self.name}: while {self.slot.name} stands")
         time.sleep(self.chance.uniform(0.0, LONGEST))
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from laboratory.boundary import CHILD, DRAINER, MAIN
+from laboratory.errors import LabError, wait_until
 from laboratory.faults import MISSED, OBEYED, ORDERED, Cost, Fault, MissedError, fault
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 CHILDREN = 2  # of a worker: so many runs are under way there, at most
+STOPS = 2.0  # seconds from an order that was taken to a process that stands
 
 
 def struck(slot: Slot, number: signal.Signals, *, whole: bool) -> set[int]:
@@ -107,7 +109,15 @@ class AtBoundary(OneProcess):
         """Take the order back where nobody came by, and let go on who was frozen."""
         if self.became == ORDERED:
             self.became = MISSED if self.slot.disarm(self.order) else OBEYED
+            if self.became == OBEYED and self.action == "stop":
+                self.stands()  # who has taken its order and not stopped yet would stand for ever
             self.slot.signal_all(signal.SIGCONT)
+
+    def stands(self) -> bool:
+        """Whether who has taken the order stands, for which it has a moment; else something else has ended it."""
+        with suppress(LabError):
+            return wait_until(self.slot.stands, STOPS)
+        return False
 
 
 class MainAtBoundary(AtBoundary):
