@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 HELD = "held limited rated shared"
 WAITING = f"blocked scheduled due ready {HELD} overdue claimed published"
-FLYING = "claimed published missing"
+FLYING = "claimed abandoned published stranded missing"
 ENDED = "failed succeeded cancelled"
 PART = "part planned guarded"  # a run that ends a chord, a slot of a schedule, a probe of a breaker
-EVERYWHERE = f"{WAITING} missing taken running orphaned replaced stopping {ENDED}"
-RUN = "running orphaned stopping replaced several-running"
+EVERYWHERE = f"{WAITING} abandoned stranded missing taken running orphaned doomed replaced stopping {ENDED}"
+RUN = "running orphaned doomed stopping replaced several-running"
 SLICE = "several-running several-orphaned several-stopping"  # both of one bundle, begun by one statement
 # Both jobs, the first made first, or the one that is live.
 SEQS = "array_remove(array[%(second_seq)s, %(seq)s]::bigint[], null)"
@@ -77,14 +77,17 @@ CALLS = {
     # a drainer
     "claim": Call(
         "(select count(*) from bridge.claim(%(drainer)s, %(queue)s, %(second_shipment)s))",
-        f"{WAITING} running failed guarded",
+        f"{WAITING} abandoned running failed guarded",
         skips=True,
         passes=True,
     ),
     "mark_published": Call(
-        "bridge.mark_published(%(shipment)s, array[%(seq)s, %(second_seq)s]::bigint[])", "claimed published running several-claimed"
+        "bridge.mark_published(%(shipment)s, array[%(seq)s, %(second_seq)s]::bigint[])",
+        "claimed abandoned published running several-claimed",
     ),
-    "unclaim": Call("bridge.unclaim(array[%(seq)s, %(second_seq)s]::bigint[], %(shipment)s)", "claimed published several-claimed"),
+    "unclaim": Call(
+        "bridge.unclaim(array[%(seq)s, %(second_seq)s]::bigint[], %(shipment)s)", "claimed abandoned published several-claimed"
+    ),
     "mark_missing": Call("bridge.mark_missing(array[%(token)s, %(second_token)s]::uuid[])", "published missing running several-published"),
     "found again": Call("bridge.mark_missing('{}', array[%(token)s])", "missing"),
     "republish": Call(
@@ -133,7 +136,7 @@ CALLS = {
     "release": Call("bridge.release(array[%(token)s, %(second_token)s]::uuid[])", f"{FLYING} running several-published"),
     "stop_worker": Call("bridge.stop_worker(%(worker)s)", f"published {RUN} several-published several-stopping", skips=True),
     "hold_run": Call("bridge.hold_run(%(seq)s, %(run)s)", "running stopping several-running"),
-    "complete_run": Call("bridge.complete_run(%(seq)s, %(run)s, '1')", "running orphaned replaced stopping"),
+    "complete_run": Call("bridge.complete_run(%(seq)s, %(run)s, '1')", "running orphaned doomed replaced stopping"),
     "complete": Call("bridge.complete(id => %(job)s)", f"{WAITING} running"),
     "was_completed": Call("bridge.was_completed(%(seq)s, %(token)s)", "running"),
     "fate_of_run": Call("bridge.fate_of_run(%(seq)s, %(run)s)", "running succeeded", skips=True, passes=True),
@@ -165,7 +168,7 @@ CALLS = {
     "revoke_stamped": Call("bridge.revoke_stamped(jsonb_build_object('stamp', %(name)s::text))", "ready running"),
     "heed_revoke": Call("bridge.heed_revoke(%(job)s)", "published replaced cancelled"),
     "purge": Call("(bridge.purge(%(queue)s)).cancelled", f"{WAITING} running several several-published several-running"),
-    "retry": Call("bridge.retry(%(job)s)", f"scheduled due running {ENDED}"),
+    "retry": Call("bridge.retry(%(job)s)", f"scheduled due running orphaned doomed {ENDED}"),
     "redrive": Call("bridge.redrive(%(job)s)", "failed running"),
     "redrive the second": Call("bridge.redrive(%(second)s)", "failed running"),
     "redrive_jobs": Call("bridge.redrive_jobs(jsonb_build_object('task', %(task)s::text))", "failed"),
@@ -212,7 +215,7 @@ CALLS = {
     "take_chord": Call("(select count(*) from bridge.take_chord(%(chord)s))", "part", skips=True, passes=True),
     # time
     "tick": Call("bridge.tick('race') is null", f"{EVERYWHERE} {PART} several {SLICE}", skips=True, passes=True),
-    "sweep": Call("bridge.sweep() is null", f"{FLYING} running orphaned replaced {SLICE}", skips=True, passes=True),
+    "sweep": Call("bridge.sweep() is null", f"{FLYING} running orphaned doomed replaced failed {SLICE}", skips=True, passes=True),
 }
 
 

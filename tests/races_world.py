@@ -23,11 +23,14 @@ STAGES = {
     "shared": ["share", "claim one"],  # in the lane of its tenant, next in turn to the second, which is another's
     "overdue": ["expire"],
     "claimed": ["claim"],
+    "abandoned": ["claim", "leave"],  # by a drainer that died before it could mark it
     "published": ["claim", "mark"],
+    "stranded": ["claim", "mark", "die"],  # in the hand of a worker that died before it could start it
     "missing": ["claim", "mark", "miss"],
     "taken": ["claim", "mark", "miss", "take"],
     "running": ["claim", "mark", "start"],
     "orphaned": ["claim", "mark", "start", "die"],
+    "doomed": ["claim", "mark", "start", "lose often", "die"],  # an orphan that has lost as many workers as it may
     "replaced": ["claim", "mark", "start", "replace"],
     "stopping": ["claim", "mark", "start", "stop"],
     "failed": ["claim", "mark", "start", "fail"],
@@ -55,13 +58,17 @@ STEPS = {
     "mark": "select bridge.mark_published(%(shipment)s, array(select o.seq from bridge.inflight o where o.shipment = %(shipment)s)),"
     " bridge.report_worker(%(worker)s, %(name)s, 1, 'prefork', 2, array[%(queue)s], 'test',"
     " array(select o.token from bridge.inflight o where o.shipment = %(shipment)s), clock_timestamp())",
+    "leave": "update bridge.inflight set claimed_at = clock_timestamp() - interval '1 hour' where shipment = %(shipment)s",
+    "lose often": f"update bridge.job set losses = bridge.setting('max_losses') where seq = {SEQ}",
     "miss": "update bridge.inflight set missing_since = clock_timestamp() - interval '1 hour',"
     " published_at = clock_timestamp() - interval '2 hours' where shipment = %(shipment)s",
     "take": f"update bridge.inflight set taken_by = '{{w@silent}}' where seq = {SEQ}",
     "start": f"select bridge.start({SEQ}, {TOKEN}, %(worker)s, 1)",
     "start both": "select bridge.start_many(array_agg(i.seq order by i.seq), array_agg(i.token order by i.seq), %(worker)s, 1,"
     " array_agg(gen_random_uuid())) from bridge.inflight i where i.shipment = %(shipment)s",
-    "die": "update bridge.worker set lost_at = clock_timestamp() where id = %(worker)s",
+    "die": "with dead as (update bridge.worker set lost_at = clock_timestamp() where id = %(worker)s returning id)"
+    " update bridge.inflight i set started_at = i.started_at - interval '1 hour' from dead where i.worker = dead.id",
+    "live": "update bridge.worker set seen_at = clock_timestamp() + interval '1 hour' where id = %(worker)s",
     "replace": f"insert into bridge.replaced (seq, since) values ({SEQ}, clock_timestamp())",
     "stop": "select bridge.cancel(%(job)s)",
     "fail": f"select bridge.fail({SEQ}, {RUN}, '{ERROR}', true)",
@@ -179,6 +186,11 @@ class Maker:
         self.db.do("update bridge.look set answered_at = clock_timestamp()")
         self.db.do("update bridge.tick_state set ticked_at = clock_timestamp(), upkeep_at = clock_timestamp()")
         self.db.do("update bridge.tick_state set steady_since = now() - interval '1 day'")
+        # No worker is dead until the server has run for as long: else the sweep would begin to find the dead ones at some moment of a test.
+        self.db.do(
+            "update bridge.setting set value = to_jsonb(least(value::numeric, extract(epoch from now() - pg_postmaster_start_time()) / 2))"
+            " where name = 'worker_lost'"
+        )
 
     def make(self, stage: str) -> World:
         """A new world whose job has come as far as `stage`."""
@@ -187,7 +199,7 @@ class Maker:
         jobs = [{"id": str(named[name]), "job": job} for name, job in jobs_of(named, stage).items()]
         with self.db.connection.pipeline():
             self.db.do("begin")
-            for step in ("batch", "jobs", "seal", *SECOND.get(stage.partition("-")[0], ["complete the second"]), *STAGES[stage]):
+            for step in ("batch", "jobs", "seal", *SECOND.get(stage.partition("-")[0], ["complete the second"]), *STAGES[stage], "live"):
                 self.db.connection.execute(STEPS[step].encode(), named | {"jobs": json.dumps(jobs)})
             row = self.db.connection.execute(NUMBERS.encode(), named)
             self.db.do("commit")
@@ -219,7 +231,7 @@ def jobs_of(named: dict[str, Any], stage: str) -> dict[str, dict[str, Any]]:
         own["delay"] = "1 hour"
     elif stage == "blocked":
         own["depends_on"] = [str(named["parent"])]
-    elif stage in ("claimed", "published", "missing"):
+    elif stage in ("claimed", "abandoned", "published", "stranded", "missing"):
         own["unique_until"] = "started"
     second = {"task": named["task"], "queue": named["aside"], "unique_key": named["second_key"], "batch": str(named["batch"])}
     if stage.startswith("several"):

@@ -49,6 +49,26 @@ KEPT = {
     "several-orphaned": [("sweep", "finish_many"), ("finish_many", "tick")],
 }
 
+# Pairs that meet every day on one job, where they truly meet: each is tried both ways round, each time.
+DAILY = {
+    "ready": [("claim", "claim"), ("claim", "enqueue, replace"), ("claim", "start"), ("claim", "cancel")],
+    "claimed": [("start", "start"), ("start", "cancel"), ("start", "claim"), ("start", "mark_published"), ("claim", "enqueue, replace")],
+    "abandoned": [("sweep", "start"), ("sweep", "mark_published"), ("sweep", "claim"), ("sweep", "cancel")],
+    "published": [("start", "start"), ("start", "cancel"), ("start", "claim"), ("start", "start_many"), ("start_many", "cancel")],
+    "stranded": [("sweep", "start"), ("sweep", "cancel"), ("sweep", "start_many")],
+    "missing": [("republish", "start"), ("sweep", "start"), ("republish", "cancel")],
+    "running": [
+        *(("cancel", end) for end in ("finish", "finish_many", "fail", "retry_run", "complete_run", "lose")),
+        *(("lose", end) for end in ("finish", "finish_many")),
+        ("finish", "finish"),
+        ("sweep", "finish"),
+        ("sweep", "retry"),
+    ],
+    "orphaned": [("sweep", "finish"), ("sweep", "cancel"), ("sweep", "retry"), ("lose", "finish")],
+    "doomed": [("sweep", "finish"), ("sweep", "cancel"), ("sweep", "retry"), ("sweep", "fail")],
+    "failed": [("sweep", "retry"), ("retry", "retry"), ("retry", "cancel")],
+}
+
 
 @pytest.fixture
 def races(dsn: str) -> Iterator[Races]:
@@ -82,14 +102,20 @@ FOR_EACH = pairs_for_each()
 
 
 def pairs_of(stage: str) -> list[tuple[str, str]]:
-    """The pairs that are tried of a stage: those that are kept, those for each function, and a stride through all."""
+    """The pairs that are tried of a stage: the daily ones, those that are kept, those for each function, and a stride through all."""
     pairs = list(itertools.product(names_of(stage), repeat=2))
-    return list(dict.fromkeys(KEPT.get(stage, []) + FOR_EACH[stage] + pairs[len(stage) % STRIDE :: STRIDE]))
+    daily = [order for first, second in DAILY.get(stage, []) for order in ((first, second), (second, first))]
+    return list(dict.fromkeys(daily + KEPT.get(stage, []) + FOR_EACH[stage] + pairs[len(stage) % STRIDE :: STRIDE]))
 
 
 def test_each_function_comes_first_and_second_in_some_pair() -> None:
     pairs = [pair for stage in STAGES for pair in pairs_of(stage)]
     assert {first for first, _ in pairs} == {second for _, second in pairs} == set(CALLS)
+
+
+def test_each_pair_that_is_named_is_of_functions_that_have_something_to_do_in_its_stage() -> None:
+    named = [(stage, name) for table in (DAILY, KEPT) for stage, pairs in table.items() for pair in pairs for name in pair]
+    assert [(stage, name) for stage, name in named if name not in names_of(stage)] == []
 
 
 def is_serial(met: Met, races: Races, stage: str, first: str, second: str) -> bool:
@@ -117,6 +143,11 @@ def is_alike(met: Met, alone: Outcome, first: str, second: str) -> bool:
     if skips and first == "report_worker":
         there, wanted = ({**world, "worker": None} for world in (there, wanted))
     return there == wanted and (skips or met.outcome.second == alone.second)
+
+
+@pytest.mark.parametrize("stage", ["abandoned", "stranded", "orphaned", "doomed"])
+def test_the_sweep_takes_a_job_from_who_died_with_it(races: Races, stage: str) -> None:
+    assert races.one_by_one(stage, CALLS["sweep"]).world["job"] != races.untouched(stage)["job"]
 
 
 def tried(races: Races, step: int = 1) -> Iterator[tuple[str, str, str]]:
