@@ -38,7 +38,7 @@ LAB = """
 # The order in which rows are locked that somebody may have to wait for. Whoever waits for one has none that comes later.
 ORDER = [
     "look", "drainer", "worker", "breaker", "paused", "gate", "job_limit", "schedule", "chord", "batch", "unique_key to be taken",
-    "job to be made", "finished", "place", "what is the place's",
+    "job to be made", "finished", "place", "what is the place's", "permit", "bucket",
 ]  # fmt: skip
 # What is locked with nothing before it, so that others may have it at any time; all other rows are had with the row of a place.
 FIRST = {"look", "drainer", "worker", "paused", "breaker", "gate", "job_limit", "schedule", "chord", "batch", "finished"}
@@ -46,10 +46,10 @@ CALLBACK = "a.callback"  # of a batch: its job has an id that nobody else makes,
 Shape = dict[str, Any]
 PLACES = ["blocked", "scheduled", "ready", "held", "inflight"]  # in the direction in which a job moves
 MADE = {"unique_key": "unique_key to be taken", "job": "job to be made"}  # two may want to make the same: the second waits for the first
-TABLES = [
-    *sorted(FIRST), *PLACES, "job", "unique_key", "dependency", "replaced", "revoked", "chord_part", "waiter", "result", "schedule_run",
-    "untold",
-]  # fmt: skip
+OWN = ["job", "unique_key", "dependency", "replaced", "revoked", "chord_part", "waiter", "result", "schedule_run", "untold"]
+LIMITS = ["permit", "bucket"]
+PASSED = ["lane", "second_look"]  # what nobody waits for: what another has of it is passed by
+TABLES = [*sorted(FIRST), *PLACES, *OWN, *LIMITS, *PASSED]
 
 
 # Name, key and content of the rows that another transaction has locked, or changed: what is left over when all others are locked.
@@ -80,13 +80,13 @@ class Row(NamedTuple):
         """What ORDER calls it."""
         if self.is_new:
             return MADE[self.table]
-        return "place" if self.table in PLACES else self.table if self.table in FIRST else "what is the place's"
+        return "place" if self.table in PLACES else self.table if self.table in (*FIRST, *LIMITS, *PASSED) else "what is the place's"
 
     @property
     def turn(self) -> tuple[int, int, int]:
         """Where it comes in the order of locks: places by the direction in which jobs move, of those the first made first."""
         place = (PLACES.index(self.table), int(self.key)) if self.table in PLACES else (0, 0)
-        return (ORDER.index(self.kind), *place)
+        return (ORDER.index(self.kind) if self.kind in ORDER else len(ORDER), *place)
 
 
 class Edge(NamedTuple):

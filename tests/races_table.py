@@ -191,14 +191,14 @@ CALLS = {
     "pause, hard": Call("bridge.pause(%(queue)s, hard => true)", f"ready {FLYING} running several-published"),
     "resume": Call("bridge.resume(%(queue)s)", "ready published"),
     "set_window": Call("bridge.set_window(%(queue)s, 5)", "ready"),
-    "set_limit": Call("bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)", "ready limited rated published running"),
+    "set_limit": Call("bridge.set_limit(%(limit)s, queue => %(queue)s, concurrency => 1)", "rated ready limited published running"),
     "set_limit, rate": Call(
         "bridge.set_limit(%(limit)s, queue => %(queue)s, rate => 2, per => '1 hour', burst => 2)", "ready limited rated published"
     ),
     "set_limit, share": Call(
         "bridge.set_limit(%(limit)s, queue => %(queue)s, key => 'kwargs.tenant', concurrency => 1, fair => true)", "ready shared published"
     ),
-    "remove_limit": Call("bridge.remove_limit(%(limit)s)", "ready limited rated shared running"),
+    "remove_limit": Call("bridge.remove_limit(%(limit)s)", "limited ready rated shared running"),
     "reset_breaker": Call("bridge.reset_breaker(%(queue)s)", "guarded"),
     "remove_breaker": Call("bridge.remove_breaker(%(queue)s)", "guarded"),
     # schedules: the job is of a run of one that is due again

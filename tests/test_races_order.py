@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fix_effort import EFFORT
+from fix_order import advisory_locks, items_after
 from invariants import assert_sound
-from races_locks import Edge, Prober
+from races_locks import FIRST, LIMITS, MADE, ORDER, OWN, PASSED, PLACES, Edge, Prober
 from races_table import ALONE, CALLS, functions_of
 
 if TYPE_CHECKING:
@@ -50,10 +51,33 @@ def test_a_function_that_is_new_or_gone_is_missed_in_the_table_of_races(db: Sess
     assert not_in_both(db) == {"planted", "told"}
 
 
+def test_the_order_that_is_looked_for_is_the_one_of_the_document() -> None:
+    *turns, own, limits = items_after("Whoever waits for a row has none that comes later in this order:")
+    tables = {kind: [table] for table, kind in MADE.items()} | {"place": PLACES}
+    assert [name for names in turns for name in names] == [name for kind in ORDER[:-3] for name in tables.get(kind, [kind])]
+    assert set(ORDER) > FIRST
+    assert sorted(own) == sorted(OWN)
+    assert limits == LIMITS == ORDER[-2:]
+
+
+def test_every_table_has_its_turn_in_the_document_or_a_reason_why_it_has_none(db: Session) -> None:
+    turns = items_after("Whoever waits for a row has none that comes later in this order:")
+    without = items_after("All other tables have no turn, because nobody who has a row of the list waits for one of theirs:")
+    reasons = [name for names in without for name in names if name != "skip locked"]
+    assert sorted(without[0]) == sorted(["skip locked", *PASSED])
+    there = "select relname from pg_class where relnamespace = 'bridge'::regnamespace and relkind in ('r', 'p') and not relispartition"
+    assert sorted([*reasons, *{name for names in turns for name in names}]) == sorted(name for (name,) in db.rows(there))
+
+
+def test_every_advisory_lock_of_the_sql_is_named_in_the_document_as_waited_for_or_tried() -> None:
+    items = items_after("Advisory locks, by the text that their number is made of:")
+    assert [{name.partition(" ")[0] for name in names} for names in items] == list(advisory_locks())
+
+
 def chosen_stages(call: Call) -> list[str]:
     """With more effort all; else the first, where orders differ, and, of what waits for nobody, where it finds most to do."""
     stages = call.stages.split()
-    telling = ("overdue", "orphaned", "guarded") if call.passes else ("several",)
+    telling = ("overdue", "orphaned", "guarded", "held", "shared") if call.passes else ("several",)
     return stages if EFFORT > 1 else [*stages[:1], *(s for s in stages[1:] if s.startswith(telling))]
 
 
@@ -74,7 +98,7 @@ def test_who_waits_for_a_row_has_none_that_comes_later_in_the_order(prober: Prob
             if call.passes:
                 prober.maker.clear()
             for edge in prober.edges(call, prober.maker.make(stage)):
-                if call.passes:
+                if call.passes or edge.wanted.kind in PASSED:
                     found.append(f"{name} of a job that is {stage} waits for {edge.wanted}")
                 elif is_against_the_order(edge):
                     found.append(f"{name} of a job that is {stage} has {edge.had} while it waits for {edge.wanted}")
