@@ -63,6 +63,10 @@ class Address:
         """The same with transport options that hold where none are given."""
         return Address(self.url, self.timeout, {**defaults, **self.options}, self.tls, self.queue_arguments)
 
+    def with_options(self, **options: Any) -> Address:
+        """The same with these transport options, whatever is given."""
+        return Address(self.url, self.timeout, {**self.options, **options}, self.tls, self.queue_arguments)
+
     def connection(self) -> Connection:
         """A connection that is not open yet.
 

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from bridge.broker.address import Address
     from bridge.queries.dispatch import Claimed, Suspect
 
 __all__ = ["RedisBroker"]
 
 _HEADER = re.compile(rb'"bridge(?:_bundle)?": ?"([0-9a-f: -]+)"')  # a message's body is base64 text
-_TOKEN = re.compile(rb"\d+:([0-9a-f-]{36})")
+_TOKEN = re.compile(rb"(?<!\d)\d{1,19}:([0-9a-f-]{36})")  # of a longer row of digits nothing is tried twice
 _LOOK = 2000  # messages of a list looked at, oldest first; four windows
 _LOOK_BYTES = 32 << 20  # of them, about: a window of large jobs would fill a drainer's memory with each look
 _ORDER = timedelta(seconds=5)  # drainers mark what they published this much out of order, at most
 _MOST_PRIORITY = 9  # kombu's bound
+_NEVER = 1 << 40  # seconds, more than since 1970
 
 
 class _Plan(NamedTuple):
@@ -44,6 +46,10 @@ class RedisBroker(PortableBroker):
     """Connects as kombu does (TCP, TLS, socket, Sentinel), then writes what kombu would have written, many at once."""
 
     ranked: ClassVar[bool] = False  # its lists are served lowest number first
+
+    def __init__(self, address: Address, **options: Any) -> None:
+        # Whoever waits for a message gives back what others have held for longer than this. How long they may, their application knows.
+        super().__init__(address.with_options(visibility_timeout=_NEVER), **options)
 
     @staticmethod
     def defaults(timeout: float) -> dict[str, Any]:
@@ -136,7 +142,8 @@ class RedisBroker(PortableBroker):
                 if _is_of_its_key(error):
                     return set()  # nothing can be said of what is no list, or not ours to read
                 raise
-        found = {token.decode() for text in oldest if (header := _HEADER.search(text)) for token in _TOKEN.findall(header[1])}
+        # Each header of that name: an earlier one may stand inside another header.
+        found = {token.decode() for text in oldest for header in _HEADER.finditer(text) for token in _TOKEN.findall(header[1])}
         absent = [suspect for suspect in suspects if str(suspect.token) not in found]
         if len(oldest) < depth:
             return {suspect.token for suspect in absent}
