@@ -13,6 +13,7 @@ from fix_doctor import Doctor
 from fix_events import listening
 from fix_redis import MASTER
 from fix_servers import wait_for_value, wait_until
+from fix_tls import make_certificates
 from kombu import Connection
 from kombu.transport import memory
 
@@ -99,21 +100,47 @@ def test_of_several_urls_no_password_is_shown() -> None:
     assert "geheim" not in str(raised.value)
 
 
-def test_jobs_run_over_tls_that_is_checked(
-    ledger: Session, redises: Redises, certificates: Certificates, drainer: StartDrainer, worker: StartWorker
-) -> None:
+def start_tls(redises: Redises, certificates: Certificates) -> str:
+    """A server that speaks TLS alone; its address, which names no authority."""
     port = free_port()
     redises.start({
         "tls-port": str(port), "tls-cert-file": str(certificates.certificate), "tls-key-file": str(certificates.key),
         "tls-ca-cert-file": str(certificates.authority), "tls-auth-clients": "no",
     })  # fmt: skip
-    plain = f"rediss://127.0.0.1:{port}/0"
+    return f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=required"
+
+
+def trusting(url: str, certificates: Certificates) -> str:
+    """The address, with the authority of these certificates."""
+    return f"{url}&ssl_ca_certs={quote(str(certificates.authority), safe='')}"
+
+
+def test_jobs_run_over_tls_that_is_checked(
+    ledger: Session, redises: Redises, certificates: Certificates, drainer: StartDrainer, worker: StartWorker
+) -> None:
+    address = start_tls(redises, certificates)
     with pytest.raises(PublishError, match="certificate verify failed"):
-        open_broker(Settings(broker_url=f"{plain}?ssl_cert_reqs=required"))
-    url = f"{plain}?ssl_cert_reqs=required&ssl_ca_certs={quote(str(certificates.authority), safe='')}"
-    run_some(ledger, url, drainer, worker)
+        open_broker(Settings(broker_url=address))
+    run_some(ledger, trusting(address, certificates), drainer, worker)
     options = {"ssl": {"ssl_cert_reqs": "required", "ssl_ca_certs": str(certificates.authority)}}
-    open_broker(Settings(broker_url=plain, broker_options=json.dumps(options))).close()
+    open_broker(Settings(broker_url=address.partition("?")[0], broker_options=json.dumps(options))).close()
+
+
+def test_a_worker_that_trusts_another_authority_says_so_and_begins_nothing(
+    ledger: Session, redises: Redises, certificates: Certificates, drainer: StartDrainer, worker: StartWorker, tmp_path: Path
+) -> None:
+    address = start_tls(redises, certificates)
+    right, wrong = trusting(address, certificates), trusting(address, make_certificates(tmp_path / "other"))
+    drainer(broker_url=right)
+    job = ledger.enqueue("ledger.work", args=[1])
+    distrustful = worker("apps.ledger", broker_url=wrong, ready=False)
+    wait_until(lambda: distrustful.log_text().count("certificate verify failed") > 1 or " ready." in distrustful.log_text(), 60, "a reason")
+    wait_for_value(ledger.dsn, "select status from bridge.jobs where id = %s", (job,), value="published")
+    assert distrustful.alive, "it tries again, as Celery does"
+    assert " ready." not in distrustful.log_text()
+    worker("apps.ledger", broker_url=right)
+    wait_for_value(ledger.dsn, "select status from bridge.jobs where id = %s", (job,), value="succeeded")
+    assert " ready." not in distrustful.log_text()
 
 
 def test_an_application_with_a_key_prefix_and_priorities_of_its_own_is_served(
