@@ -211,7 +211,8 @@ end
 $$;
 
 create or replace function bridge.remove_alert(name text) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-  -- Remove an alert rule. What is open of it is resolved; its history stays.
+  -- Remove an alert rule. What is open of it is resolved; its history stays. What has not lasted long enough goes with the next look at all
+  -- rules, which must not wait for this.
   --
   -- Errors  JB002 when there is none of that name
 begin
@@ -219,7 +220,6 @@ begin
   if not found then
     perform bridge.refuse(format('alert rule %L does not exist', left(remove_alert.name, 80)), 'see: select name, kind from bridge.alert_rules', 'JB002');
   end if;
-  delete from bridge.alert_pending p where p.rule = remove_alert.name;
   update bridge.alert a set state = 'resolved', resolved_at = clock_timestamp(), resolved_by = session_user, note = coalesce(a.note, 'its rule was removed')
   where a.rule = remove_alert.name and a.state <> 'resolved';
 end

@@ -146,6 +146,7 @@ begin
     return null;
   end if;
   update bridge.alert_state s set checked_at = p_now;
+  delete from bridge.alert_pending p where not exists (select from bridge.alert_rule r where r.name = p.rule);
   for v_rule in select r.* from bridge.alert_rule r order by r.name loop
     v_opened := v_opened + bridge.judge_alert_rule(v_rule, p_now, v_ticked_at);
   end loop;

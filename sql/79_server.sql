@@ -27,13 +27,13 @@ create or replace function bridge.bring_back(p_now timestamptz) returns void lan
   -- missing, tokens of a rate) would be young until the clock is there again, and nothing that dies meanwhile would be recovered. What
   -- somebody wants at a moment (run_at, expiry, slots) stays.
   --
-  -- Locks  the rows that change (skip locked)
+  -- Locks  the rows that change, in the order of locks; jobs' and buckets' by skip locked
 begin
-  update bridge.worker w set seen_at = p_now, started_at = least(w.started_at, p_now) where w.seen_at > p_now;
-  update bridge.drainer d set seen_at = p_now, started_at = least(d.started_at, p_now) where d.seen_at > p_now;
-  update bridge.silent_worker s set seen_at = p_now where s.seen_at > p_now;
   update bridge.look l set asked_at = least(l.asked_at, p_now), answered_at = least(l.answered_at, p_now)
   where l.asked_at > p_now or l.answered_at > p_now;
+  update bridge.drainer d set seen_at = p_now, started_at = least(d.started_at, p_now) where d.seen_at > p_now;
+  update bridge.worker w set seen_at = p_now, started_at = least(w.started_at, p_now) where w.seen_at > p_now;
+  update bridge.silent_worker s set seen_at = p_now where s.seen_at > p_now;
   update bridge.breaker b set changed_at = p_now where b.changed_at > p_now;
   update bridge.paused u set paused_at = p_now where u.paused_at > p_now;
   with ahead as (

@@ -139,6 +139,27 @@ def test_a_rule_that_is_disabled_or_removed_ends_what_is_open_of_it(db: Session)
     ]
 
 
+def test_a_look_at_the_rules_does_not_wait_for_who_removes_one(db: Session) -> None:
+    only(db)
+    db.do("select bridge.set_alert('backlog', 'queued_jobs', threshold => 100, within => '1 hour', lasting => '1 day')")
+    jobs_wait(db)
+    check(db, "61 minutes")
+    pending = "select rule from bridge.alert_pending"
+    assert db.rows(pending) == [("backlog",)]
+    db.do("set lock_timeout = '15s'")
+    other = Session(db.dsn)
+    with other.connection.transaction():
+        other.do("select bridge.remove_alert('backlog')")
+        db.do("select bridge.purge('celery')")
+        assert check(db, "62 minutes") is not None
+        assert db.rows(pending) == [], "the condition is over"
+        jobs_wait(db)
+        check(db, "63 minutes")
+    other.connection.close()
+    assert check(db, "64 minutes") is not None
+    assert db.rows(pending) == []
+
+
 def test_a_rule_that_cannot_be_judged_keeps_neither_the_others_nor_the_tick(db: Session) -> None:
     db.do(
         "create or replace function bridge.read_dead_letters(p_rule bridge.alert_rule, p_now timestamptz)"
