@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -109,6 +111,29 @@ def test_the_threads_of_a_drainer_have_no_heaps_of_their_own(db: Session, draine
     process = drainer()
     wait_for_value(db.dsn, "select count(*) from bridge.inflight where state = 'published'", value=3000)
     assert heaps_of_threads(process.pid) == []
+
+
+# Large buffers that come and go, and small things that stay for a while: the growth in KiB.
+GROWTH = """
+import random
+from bridge.cli.service import keep_memory_flat
+keep_memory_flat()
+used = lambda: next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Anonymous:"))
+random.seed(1)
+kept, before = [], used()
+for number in range(400):
+    large = bytearray(random.randint(200_000, 200_000 + 8_000 * number))
+    kept.append(bytes(random.randint(600, 1_500)))
+    del large
+    if len(kept) > 200:
+        kept.pop(random.randrange(len(kept)))
+print(used() - before)
+"""
+
+
+def test_large_buffers_that_have_gone_leave_no_room_behind_in_the_memory_of_a_drainer() -> None:
+    grown = int(subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True).stdout)
+    assert grown < 1500, "some 200 KiB are kept; with the large ones in the heap it is more than 2.5 MiB"
 
 
 def test_sigterm_ends_a_drainer_in_the_middle_of_its_work_with_code_0_and_nothing_half_done(db: Session, drainer: StartDrainer) -> None:
