@@ -37,7 +37,7 @@ class Peer(ABC):
         share: of the jobs that Celery runs end to end in a round, how many it runs: a quick queue needs more to be measured.
         clear: SQL that takes away all jobs, ended ones too.
         ended: SQL: how many jobs have ended well.
-        ends: SQL: when the first and the last of them ended, as two numbers of seconds.
+        ends: SQL: when a tenth of them, and when all had ended, as two numbers of seconds: workers connect before the clock runs.
     """
 
     name: str

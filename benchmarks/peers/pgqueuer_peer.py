@@ -27,7 +27,9 @@ class Pgqueuer(Peer):
     share = 4.0
     clear = "truncate pgqueuer, pgqueuer_log, pgqueuer_statistics restart identity"
     ended = "select count(*) from pgqueuer_log where status = 'successful'"
-    ends = "select extract(epoch from min(created)), extract(epoch from max(created)) from pgqueuer_log where status = 'successful'"
+    ends = """
+      select extract(epoch from percentile_disc(0.1) within group (order by created)), extract(epoch from max(created))
+      from pgqueuer_log where status = 'successful'"""
 
     @cached_property
     def loop(self) -> asyncio.AbstractEventLoop:

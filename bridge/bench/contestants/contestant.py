@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from bridge.bench.rig import Rig
     from bridge.local.process import Process
 
-__all__ = ["Contestant", "Running"]
+__all__ = ["Contestant", "Running", "begun"]
 
 Running = dict[str, "list[Process]"]
+_COLD = 10  # of so many jobs one is run before the clock: by then processes are connected, and have what they need
+
+
+def begun(jobs: int) -> int:
+    """How many of so many jobs have ended when the clock begins to run."""
+    return -(-jobs // _COLD)
 
 
 class Contestant(ABC):
@@ -63,7 +69,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def ends(self, jobs: int) -> tuple[float, float]:
-        """When the first and the last job ended, in seconds, after a look at every single one.
+        """When a tenth of the jobs (``begun``), and when all had ended, in seconds, after a look at every single one.
 
         Raises:
             BenchError: a job was lost, ended badly or twice, or its result cannot be had.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bridge.bench.contest import Contest
 from bridge.bench.contestants import Bridge, Bundles, DatabaseResults, Streaming
+from bridge.bench.contestants.contestant import begun
 from bridge.bench.cost import CHILDREN
 from bridge.bench.measure import Sample, Target
 
@@ -29,13 +30,14 @@ class EndToEnd(Contest):
 
     name = "e2e"
     ours = (Bridge, Streaming, Bundles)
-    about = "jobs a second of prefork workers on tasks that do nothing, made beforehand, from the first finished to the last"
+    about = "jobs a second of prefork workers on tasks that do nothing, made beforehand, from the moment when a tenth have ended"
     notes = (
         "1 KB of arguments, 200 bytes of result, kept and read back with .get(); all jobs are unmodified delay() calls of the application",
+        "until a tenth have ended, processes connect and load what they need: that is left out of each side",
         "celery: Redis broker, Redis results; db results: Celery's own db+postgresql backend on the same server, fewer jobs",
         "bridge: results in the jobs' rows; the drainer runs beside the worker, with default settings",
         "bridge, streaming: the same with BRIDGE_STREAMING=0.1",
-        "bridge, bundles: the same with bridge_bundle=200, up to so many jobs in one message",
+        "bridge, bundles: the same with bridge_bundle=200, up to so many jobs in one message; more jobs, or it would be over at once",
         "client: CPU of the process that made the jobs (bridge: within one transaction); what servers spend on that is in enqueue",
         "a peer runs a worker process for each pool child of the others, and keeps what it keeps by default",
     )
@@ -75,7 +77,7 @@ def whole(contestant: Contestant, jobs: int, concurrency: int, done: Callable[[i
     with contestant.workers(concurrency) as running:
         cpu, wal = _run(contestant, jobs, running, done)
     first, last = contestant.ends(jobs)
-    figures = {"jobs_per_s": (jobs - 1) / max(last - first, 1e-6)}
+    figures = {"jobs_per_s": (jobs - begun(jobs)) / max(last - first, 1e-6)}
     if "postgres" in contestant.uses:
         figures["wal_bytes_per_job"] = wal
     after = contestant.left_behind()
@@ -88,14 +90,14 @@ def whole(contestant: Contestant, jobs: int, concurrency: int, done: Callable[[i
 
 
 def _run(contestant: Contestant, jobs: int, running: Running, done: Callable[[int], None]) -> tuple[dict[str, float], float]:
-    """CPU by kind and WAL, a job, from the first job that has ended to the last."""
+    """CPU by kind and WAL, a job, from the moment when a tenth have ended to the last."""
     rig, processes = contestant.rig, [process for those in running.values() for process in those]
 
     def ended() -> int:
         return contestant.ended(jobs)
 
     meter = rig.meter(**running)
-    rig.wait_for(ended, 1, *processes)
+    rig.wait_for(ended, begun(jobs), *processes)
     start, already = meter.read(), ended()
     rig.wait_for(ended, jobs, *processes, tell=done)
     return meter.since(start, max(jobs - already, 1))
