@@ -75,7 +75,7 @@ class Bundles(Bridge):
     """Up to 200 jobs a message: the task has the option bridge_bundle."""
 
     name = "bridge, bundles"
-    share = 8.0  # more are needed to be measured
+    share = 2.0  # more are needed to be measured
     app = "bundled"
 
     @contextmanager
