@@ -50,7 +50,7 @@ class Stage:
         return self.db.enqueue(task, kwargs={"lab": lab}, **(options or {}))
 
     def note(self, lab: int, run: Any, event: str, slot: str = "worker1", delivery: Any = None) -> None:
-        words = "insert into event (lab, task_id, run, delivery, slot, pid, main, event) values (%s, '', %s, %s, %s, %s, 1, %s)"
+        words = "insert into event (lab, task_id, run, delivery, slot, pid, event) values (%s, '', %s, %s, %s, %s, %s)"
         self.ledger.do(words, (lab, run, delivery, slot, CHILD, event))
 
     def run(self, lab: int, *, ends: bool = True, slot: str = "worker1") -> tuple[Any, Any]:

@@ -38,7 +38,6 @@ create table event (
   delivery text,                        -- the token that the run started with
   slot    text not null,                -- which worker of the world
   pid     integer not null,
-  main    integer not null,             -- the worker's main process
   event   text not null,                -- start, end, raised
   at      timestamptz not null default clock_timestamp()
 );
@@ -144,8 +143,8 @@ class Ledger:
 
     def note(self, lab: int, task_id: str, run: Any, event: str) -> None:
         """One line of a run (bridge.worker.fence.Run): start, end or raised."""
-        words = "insert into event (lab, task_id, run, delivery, slot, pid, main, event) values (%s, %s, %s, %s, %s, %s, %s, %s)"
-        values = (lab, task_id, run.id, run.delivery.token, os.environ.get(SLOT, "?"), os.getpid(), os.getppid(), event)
+        words = "insert into event (lab, task_id, run, delivery, slot, pid, event) values (%s, %s, %s, %s, %s, %s, %s)"
+        values = (lab, task_id, run.id, run.delivery.token, os.environ.get(SLOT, "?"), os.getpid(), event)
         for _ in range(3):
             try:
                 return self.do(words, values)
