@@ -15,6 +15,7 @@ import pytest
 from fix_servers import ROOT, wait_until
 
 from bridge.local.account import Account
+from bridge.local.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,3 +138,17 @@ def test_an_orphan_that_the_kernel_could_not_end_is_ended_by_the_next_start(home
         assert second.child.poll() is None
     finally:
         second.end()
+
+
+def test_children_of_one_that_has_ended_are_ended_and_nobody_who_has_its_number_since(tmp_path: Path) -> None:
+    leaving = Process("leaving", ["sh", "-c", "sleep 600 & echo $!"], log=tmp_path / "leaving.log")
+    leaving.start()
+    leaving.wait()
+    child = psutil.Process(int(leaving.log_text()))
+    leaving.stop()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    leaving._started().pid = stranger.pid  # as the system gives numbers again after a while
+    leaving.stop()
+    stranger.terminate()
+    assert stranger.wait() == -signal.SIGTERM, "it had been killed before"

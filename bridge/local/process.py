@@ -190,11 +190,24 @@ class Process:
         )
 
     def _sweep_session(self) -> None:
-        # A worker that had to be killed leaves pool children behind; they share its session, which nobody else is in.
+        # A worker that had to be killed leaves pool children behind; they share its session, which nobody else is in. The system gives
+        # its number to no process while they are there: where one has it, they are gone, and that group is somebody else's.
+        if not self.alive and _exists(self.pid):
+            return
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def die_with_parent(number: signal.Signals) -> Callable[[], None] | None:

@@ -30,7 +30,6 @@ class Slot:
         role: client, drainer, worker.
         process: what runs now, or ran last.
         generation: how many have been started.
-        groups: process groups of all of them, which may have left children.
         ends: those that ended with an error of their own: slot, status, end of the log.
         more: environment of the next process, beside the usual.
     """
@@ -38,7 +37,7 @@ class Slot:
     def __init__(self, name: str, role: str, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
         self.name, self.role = name, role
         self.generation = 0
-        self.groups: list[int] = []
+        self._started: list[Process] = []  # each may have left children
         self.ends: list[tuple[str, int, str]] = []
         self.more: dict[str, str] = {}
         self._command = command
@@ -59,7 +58,7 @@ class Slot:
         process.start()
         self.process = process  # not before it runs: others send signals meanwhile
         self.generation += 1
-        self.groups.append(self.process.pid)
+        self._started.append(process)
         self._ended = None
 
     def restart_if_due(self, now: float) -> None:
@@ -135,10 +134,9 @@ class Slot:
     def end(self) -> None:
         """End all that ever ran here."""
         self._down = True
-        for group in self.groups:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, signal.SIGKILL)
-        self.process.stop()
+        self.process.kill()
+        for process in self._started:
+            process.stop()
 
 
 class Supervisor:
