@@ -29,14 +29,12 @@ class Slot:
         name: `worker1`, and the like.
         role: client, drainer, worker.
         process: what runs now, or ran last.
-        generation: how many have been started.
         ends: those that ended with an error of their own: slot, status, end of the log.
         more: environment of the next process, beside the usual.
     """
 
     def __init__(self, name: str, role: str, command: Sequence[str], env: Mapping[str, str], folder: Path) -> None:
         self.name, self.role = name, role
-        self.generation = 0
         self._started: list[Process] = []  # each may have left children
         self.ends: list[tuple[str, int, str]] = []
         self.more: dict[str, str] = {}
@@ -49,7 +47,7 @@ class Slot:
         self.process = self._new()
 
     def _new(self) -> Process:
-        log = self._folder / "logs" / f"{self.name}-{self.generation}.log"
+        log = self._folder / "logs" / f"{self.name}-{len(self._started)}.log"
         return Process(self.name, self._command, log=log, env={**self._env, **self.more}, cwd=self._folder, death_signal=signal.SIGKILL)
 
     def start(self) -> None:
@@ -57,7 +55,6 @@ class Slot:
         process = self._new()
         process.start()
         self.process = process  # not before it runs: others send signals meanwhile
-        self.generation += 1
         self._started.append(process)
         self._ended = None
 
