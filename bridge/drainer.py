@@ -29,6 +29,7 @@ from bridge.caution import LONGEST_PAUSE, Holds, Suspicion
 from bridge.errors import PublishError, RefusedError, ServerError, UnsendableError
 from bridge.floors import Floors
 from bridge.job import Status
+from bridge.listening import Listening
 from bridge.lookout import Lookout
 from bridge.meter import Meter
 from bridge.queries import dispatch, runs, silent
@@ -52,9 +53,6 @@ __all__ = ["Drainer"]
 log = logging.getLogger("bridge.drainer")
 
 _REPORT_EVERY = 5.0  # seconds between two reports, and two looks for messages that are gone
-# While windows are full, or another drainer claims: pauses adapt so that a look finds about this many jobs' room, not one job's.
-_FAIR_SHIPMENT = 100
-_SHORTEST_PAUSE, _LONGEST_WINDOW_PAUSE = 0.01, 0.25  # seconds
 _MOST_WORDS = 1000  # characters of the reason why a job cannot be sent
 _OUTAGE = (PublishError, *OUTAGE)
 
@@ -84,7 +82,6 @@ class Drainer:
         self._stop = stop
         self._wanted = settings.queue_names()
         self._woken: set[str] = set()
-        self._pause = _SHORTEST_PAUSE
         self._clock = _Clock()
         self._holds = Holds()
         self._suspicion = Suspicion()
@@ -97,6 +94,7 @@ class Drainer:
         self._trouble = Trouble()
         self._alarm = Alarm()
         self._floors = Floors()
+        self._listening = Listening(self._wanted, settings.poll)
         self._ahead = Ahead(self._connect, self.id)
 
     def run(self) -> None:
@@ -151,7 +149,7 @@ class Drainer:
                 if published < self._settings.shipment:
                     self._wait_for_work(published)
                 else:
-                    self._pause = _SHORTEST_PAUSE  # so that a claim which meets another drainer's comes again soon
+                    self._listening.hurry()  # so that a claim which meets another drainer's comes again soon
         except _OUTAGE as error:
             self._drop()
             self._trouble.note(error)
@@ -168,6 +166,7 @@ class Drainer:
             self._connection = self._connect()
             if not is_pooled(self._connection):
                 self._connection.execute("listen bridge_ready")
+            self._clock.report = 0.0  # and says so
             self.vitals.postgres = True
             log.info("connected to postgres drainer=%s pooled=%s", self.id, is_pooled(self._connection))
         if self._broker is None:
@@ -309,15 +308,15 @@ class Drainer:
         return self._connection
 
     def _wait_for_work(self, published: int) -> None:
-        """Sleep until a NOTIFY, the next duty or the poll interval; shorter while full windows or other claims hold ready jobs back."""
-        held_back = bool(self._serve(dispatch.ready_queues(self._postgres())))
-        self._pause = max(self._pause / 2, _SHORTEST_PAUSE) if published >= _FAIR_SHIPMENT else min(self._pause * 2, _LONGEST_WINDOW_PAUSE)
-        wanted = self._pause if held_back else min(self._settings.poll, dispatch.next_look(self._postgres()))
-        pause = min(wanted, max(0.01, min(self._clock.tick, self._clock.report) - time.monotonic()))
-        if is_pooled(self._postgres()):  # nobody wakes it there
+        """Sleep until a NOTIFY or the next duty, or as long as nothing is to be expected."""
+        connection = self._postgres()
+        held_back = bool(self._serve(dispatch.ready_queues(connection)))
+        pause = self._listening.pause(connection, published, held_back=held_back)
+        pause = min(pause, max(0.01, min(self._clock.tick, self._clock.report) - time.monotonic()))
+        if is_pooled(connection):  # nobody wakes it there
             self._stop.wait(pause)
-            return
-        self._woken = {notice.payload for notice in self._postgres().notifies(timeout=pause, stop_after=1)}
+        else:
+            self._woken = {notice.payload for notice in connection.notifies(timeout=pause, stop_after=1)}
 
     def _serve(self, queues: Iterable[str]) -> list[str]:
         """Those of these queues that this drainer serves now."""
@@ -337,7 +336,7 @@ class Drainer:
         if now >= self._clock.tick:
             self._clock.tick = now + 1.0
             self._tick()
-        if now >= self._clock.report:
+        if self._listening.look(self._postgres()) or now >= self._clock.report:
             self._clock.report = now + _REPORT_EVERY
             self._report()
             self._alarm.say(self._postgres())
@@ -362,7 +361,9 @@ class Drainer:
             self._postgres(), self.id, name=f"{socket.gethostname()}:{os.getpid()}", pid=os.getpid(),
             software=f"bridge {bridge.__version__} python {platform.python_version()}", published=self.published,
             clock=datetime.now(UTC), broker={**self._broker_facts, **self._trouble.facts(self._holds.refused())}, stopped=stopped,
+            listens=self._listening.wanted(self._postgres()),
         )  # fmt: skip
+        self._listening.reported(self._postgres())
 
     def recover(self) -> int:
         """Publish again what the broker has lost.

@@ -1,5 +1,8 @@
 -- Who is there: workers and drainers report themselves; the tick remembers when it last ran, and by whom.
 -- Columns that change with every report carry no index, so that the update stays in place.
+--
+-- A commit that notifies takes turns with all others of the server that do, and has its turn until its WAL is on disk. So only drainers
+-- that listen are told of ready jobs; while commits queue for that, they look by themselves, see bridge/listening.py.
 
 do $$
 begin
@@ -67,6 +70,14 @@ begin
     -- of the server that ticked last: another one than before is a restart, or a standby that was promoted
     alter table bridge.tick_state add column server_started_at timestamptz;
   end if;
+  if to_regclass('bridge.listener') is null then
+    create table bridge.listener (
+      drainer uuid not null,
+      queue   text not null,                 -- of whose ready jobs it wants to be told; '' of all
+      primary key (drainer, queue)
+    );
+    insert into bridge.listener select d.id, '' from bridge.drainer d where d.stopped_at is null;  -- of a release that does not say so
+  end if;
 end
 $$;
 
@@ -96,12 +107,51 @@ end
 $$;
 
 create or replace function bridge.report_drainer(p_id uuid, p_name text, p_pid integer, p_software text, p_published bigint,
-    p_clock timestamptz, p_broker jsonb default '{}', p_stopped boolean default false)
-  returns void language sql security definer set search_path = pg_catalog, pg_temp
-  -- One report of a drainer; p_published counts the jobs it has published since it started.
-  begin atomic
-    insert into bridge.drainer as d (id, name, pid, software, started_at, seen_at, published, clock_skew, broker)
-    values (p_id, p_name, p_pid, p_software, clock_timestamp(), clock_timestamp(), p_published, p_clock - clock_timestamp(), p_broker)
-    on conflict (id) do update set seen_at = excluded.seen_at, published = excluded.published, clock_skew = excluded.clock_skew,
-      broker = excluded.broker, stopped_at = case when p_stopped then excluded.seen_at end;
-  end;
+    p_clock timestamptz, p_broker jsonb default '{}', p_stopped boolean default false, p_listens text[] default array[''])
+  returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+  -- One report of a drainer, which also speaks for those that have been silent for a minute: they listen no more.
+  --
+  --   p_published  counts the jobs it has published since it started
+  --   p_listens    the queues of whose ready jobs it wants to be told, '' of all. Whoever has an open transaction may not know of it: until
+  --                those have ended it has to look by itself
+  --
+  -- Locks  its own rows of drainer and listener, so that nobody takes those for a silent drainer's; of listener silent ones (skip locked)
+declare
+  v_listens constant text[] := case when p_stopped then '{}' else p_listens end;
+begin
+  insert into bridge.drainer as d (id, name, pid, software, started_at, seen_at, published, clock_skew, broker)
+  values (p_id, p_name, p_pid, p_software, clock_timestamp(), clock_timestamp(), p_published, p_clock - clock_timestamp(), p_broker)
+  on conflict (id) do update set seen_at = excluded.seen_at, published = excluded.published, clock_skew = excluded.clock_skew,
+    broker = excluded.broker, stopped_at = case when p_stopped then excluded.seen_at end;
+  perform from bridge.listener l where l.drainer = p_id for update;
+  delete from bridge.listener l where l.drainer = p_id and l.queue <> all (v_listens);
+  delete from bridge.listener l where l.ctid = any (array (
+    select o.ctid from bridge.listener o where o.drainer <> p_id and not exists (
+      select from bridge.drainer d where d.id = o.drainer and d.stopped_at is null and d.seen_at > clock_timestamp() - interval '1 minute')
+    for update skip locked));
+  insert into bridge.listener (drainer, queue) select p_id, q from unnest(v_listens) q on conflict do nothing;
+end
+$$;
+
+create or replace function bridge.wake_drainers(p_queue text) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Tell those who listen that a queue has a ready job, by one NOTIFY a transaction and queue; to be called after the job was written.
+  --
+  -- This statement sees who listens by now, and the transaction has its number already. So a drainer that begins to listen afterwards
+  -- finds it among those that are open. An older snapshot, of a stricter isolation, sees less: there everybody is told.
+begin
+  if exists (select from bridge.listener l where l.queue in (p_queue, '')) or current_setting('transaction_isolation') <> 'read committed' then
+    perform pg_notify('bridge_ready', p_queue);
+  end if;
+end
+$$;
+
+create or replace function bridge.crowd(out waiting integer, out ready bigint) language plpgsql stable security definer
+  set search_path = pg_catalog, pg_temp as $$
+  -- Commits of this server that wait for their turn to notify (the lock that async.c calls that of database 0), and how many places
+  -- jobs have been given in ready so far: whoever asks twice knows how many come.
+begin
+  select count(*) into waiting from pg_catalog.pg_locks l
+  where l.locktype = 'object' and l.database = 0 and l.classid = 'pg_database'::regclass and l.objid = 0 and not l.granted;
+  select s.last_value into ready from bridge.ready_pos_seq s;
+end
+$$;

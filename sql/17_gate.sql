@@ -135,7 +135,7 @@ declare
 begin
   select l.queue into v_queue from bridge.lane l where l.blocked_by = any (p_buckets) limit 1;
   if found then
-    perform pg_notify('bridge_ready', v_queue);
+    perform bridge.wake_drainers(v_queue);
   end if;
 end
 $$;

@@ -220,7 +220,7 @@ begin
     insert into bridge.ready (queue, rank, seq, size, gate) select p_queue, p_rank, v_seq, p_size, g.version from bridge.gate g
     where not g.in_use and v_run_at <= p_now and p_asked.serial_key is null;
     if found then
-      perform pg_notify('bridge_ready', p_queue);
+      perform bridge.wake_drainers(p_queue);
     else
       perform bridge.place(v_seq, p_queue, p_rank, p_size, v_run_at, p_now);
     end if;

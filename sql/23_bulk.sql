@@ -200,7 +200,7 @@ begin
   select (select array_agg(distinct t.queue) from template t where t.due <= v_now and not v_gate.in_use and t.serial_key is null),
     (select array_agg(m.seq order by m.seq) from made m where m.due and m.held)
   into v_queues, v_held;
-  perform pg_notify('bridge_ready', q) from unnest(v_queues) q;
+  perform bridge.wake_drainers(q) from unnest(v_queues) q;
   if v_held is not null then
     perform bridge.make_many_ready(v_held);
   end if;

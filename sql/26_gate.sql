@@ -94,7 +94,7 @@ $$;
 create or replace function bridge.make_ready(p_seq bigint, p_queue text, p_rank smallint, p_size integer, p_token uuid default null,
     p_first boolean default false)
   returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
-  -- Put a due job where claims find it: `ready`, or its lane when the gate holds it. One NOTIFY a transaction and queue wakes a drainer.
+  -- Put a due job where claims find it: `ready`, or its lane when the gate holds it, and wake who listens.
   --
   --   p_token  of a delivery that may have been sent already
   --   p_first  it had its turn and has not begun: it stands before all of its rank that have waited since, the oldest first
@@ -108,7 +108,7 @@ begin
     insert into bridge.ready (queue, rank, pos, seq, size, token, gate) overriding system value
     values (p_queue, p_rank, coalesce(v_pos, nextval('bridge.ready_pos_seq')), p_seq, p_size, p_token, v_lane.version);
   end if;
-  perform pg_notify('bridge_ready', p_queue);
+  perform bridge.wake_drainers(p_queue);
 end
 $$;
 
@@ -130,7 +130,7 @@ begin
       select j.seq, j.queue, j.rank, j.size from bridge.job j where j.seq = u.seq and (v_gate.in_use or j.serial_key is not null) offset 0) j
     order by u.place) j;
   for v_queue in select distinct j.queue from bridge.job j where j.seq = any (p_seqs) loop
-    perform pg_notify('bridge_ready', v_queue);
+    perform bridge.wake_drainers(v_queue);
   end loop;
 end
 $$;
@@ -265,7 +265,7 @@ declare
 begin
   update bridge.bucket b set due_at = clock_timestamp(), used = null where b.job_limit = p_limit;
   for v_queue in select distinct l.queue from bridge.bucket b join bridge.lane l on l.blocked_by = b.id where b.job_limit = p_limit loop
-    perform pg_notify('bridge_ready', v_queue);
+    perform bridge.wake_drainers(v_queue);
   end loop;
 end
 $$;

@@ -93,9 +93,9 @@ create or replace function bridge.wake(p_kind text, p_name text) returns void la
   -- Tell drainers that jobs may go out again which were held back; of a task the gate tells them.
 begin
   if p_kind = 'queue' then
-    perform pg_notify('bridge_ready', p_name);
+    perform bridge.wake_drainers(p_name);
   elsif p_kind = 'everything' then
-    perform pg_notify('bridge_ready', r) from bridge.ready_queues() r;
+    perform bridge.wake_drainers(r) from bridge.ready_queues() r;
   end if;
 end
 $$;
@@ -162,7 +162,7 @@ begin
   end if;
   insert into bridge.queue as q (name, "window") values (v_name, set_window.jobs)
   on conflict (name) do update set "window" = excluded."window";
-  perform pg_notify('bridge_ready', v_name);
+  perform bridge.wake_drainers(v_name);
 end
 $$;
 

@@ -21,6 +21,7 @@ drop function if exists bridge.start(bigint, uuid, uuid, integer);  -- without t
 drop function if exists bridge.lose(bigint, uuid, text);  -- whoever had begun it
 drop function if exists bridge.end_delivery(bigint, uuid, uuid, text, json, boolean, jsonb);
 drop function if exists bridge.report_worker(uuid, text, integer, text, integer, text[], text, uuid[], timestamptz);  -- without bundles
+drop function if exists bridge.report_drainer(uuid, text, integer, text, bigint, timestamptz, jsonb, boolean);  -- without who listens
 
 -- A function of ours has one signature. With another beside it, of a version that was never released for example, calls of both are
 -- ambiguous: what this install has not just made goes.

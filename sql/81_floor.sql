@@ -10,7 +10,8 @@
 --
 -- A number may belong to a transaction that has not ended. It was taken by the table's own insert, which had the table's lock by then and
 -- keeps it to the end. So a look notes how far the numbers are, and who has the lock; when all of those have let go, each row up to there
--- is seen or gone. See bridge.raise_floors. (Nobody prepares such a transaction to end it in another session: it has notified.)
+-- is seen or gone. See bridge.raise_floors. One that is prepared, to be ended by another session, lives through a restart of the
+-- server, under another number: while there is one, no floor rises.
 
 do $$
 begin
@@ -227,6 +228,7 @@ create or replace function bridge.raise_floors(p_queues text[], p_look jsonb def
   -- Locks    an advisory lock, tried: another drainer raises them, or a lane is being taken apart, see bridge.relane
 declare
   v_hot constant regclass[] := array['bridge.ready', 'bridge.inflight'];
+  v_database constant oid := (select d.oid from pg_catalog.pg_database d where d.datname = current_database());
   v_ready bigint;
   v_inflight bigint;
   v_epoch uuid;
@@ -246,8 +248,8 @@ begin
     insert into bridge.floor_epoch values (gen_random_uuid()) returning id into v_epoch;
   end if;
   if (p_look ->> 'epoch')::uuid = v_epoch and (p_look ->> 'ready')::bigint < v_ready and (p_look ->> 'inflight')::bigint < v_inflight then
-    if exists (select from pg_catalog.pg_locks l where l.virtualtransaction in (select jsonb_array_elements_text(p_look -> 'waits'))
-        and l.relation = any (v_hot) and l.mode = 'RowExclusiveLock') then
+    if exists (select from pg_catalog.pg_locks l where l.relation = any (v_hot) and l.mode = 'RowExclusiveLock' and l.database = v_database
+        and (l.pid is null or l.virtualtransaction in (select jsonb_array_elements_text(p_look -> 'waits')))) then
       return p_look;
     end if;
     for v_queue in select jsonb_array_elements_text(p_look -> 'queues') loop
@@ -260,7 +262,6 @@ begin
   end if;
   return jsonb_build_object('epoch', v_epoch, 'queues', p_queues, 'ready', v_ready - 1, 'inflight', v_inflight - 1, 'waits', coalesce((
     select jsonb_agg(distinct l.virtualtransaction) from pg_catalog.pg_locks l
-    where l.relation = any (v_hot) and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database())
-      and l.mode = 'RowExclusiveLock' and l.pid is distinct from pg_backend_pid()), '[]'));
+    where l.relation = any (v_hot) and l.database = v_database and l.mode = 'RowExclusiveLock' and l.pid is distinct from pg_backend_pid()), '[]'));
 end
 $$;

@@ -61,6 +61,7 @@ function  create_batch            producer worker operator
 function  cron_lacks              worker operator viewer
 function  cron_name               worker operator viewer
 function  cron_names              worker operator viewer
+function  crowd                   worker
 function  delete_group            producer worker
 function  disallow_task           operator
 function  discard                 operator

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 CRON_DATABASE = "cron_home"
-FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
+FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "max_prepared_transactions": "5"}
 POLL = 0.02  # seconds between two looks
 Found = TypeVar("Found")
 

@@ -102,6 +102,11 @@ class Session:
         query = "select bridge.report_worker(%s, 'w@test', 1, 'prefork', 2, '{celery}', 'test', %s::uuid[], clock_timestamp())"
         return dict(self.one(query, self.worker, list(tokens)))
 
+    def listen(self) -> None:
+        """Hear of ready jobs, as a drainer does that serves all queues."""
+        self.do("listen bridge_ready")
+        self.do("select bridge.report_drainer(%s, 'd@test', 1, 'test', 0, clock_timestamp())", self.drainer)
+
     def attempts(self, identity: Any) -> list[tuple[int, str]]:
         query = "select attempt, outcome from bridge.attempts where id = %s order by ended_at nulls last, attempt"
         return [(row[0], row[1]) for row in self.rows(query, identity)]

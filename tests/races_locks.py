@@ -37,11 +37,11 @@ LAB = """
     $$;"""
 # The order in which rows are locked that somebody may have to wait for. Whoever waits for one has none that comes later.
 ORDER = [
-    "look", "drainer", "worker", "breaker", "paused", "gate", "job_limit", "schedule", "chord", "batch", "unique_key to be taken",
-    "job to be made", "finished", "place", "what is the place's", "permit", "bucket",
+    "look", "drainer", "listener", "worker", "breaker", "paused", "gate", "job_limit", "schedule", "chord", "batch",
+    "unique_key to be taken", "job to be made", "finished", "place", "what is the place's", "permit", "bucket",
 ]  # fmt: skip
 # What is locked with nothing before it, so that others may have it at any time; all other rows are had with the row of a place.
-FIRST = {"look", "drainer", "worker", "paused", "breaker", "gate", "job_limit", "schedule", "chord", "batch", "finished"}
+FIRST = {"look", "drainer", "listener", "worker", "paused", "breaker", "gate", "job_limit", "schedule", "chord", "batch", "finished"}
 CALLBACK = "a.callback"  # of a batch: its job has an id that nobody else makes, and who makes it has the batch
 Shape = dict[str, Any]
 PLACES = ["blocked", "scheduled", "ready", "held", "inflight"]  # in the direction in which a job moves

@@ -96,7 +96,7 @@ CALLS = {
     ),
     "set_aside": Call("(select count(*) from bridge.set_aside(array[%(token)s, %(second_token)s]::uuid[]))", "missing several-missing"),
     "note_silent": Call("bridge.note_silent(array['w@silent'], array[%(queue)s])", "published missing"),
-    "report_drainer": Call("bridge.report_drainer(%(drainer)s, 'd', 1, 'test', 1, clock_timestamp())", "published"),
+    "report_drainer": Call("bridge.report_drainer(%(drainer)s, 'd', 1, 'test', 1, clock_timestamp())", "published told"),
     # a worker
     "report_worker": Call(
         "bridge.report_worker(%(worker)s, %(name)s, 1, 'prefork', 2, array[%(queue)s], 'test', array[%(token)s], clock_timestamp())",

@@ -25,6 +25,7 @@ STAGES = {
     "claimed": ["claim"],
     "abandoned": ["claim", "leave"],  # by a drainer that died before it could mark it
     "published": ["claim", "mark"],
+    "told": ["claim", "mark", "listen"],  # to a drainer that listens
     "stranded": ["claim", "mark", "die"],  # in the hand of a worker that died before it could start it
     "missing": ["claim", "mark", "miss"],
     "taken": ["claim", "mark", "miss", "take"],
@@ -58,6 +59,7 @@ STEPS = {
     "mark": "select bridge.mark_published(%(shipment)s, array(select o.seq from bridge.inflight o where o.shipment = %(shipment)s)),"
     " bridge.report_worker(%(worker)s, %(name)s, 1, 'prefork', 2, array[%(queue)s], 'test',"
     " array(select o.token from bridge.inflight o where o.shipment = %(shipment)s), clock_timestamp())",
+    "listen": "select bridge.report_drainer(%(drainer)s, 'd', 1, 'test', 1, clock_timestamp(), p_listens => array[%(queue)s, ''])",
     "leave": "update bridge.inflight set claimed_at = clock_timestamp() - interval '1 hour' where shipment = %(shipment)s",
     "lose often": f"update bridge.job set losses = bridge.setting('max_losses') where seq = {SEQ}",
     "miss": "update bridge.inflight set missing_since = clock_timestamp() - interval '1 hour',"

@@ -66,6 +66,11 @@ def app(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     app.close()
 
 
+def test_a_drainer_behind_a_pooler_wants_to_be_told_nothing(stack: Stack) -> None:
+    wait_until(lambda: stack.sql.execute("select count(*) from bridge.drainer").fetchone() == (1,))
+    assert stack.sql.execute("select count(*) from bridge.listener").fetchone() == (0,)
+
+
 def test_a_pooler_is_noticed_and_its_sessions_are_left_as_they_are(bare_stack: Stack, pooled: str) -> None:
     with connect(pooled, name="test", timeout=7.0) as behind, connect(bare_stack.dsn, name="test", timeout=7.0) as direct:
         assert (is_pooled(behind), is_pooled(direct)) == (True, False)

@@ -189,7 +189,7 @@ def test_a_started_job_is_not_put_back(db: Session) -> None:
 
 def test_enqueue_wakes_a_drainer_once_a_transaction(db: Session, dsn: str) -> None:
     listener = Session(dsn)
-    listener.do("listen bridge_ready")
+    listener.listen()
     with db.connection.transaction():
         for _ in range(50):
             db.enqueue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -116,6 +117,23 @@ def test_a_number_that_is_taken_after_the_look_is_not_waited_for(held: Session) 
         assert floors(held)["ready", "celery"] >= DEAD
         assert held.claim() == []
         other.commit()
+    assert [claim.id for claim in held.claim()] == [late]
+
+
+def test_a_floor_waits_for_who_has_prepared_a_transaction_for_another_session_to_end(held: Session) -> None:
+    with closing(psycopg.connect(held.dsn)) as other:
+        (late,) = other.execute("select bridge.enqueue('a.task')").fetchone()  # type: ignore[misc]
+        held.enqueue()
+        held.claim()
+        waiting = look(held, "celery")
+        other.execute("prepare transaction 'later'")
+    held.claim()
+    restarted = {**waiting, "waits": ["7/7"]}  # it has another number from then on
+    assert [look(held, before=before) for before in (waiting, restarted)] == [waiting, restarted]
+    assert floors(held) == {}
+    held.do("commit prepared 'later'")
+    assert look(held, before=waiting) is None
+    assert floors(held)["ready", "celery"] >= DEAD
     assert [claim.id for claim in held.claim()] == [late]
 
 

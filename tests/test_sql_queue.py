@@ -55,7 +55,7 @@ def test_everything_is_paused_whatever_the_queue_and_each_pause_ends_by_itself(d
 
 def test_resuming_says_whether_there_was_a_pause_and_wakes_drainers(db: Session, other: Session) -> None:
     db.enqueue()
-    other.do("listen bridge_ready")
+    other.listen()
     assert not db.one("select bridge.resume('celery')")
     db.do("select bridge.pause(everything => true)")
     assert db.one("select bridge.resume(everything => true)")

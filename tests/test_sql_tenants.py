@@ -178,6 +178,7 @@ def test_tables_that_a_platform_grants_show_a_tenant_its_own_rows_alone(web: Ses
 
 
 def test_what_is_notified_tells_nothing_of_a_tenant(web: Session, db: Session) -> None:
+    db.listen()  # or nobody is told
     web.do("listen bridge_ready")
     web.do("listen bridge_done")
     theirs = enqueue(web, "zeta", "'t', '[\"of zeta\"]', unique_key => 'key of zeta'")

@@ -36,7 +36,7 @@ def test_a_backlog_takes_several_ticks_none_of_them_long(db: Session) -> None:
 def test_a_tick_wakes_drainers_of_the_queues_that_have_work_now(db: Session, dsn: str) -> None:
     db.enqueue(queue="later", delay="1 hour")
     listener = Session(dsn)
-    listener.do("listen bridge_ready")
+    listener.listen()
     db.tick(by="2 hours")
     assert [notice.payload for notice in listener.connection.notifies(timeout=20, stop_after=1)] == ["later"]
 

@@ -171,10 +171,10 @@ def tick(connection: Connection, source: str) -> dict[str, int] | None:
 
 def report_drainer(
     connection: Connection, identity: UUID, *, name: str, pid: int, software: str, published: int, clock: datetime,
-    broker: dict[str, Any], stopped: bool = False,
+    broker: dict[str, Any], stopped: bool, listens: list[str],
 ) -> None:  # fmt: skip
-    """Say that this drainer lives, or stops."""
+    """Say that this drainer lives, or stops, and of which queues it wants to be told."""
     connection.execute(
-        "select bridge.report_drainer(%s, %s, %s, %s, %s, %s, %s, %s)",
-        (identity, name, pid, software, published, clock, Jsonb(broker), stopped),
+        "select bridge.report_drainer(%s, %s, %s, %s, %s, %s, %s, %s, %s::text[])",
+        (identity, name, pid, software, published, clock, Jsonb(broker), stopped, listens),
     )

@@ -1,0 +1,94 @@
+"""How a drainer hears of ready jobs: by NOTIFY, or by looking often while commits queue for it; and how long it may sleep."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from bridge.queries import dispatch, listeners
+from bridge.queries.connection import is_pooled
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from bridge.queries.connection import Connection
+
+__all__ = ["Listening"]
+
+log = logging.getLogger("bridge.drainer")
+
+# While windows are full, or another drainer claims: pauses adapt so that a look finds about this many jobs' room, not one job's.
+_FAIR_SHIPMENT = 100
+_SHORTEST, _LONGEST = 0.01, 0.25  # seconds
+_EVERY = 1.0  # seconds between two looks at the crowd
+_QUEUE = 3  # commits that wait for their turn to notify
+_SCARCE = 50  # jobs a second that become ready: fewer are told one by one
+
+
+class Listening:
+    """Whether a drainer wants to be told, and whether it is.
+
+    Args:
+        queues: those that it serves; none stands for all.
+        poll: seconds that it may sleep when nothing is to be expected.
+
+    Of all commits of a server that notify, one has its turn at a time, until its WAL is on disk. Where so many enqueue that they queue
+    for that, drainers look by themselves, and nobody has to notify.
+    """
+
+    def __init__(self, queues: Collection[str], poll: float) -> None:
+        self._queues = sorted(queues) or [""]
+        self._poll = poll
+        self._pause = _SHORTEST
+        self._in_crowd = False
+        self._seen: tuple[float, int] | None = None  # when it last looked, and how many jobs had become ready by then
+        self._horizon: str | None = None
+
+    def wanted(self, connection: Connection) -> list[str]:
+        """The queues that it wants to be told of, as ``bridge.report_drainer`` takes them; behind a pooler nobody can be told."""
+        return [] if self._in_crowd or is_pooled(connection) else self._queues
+
+    def look(self, connection: Connection) -> bool:
+        """See each second whether there is a crowd; whether that has changed, so that it should be reported now."""
+        now = time.monotonic()
+        if is_pooled(connection) or (self._seen is not None and now - self._seen[0] < _EVERY):
+            return False
+        crowd = listeners.crowd(connection)
+        before, self._seen = self._seen, (now, crowd.ready)
+        scarce = before is None or crowd.ready - before[1] < _SCARCE * (now - before[0])
+        in_crowd = not scarce if self._in_crowd else crowd.waiting >= _QUEUE
+        if in_crowd == self._in_crowd:
+            return False
+        self._in_crowd = in_crowd
+        log.info("looks by itself, commits queue to notify waiting=%d" if in_crowd else "listens waiting=%d", crowd.waiting)
+        return True
+
+    def reported(self, connection: Connection) -> None:
+        """It has said what it wants: whoever has an open transaction by now may not know of it."""
+        self._horizon = listeners.horizon(connection) if self.wanted(connection) else None
+
+    def pause(self, connection: Connection, published: int, *, held_back: bool) -> float:
+        """Seconds until the next look: less while ready jobs are held back, and while jobs may come that nobody tells of.
+
+        Args:
+            connection: of the drainer.
+            published: jobs that the last look has found.
+            held_back: full windows or other claims hold up ready jobs.
+        """
+        self._pause = max(self._pause / 2, _SHORTEST) if published >= _FAIR_SHIPMENT else min(self._pause * 2, _LONGEST)
+        if held_back:
+            return self._pause
+        if self._in_crowd:
+            return _SHORTEST
+        return min(self._poll, dispatch.next_look(connection)) if self._is_told(connection) else self._pause
+
+    def hurry(self) -> None:
+        """There was more than one look finds: the next pause is short."""
+        self._pause = _SHORTEST
+
+    def _is_told(self, connection: Connection) -> bool:
+        """Whether all that becomes ready from now on is told, or nothing is, behind a pooler."""
+        if self._horizon is not None and listeners.has_passed(connection, self._horizon):
+            self._horizon = None
+        return self._horizon is None
