@@ -81,7 +81,6 @@ class Drainer:
         self._settings = settings
         self._stop = stop
         self._wanted = settings.queue_names()
-        self._woken: set[str] = set()
         self._clock = _Clock()
         self._holds = Holds()
         self._suspicion = Suspicion()
@@ -166,7 +165,7 @@ class Drainer:
             self._connection = self._connect()
             if not is_pooled(self._connection):
                 self._connection.execute("listen bridge_ready")
-            self._clock.report = 0.0  # and says so
+            self._clock.report = 0.0  # which says so
             self.vitals.postgres = True
             log.info("connected to postgres drainer=%s pooled=%s", self.id, is_pooled(self._connection))
         if self._broker is None:
@@ -216,8 +215,7 @@ class Drainer:
         """
         self._open()
         connection = self._postgres()
-        queues = self._serve({*(self._woken or dispatch.ready_queues(connection)), *self._ahead.queues})
-        self._woken = set()
+        queues = self._serve({*(self._listening.told() or dispatch.ready_queues(connection)), *self._ahead.queues})
         random.shuffle(queues)  # no queue is always first
         return sum(self._drain_queue(connection, queue) for queue in queues)
 
@@ -308,15 +306,10 @@ class Drainer:
         return self._connection
 
     def _wait_for_work(self, published: int) -> None:
-        """Sleep until a NOTIFY or the next duty, or as long as nothing is to be expected."""
+        """Sleep until there is something to do."""
         connection = self._postgres()
-        held_back = bool(self._serve(dispatch.ready_queues(connection)))
-        pause = self._listening.pause(connection, published, held_back=held_back)
-        pause = min(pause, max(0.01, min(self._clock.tick, self._clock.report) - time.monotonic()))
-        if is_pooled(connection):  # nobody wakes it there
-            self._stop.wait(pause)
-        else:
-            self._woken = {notice.payload for notice in connection.notifies(timeout=pause, stop_after=1)}
+        ready = lambda: bool(self._serve(dispatch.ready_queues(connection)))  # noqa: E731
+        self._listening.wait(connection, published, ready, until=min(self._clock.tick, self._clock.report), stop=self._stop)
 
     def _serve(self, queues: Iterable[str]) -> list[str]:
         """Those of these queues that this drainer serves now."""

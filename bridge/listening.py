@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from bridge.queries import dispatch, listeners
 from bridge.queries.connection import is_pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
+    from threading import Event
 
     from bridge.queries.connection import Connection
 
@@ -42,6 +44,8 @@ class Listening:
         self._poll = poll
         self._pause = _SHORTEST
         self._in_crowd = False
+        self._told: set[str] = set()
+        self._look_at = math.inf  # at all queues
         self._seen: tuple[float, int] | None = None  # when it last looked, and how many jobs had become ready by then
         self._horizon: str | None = None
 
@@ -68,6 +72,33 @@ class Listening:
         """It has said what it wants: whoever has an open transaction by now may not know of it."""
         self._horizon = listeners.horizon(connection) if self.wanted(connection) else None
 
+    def wait(self, connection: Connection, published: int, ready: Callable[[], bool], *, until: float, stop: Event) -> None:
+        """Sleep until somebody tells of a ready job, or as long as nothing is to be expected.
+
+        Who is told of one queue without a pause looks at all of them when it would have without: others may have got room meanwhile.
+
+        Args:
+            connection: of the drainer.
+            published: jobs that the last look has found.
+            ready: whether there are jobs that full windows or other claims hold up.
+            until: when the next duty is due, on the monotonic clock.
+            stop: ends the wait behind a pooler.
+        """
+        self._told = self._notices(connection, 0.0, stop)
+        if not self._told or self._look_at == math.inf:
+            self._look_at = min(self._look_at, time.monotonic() + self.pause(connection, published, held_back=ready()))
+        if not self._told:
+            self._told = self._notices(connection, max(_SHORTEST, min(self._look_at, until) - time.monotonic()), stop)
+        if time.monotonic() >= self._look_at:
+            self._told = set()
+
+    def told(self) -> set[str]:
+        """The queues of which somebody has told, once; none when it is time to look at all."""
+        told, self._told = self._told, set()
+        if not told:
+            self._look_at = math.inf
+        return told
+
     def pause(self, connection: Connection, published: int, *, held_back: bool) -> float:
         """Seconds until the next look: less while ready jobs are held back, and while jobs may come that nobody tells of.
 
@@ -86,6 +117,12 @@ class Listening:
     def hurry(self) -> None:
         """There was more than one look finds: the next pause is short."""
         self._pause = _SHORTEST
+
+    def _notices(self, connection: Connection, patience: float, stop: Event) -> set[str]:
+        if is_pooled(connection):
+            stop.wait(patience)
+            return set()
+        return {notice.payload for notice in connection.notifies(timeout=patience, stop_after=1)}
 
     def _is_told(self, connection: Connection) -> bool:
         """Whether all that becomes ready from now on is told, or nothing is, behind a pooler."""
