@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
@@ -40,12 +41,15 @@ class Clients(Scenario):
     name = "clients"
     about = "jobs made a second by --clients [200] connections at once; bridge: through pgbouncer in transaction mode"
     notes = (
-        f"threads of {_PROCESSES} processes, a connection each, every job committed by itself; no drainer",
+        f"threads of {_PROCESSES} processes, a connection each, every job committed by itself; no worker",
+        "beside bridge a drainer listens, and publishes what its window takes",
         f"pgbouncer has {_SESSIONS} sessions of Postgres",
         "p50_ms, p99_ms: of one call",
         f"lock_waiters, lwlock_waiters, active: sessions in that state at once, on average, of looks every {_EVERY * 1000:g} ms",
         "celery: delay() of as many threads, over the connections that its own pool has (10 a process); it keeps results in Redis",
     )
+
+    jobs = 40_000  # several seconds, or it would be the first one that is measured
 
     def __init__(self, rig: Rig, options: Options, condition: dict[str, float]) -> None:
         super().__init__(rig, options, condition)
@@ -78,8 +82,10 @@ class Clients(Scenario):
         if side == "celery":
             environment = {**self.rig.plain_environment, CLIENTS: str(threads)}
         crowd = [Producer(Making(_ACTS[side], each, warm=threads), environment) for _ in range(processes)]
-        with together(crowd) as go:
-            meter = self.rig.meter()
+        with ExitStack() as sides:
+            beside = {} if side == "celery" else {"drainer": sides.enter_context(self.rig.drainer())}
+            go = sides.enter_context(together(crowd))
+            meter = self.rig.meter(**beside)
             start = meter.read()
             with _Waits(self.rig.servers.dsn) as waits:
                 said = go()
@@ -90,12 +96,13 @@ class Clients(Scenario):
     def _sample(self, side: str, said: list[dict[str, Any]], cpu: dict[str, float], wal: float, waits: _Waits) -> Sample:
         took = [nanoseconds / 1e6 for one in said for nanoseconds in one["returned"]]
         wanted = len(took) + len(said) * (self.options.clients // len(said))
-        there = int(self.rig.broker.llen(QUEUE) if side == "celery" else self.rig.value("select count(*) from bridge.ready"))
+        there = int(self.rig.broker.llen(QUEUE) if side == "celery" else self.rig.value("select count(*) from bridge.job"))
         if there != wanted:
             raise BenchError(f"{side} made {there} jobs instead of {wanted}")
         figures = {"jobs_per_s": len(took) / max(one["seconds"] for one in said), **percentiles(took)}
-        del cpu["postgres" if side == "celery" else "redis"]
-        if side != "celery":
+        if side == "celery":
+            del cpu["postgres"]
+        else:
             figures |= {"wal_bytes_per_job": wal, **waits.figures()}
         return Sample(side, len(took), figures, cpu)
 
