@@ -142,16 +142,16 @@ create or replace function bridge.tally_ends(p_now timestamptz default clock_tim
   -- is counted at once and settled when every transaction is over that was open then; one that stays open holds up nothing but that.
   -- After a time without ticks it catches up by five minutes a call, so that none is long.
   --
-  -- The newest second is left for the next time: of a row that is being written, the clock may have been read and its transaction not
-  -- have a number yet.
+  -- The newest second before this transaction is left for the next time: of a row that is being written, the clock may have been read and
+  -- its transaction not have a number yet. So whatever may still bring rows into the slice has a lower number than this one. (The xmax of
+  -- a snapshot would not do: it is that of the last to have ended, and one, and those that are open may have higher ones.)
   --
   -- Returns  how many slices are not settled; null when nothing was done
   -- Locks    an advisory lock, tried and never waited for
 declare
-  v_until timestamptz := least(p_now, clock_timestamp()) - interval '1 second';
+  v_until timestamptz := least(p_now, clock_timestamp(), transaction_timestamp()) - interval '1 second';
   v_last bridge.tally_slice;
   v_slice bridge.tally_slice;
-  v_snapshot pg_snapshot;
   v_counts bridge.tally[];
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('bridge.tally', 0)) then
@@ -163,18 +163,17 @@ begin
     return null;
   end if;
   v_until := least(v_until, v_last.until + interval '5 minutes');
-  v_snapshot := pg_current_snapshot();
   for v_slice in
     select s.* from bridge.tally_slice s
-    where s.horizon <= pg_snapshot_xmin(v_snapshot) or s.until < v_until - interval '1 day' order by s.since
+    where s.horizon <= pg_snapshot_xmin(pg_current_snapshot()) or s.until < v_until - interval '1 day' order by s.since
   loop
     perform bridge.settle_slice(v_slice);
   end loop;
   -- Slices that wait are a minute long, so that a transaction that is open for hours makes few.
-  update bridge.tally_slice s set until = v_until, horizon = pg_snapshot_xmax(v_snapshot)
+  update bridge.tally_slice s set until = v_until, horizon = pg_current_xact_id()
   where s.since = v_last.since and s.since > v_until - interval '1 minute' returning s.* into v_slice;
   if not found then
-    insert into bridge.tally_slice values (v_last.until, v_until, pg_snapshot_xmax(v_snapshot)) returning * into v_slice;
+    insert into bridge.tally_slice values (v_last.until, v_until, pg_current_xact_id()) returning * into v_slice;
   end if;
   v_counts := array(select c from bridge.count_ended(v_last.until, v_until) c);
   perform bridge.add_counts(v_slice.since, array(select c from bridge.name_counts(v_counts) c));

@@ -116,8 +116,9 @@ def test_a_transaction_that_does_not_see_who_listens_tells_all(db: Session, othe
 def test_who_begins_to_listen_looks_by_itself_until_all_that_were_open_have_ended(db: Session) -> None:
     with closing(connect(db.dsn, name="test")) as ears, closing(psycopg.connect(db.dsn)) as early, closing(psycopg.connect(db.dsn)) as late:
         listening = Listening((), POLL)
-        early.execute("select bridge.enqueue('a.task')")  # nobody listens yet, so it tells nobody
-        listens(db, *listening.wanted(ears))
+        with db.connection.transaction():
+            listens(db, *listening.wanted(ears))
+            early.execute("select bridge.enqueue('a.task')")  # does not see that yet, so it tells nobody
         listening.reported(ears)
         late.execute("select bridge.enqueue('a.task')")
         assert max(listening.pause(ears, 0, held_back=False) for _ in range(20)) < 1

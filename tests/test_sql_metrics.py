@@ -136,6 +136,17 @@ def test_a_job_whose_end_commits_late_is_counted_once_and_holds_nobody_up(db: Se
     other.connection.close()
 
 
+def test_an_end_is_counted_whose_transaction_was_the_newest_when_its_time_was(db: Session, other: Session) -> None:
+    db.enqueue()
+    late, late_run = db.run()
+    with other.connection.transaction():
+        assert other.finish(late, late_run)
+        wait_until(lambda: other.one("select finished_at < clock_timestamp() - interval '1 second' from bridge.finished"))
+        assert tally(db) >= 1
+        assert tally(db) >= 1
+    wait_for_ended(db, 1)
+
+
 def test_after_a_time_without_ticks_counting_catches_up_in_short_calls(db: Session) -> None:
     db.do("update bridge.tally_slice set since = since - interval '1 hour', until = until - interval '1 hour'")
     end(db)
