@@ -128,6 +128,7 @@ class Drainer:
             with suppress(*_OUTAGE):
                 if self._connection is not None:
                     self._do_duties()
+                    self._listening.forget(self._connection)
             self._stop.wait(min(left, 1.0))
 
     def _report_outage(self, state: RetryCallState) -> None:
@@ -148,7 +149,7 @@ class Drainer:
                 if published < self._settings.shipment:
                     self._wait_for_work(published)
                 else:
-                    self._listening.hurry()  # so that a claim which meets another drainer's comes again soon
+                    self._listening.hurry(self._postgres())  # so that a claim which meets another drainer's comes again soon
         except _OUTAGE as error:
             self._drop()
             self._trouble.note(error)
@@ -165,7 +166,6 @@ class Drainer:
             self._connection = self._connect()
             if not is_pooled(self._connection):
                 self._connection.execute("listen bridge_ready")
-            self._clock.report = 0.0  # which says so
             self.vitals.postgres = True
             log.info("connected to postgres drainer=%s pooled=%s", self.id, is_pooled(self._connection))
         if self._broker is None:
@@ -174,6 +174,7 @@ class Drainer:
                 for one in self._broker.shortcomings:
                     log.warning("this broker cannot %s", one)
             self._broker_facts = self._broker.describe()
+            self._clock.report = 0.0  # which says that it listens
             self.vitals.broker = True
             log.info("connected to broker %s", Fields(self._broker_facts))
 
@@ -187,6 +188,7 @@ class Drainer:
             self._connection.close()
             self._connection = None
         self._broker = None
+        self._clock.report = 0.0  # nobody need tell it of jobs now
         self.vitals.postgres, self.vitals.broker = self._connection is not None, False
 
     def close(self) -> None:
@@ -350,13 +352,14 @@ class Drainer:
             log.info("ticked %s", Fields({step: count for step, count in done.items() if count}))
 
     def _report(self, *, stopped: bool = False) -> None:
+        listens = self._listening.wanted(self._postgres()) if self._broker is not None else []
         dispatch.report_drainer(
             self._postgres(), self.id, name=f"{socket.gethostname()}:{os.getpid()}", pid=os.getpid(),
             software=f"bridge {bridge.__version__} python {platform.python_version()}", published=self.published,
             clock=datetime.now(UTC), broker={**self._broker_facts, **self._trouble.facts(self._holds.refused())}, stopped=stopped,
-            listens=self._listening.wanted(self._postgres()),
+            listens=listens,
         )  # fmt: skip
-        self._listening.reported(self._postgres())
+        self._listening.reported(self._postgres(), listens)
 
     def recover(self) -> int:
         """Publish again what the broker has lost.

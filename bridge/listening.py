@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from bridge.queries import dispatch, listeners
@@ -25,7 +26,10 @@ _FAIR_SHIPMENT = 100
 _SHORTEST, _LONGEST = 0.01, 0.25  # seconds
 _EVERY = 1.0  # seconds between two looks at the crowd
 _QUEUE = 3  # commits that wait for their turn to notify
-_SCARCE = 50  # jobs a second that become ready: fewer are told one by one
+_SCARCE = 10  # jobs a second that become ready: fewer are told one by one, whatever the disk
+_REMEMBERED = 30.0  # seconds that what a drainer has said is surely remembered: the tick forgets it after a minute
+_LASTING = 10.0  # seconds: of a shorter stay in a crowd it was somebody else's
+_LONGEST_PATIENCE = 64.0  # seconds until it believes in a crowd again, which grow with each that was somebody else's
 
 
 class Listening:
@@ -44,9 +48,13 @@ class Listening:
         self._poll = poll
         self._pause = _SHORTEST
         self._in_crowd = False
+        self._turned_at = -math.inf  # when that was last changed
+        self._patience = 0.0
         self._told: set[str] = set()
         self._look_at = math.inf  # at all queues
         self._seen: tuple[float, int] | None = None  # when it last looked, and how many jobs had become ready by then
+        self._said: tuple[Connection, list[str]] | None = None
+        self._said_at = 0.0
         self._horizon: str | None = None
 
     def wanted(self, connection: Connection) -> list[str]:
@@ -56,26 +64,40 @@ class Listening:
     def look(self, connection: Connection) -> bool:
         """See each second whether there is a crowd; whether that has changed, so that it should be reported now."""
         now = time.monotonic()
+        if is_pooled(connection):
+            self._in_crowd = False
         if is_pooled(connection) or (self._seen is not None and now - self._seen[0] < _EVERY):
             return False
         crowd = listeners.crowd(connection)
         before, self._seen = self._seen, (now, crowd.ready)
         scarce = before is None or crowd.ready - before[1] < _SCARCE * (now - before[0])
-        in_crowd = not scarce if self._in_crowd else crowd.waiting >= _QUEUE
-        if in_crowd == self._in_crowd:
+        if not (self._is_over(now, scarce=scarce) if self._in_crowd else self._begins(now, crowd.waiting)):
             return False
-        self._in_crowd = in_crowd
-        log.info("looks by itself, commits queue to notify waiting=%d" if in_crowd else "listens waiting=%d", crowd.waiting)
+        self._in_crowd, self._turned_at = not self._in_crowd, now
+        log.info("looks by itself, commits queue to notify waiting=%d" if self._in_crowd else "listens waiting=%d", crowd.waiting)
         return True
 
-    def reported(self, connection: Connection) -> None:
-        """It has said what it wants: whoever has an open transaction by now may not know of it."""
-        self._horizon = listeners.horizon(connection) if self.wanted(connection) else None
+    def _begins(self, now: float, waiting: int) -> bool:
+        return waiting >= _QUEUE and now - self._turned_at >= self._patience
+
+    def _is_over(self, now: float, *, scarce: bool) -> bool:
+        """Few jobs come. Where it was so from the first, others than those who enqueue here notify: it would begin anew for ever."""
+        if scarce:
+            lasted = now - self._turned_at >= _LASTING
+            self._patience = 0.0 if lasted else min(max(self._patience * 2, _EVERY), _LONGEST_PATIENCE)
+        return scarce
+
+    def reported(self, connection: Connection, wanted: list[str]) -> None:
+        """It has said what it wants. Where that is new, or may have been forgotten, whoever has an open transaction may not know of it."""
+        said = (connection, wanted)
+        if wanted and (said != self._said or time.monotonic() - self._said_at > _REMEMBERED):
+            self._horizon = listeners.horizon(connection)
+        self._said, self._said_at = said, time.monotonic()
 
     def wait(self, connection: Connection, published: int, ready: Callable[[], bool], *, until: float, stop: Event) -> None:
         """Sleep until somebody tells of a ready job, or as long as nothing is to be expected.
 
-        Who is told of one queue without a pause looks at all of them when it would have without: others may have got room meanwhile.
+        Who is told of one queue without a pause looks at all of them in time: others may have got room meanwhile.
 
         Args:
             connection: of the drainer.
@@ -85,8 +107,8 @@ class Listening:
             stop: ends the wait behind a pooler.
         """
         self._told = self._notices(connection, 0.0, stop)
-        if not self._told or self._look_at == math.inf:
-            self._look_at = min(self._look_at, time.monotonic() + self.pause(connection, published, held_back=ready()))
+        pause = _LONGEST if self._told else self.pause(connection, published, held_back=ready())
+        self._look_at = min(self._look_at, time.monotonic() + pause)
         if not self._told:
             self._told = self._notices(connection, max(_SHORTEST, min(self._look_at, until) - time.monotonic()), stop)
         if time.monotonic() >= self._look_at:
@@ -114,9 +136,15 @@ class Listening:
             return _SHORTEST
         return min(self._poll, dispatch.next_look(connection)) if self._is_told(connection) else self._pause
 
-    def hurry(self) -> None:
-        """There was more than one look finds: the next pause is short."""
+    def hurry(self, connection: Connection) -> None:
+        """There was more than one look finds: all queues are looked at without a pause, and the next one is short."""
         self._pause = _SHORTEST
+        self.forget(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """All queues will be looked at: what was told meanwhile is let go, or it would pile up."""
+        if not is_pooled(connection):
+            deque(connection.notifies(timeout=0.0, stop_after=1), maxlen=0)
 
     def _notices(self, connection: Connection, patience: float, stop: Event) -> set[str]:
         if is_pooled(connection):
@@ -126,6 +154,7 @@ class Listening:
 
     def _is_told(self, connection: Connection) -> bool:
         """Whether all that becomes ready from now on is told, or nothing is, behind a pooler."""
+        told = self._horizon is None
         if self._horizon is not None and listeners.has_passed(connection, self._horizon):
-            self._horizon = None
-        return self._horizon is None
+            self._horizon = None  # some may have ended since the last look: one more is due
+        return told

@@ -109,13 +109,13 @@ $$;
 create or replace function bridge.report_drainer(p_id uuid, p_name text, p_pid integer, p_software text, p_published bigint,
     p_clock timestamptz, p_broker jsonb default '{}', p_stopped boolean default false, p_listens text[] default array[''])
   returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-  -- One report of a drainer, which also speaks for those that have been silent for a minute: they listen no more.
+  -- One report of a drainer.
   --
   --   p_published  counts the jobs it has published since it started
-  --   p_listens    the queues of whose ready jobs it wants to be told, '' of all. Whoever has an open transaction may not know of it: until
-  --                those have ended it has to look by itself
+  --   p_listens    the queues of whose ready jobs it wants to be told, '' of all. Whoever has an open transaction may not know of one that is
+  --                new: until those have ended it has to look by itself
   --
-  -- Locks  its own rows of drainer and listener, so that nobody takes those for a silent drainer's; of listener silent ones (skip locked)
+  -- Locks  its own rows; of listener so that the tick does not take them for a silent drainer's
 declare
   v_listens constant text[] := case when p_stopped then '{}' else p_listens end;
 begin
@@ -125,11 +125,19 @@ begin
     broker = excluded.broker, stopped_at = case when p_stopped then excluded.seen_at end;
   perform from bridge.listener l where l.drainer = p_id for update;
   delete from bridge.listener l where l.drainer = p_id and l.queue <> all (v_listens);
+  insert into bridge.listener (drainer, queue) select p_id, q from unnest(v_listens) q on conflict do nothing;
+end
+$$;
+
+create or replace function bridge.forget_listeners() returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+  -- Drainers that have been silent for a minute listen no more, until they report again; the tick calls it.
+  --
+  -- Locks  their rows (skip locked)
+begin
   delete from bridge.listener l where l.ctid = any (array (
-    select o.ctid from bridge.listener o where o.drainer <> p_id and not exists (
+    select o.ctid from bridge.listener o where not exists (
       select from bridge.drainer d where d.id = o.drainer and d.stopped_at is null and d.seen_at > clock_timestamp() - interval '1 minute')
     for update skip locked));
-  insert into bridge.listener (drainer, queue) select p_id, q from unnest(v_listens) q on conflict do nothing;
 end
 $$;
 
@@ -139,7 +147,7 @@ create or replace function bridge.wake_drainers(p_queue text) returns void langu
   -- This statement sees who listens by now, and the transaction has its number already. So a drainer that begins to listen afterwards
   -- finds it among those that are open. An older snapshot, of a stricter isolation, sees less: there everybody is told.
 begin
-  if exists (select from bridge.listener l where l.queue in (p_queue, '')) or current_setting('transaction_isolation') <> 'read committed' then
+  if current_setting('transaction_isolation') <> 'read committed' or exists (select from bridge.listener l where l.queue in (p_queue, '')) then
     perform pg_notify('bridge_ready', p_queue);
   end if;
 end

@@ -211,6 +211,7 @@ begin
       'expired', bridge.expire_due(p_limit, p_now), 'overdue', bridge.end_overdue(p_limit, p_now),
       'keys', bridge.clean_keys(p_limit, p_now))
     || bridge.sweep(p_limit, p_now);
+  perform bridge.forget_listeners();
   perform bridge.judge_breakers(p_now);
   perform bridge.tally_ends(p_now);
   perform bridge.check_alerts_if_due(p_now, v_state.ticked_at);
@@ -260,6 +261,7 @@ begin
     commit;
     exit when pg_catalog.clock_timestamp() + bridge.seconds('tick_interval') > v_until;
     perform pg_catalog.pg_sleep_for(bridge.seconds('tick_interval'));
+    commit;  -- a tick begins its transaction, which ends are counted by
   end loop;
 end
 $$;

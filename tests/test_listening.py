@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -14,10 +15,12 @@ import pytest
 from fix_servers import FAST, wait_for_value, wait_until
 from fix_sql import Session
 
+from bridge import listening as module
 from bridge import schema
 from bridge.drainer import Drainer
 from bridge.listening import Listening
 from bridge.local.postgres import PostgresServer
+from bridge.queries import listeners
 from bridge.queries.connection import connect
 from bridge.settings import Settings
 
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from bridge.queries.connection import Connection
+
 REPORT = "select bridge.report_drainer(%s, 'd@test', 1, 'test', 0, clock_timestamp()"  # as 0.1.0 calls it, up to here
 POLL = 60.0  # seconds: whoever sleeps that long has missed something
+SILENT = "update bridge.drainer set seen_at = seen_at - interval '61 seconds'"
 LISTENERS = "select coalesce(array_agg(queue order by queue), '{}') from bridge.listener"
 
 
@@ -81,24 +87,28 @@ def test_a_drainer_that_is_silent_for_a_minute_listens_no_more_until_it_reports_
     listens(db, "mail")
     listens(other, "slow")
     assert db.one(LISTENERS) == ["mail", "slow"]
-    db.do("update bridge.drainer set seen_at = seen_at - interval '61 seconds' where id = %s", other.drainer)
-    listens(db, "mail")
+    db.do(f"{SILENT} where id = %s", other.drainer)
+    db.tick()
     assert db.one(LISTENERS) == ["mail"]
     listens(other, "slow")
     assert db.one(LISTENERS) == ["mail", "slow"]
 
 
-def test_a_drainer_that_reports_while_another_takes_it_for_silent_listens_all_the_same(db: Session, other: Session) -> None:
-    listens(db, "mail")
+def test_a_drainer_that_reports_while_the_tick_takes_it_for_silent_listens_all_the_same(db: Session, other: Session) -> None:
     listens(other, "slow")
-    db.do("update bridge.drainer set seen_at = seen_at - interval '61 seconds'")
+    db.do(SILENT)
     with ThreadPoolExecutor(1) as pool:
         with db.connection.transaction():
-            listens(db, "mail")
+            db.tick()
             reporting = pool.submit(listens, other, "slow")
             wait_until(lambda: db.one("select pg_blocking_pids(%s) <> '{}'", other.connection.info.backend_pid))
         reporting.result()
-    assert db.one(LISTENERS) == ["mail", "slow"]
+    assert db.one(LISTENERS) == ["slow"]
+    db.do(SILENT)
+    with other.connection.transaction():
+        listens(other, "slow")
+        db.tick()
+    assert db.one(LISTENERS) == ["slow"]
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
@@ -119,12 +129,51 @@ def test_who_begins_to_listen_looks_by_itself_until_all_that_were_open_have_ende
         with db.connection.transaction():
             listens(db, *listening.wanted(ears))
             early.execute("select bridge.enqueue('a.task')")  # does not see that yet, so it tells nobody
-        listening.reported(ears)
+        listening.reported(ears, listening.wanted(ears))
         late.execute("select bridge.enqueue('a.task')")
         assert max(listening.pause(ears, 0, held_back=False) for _ in range(20)) < 1
         early.commit()
         assert wait_until(lambda: (found := listening.pause(ears, 0, held_back=False)) > 1 and found) == POLL
         late.rollback()
+
+
+def test_who_ends_between_a_look_and_the_question_whether_all_have_ended_is_found_by_one_more(db: Session) -> None:
+    with closing(connect(db.dsn, name="test")) as ears, closing(psycopg.connect(db.dsn)) as early:
+        listening = Listening((), POLL)
+        with db.connection.transaction():
+            listens(db, *listening.wanted(ears))
+            early.execute("select bridge.enqueue('a.task')")
+        listening.reported(ears, listening.wanted(ears))
+        assert db.rows("select bridge.ready_queues()") == []  # the look
+        early.commit()
+        pauses = [listening.pause(ears, 0, held_back=False)]  # the question
+        wait_until(lambda: pauses.append(listening.pause(ears, 0, held_back=False)) or pauses[-1] == POLL)
+        assert pauses[0] < 1
+
+
+def test_a_drainer_that_cannot_publish_is_told_nothing_until_it_can(db: Session, redis_url: str) -> None:
+    stop = threading.Event()
+    drainer = Drainer(Settings(database_url=db.dsn, broker_url="redis://127.0.0.1:1/0"), stop)
+    with ThreadPoolExecutor(1) as pool, ExitStack() as ends:
+        ends.callback(stop.set)
+        running = pool.submit(drainer.run)
+        wait_for_value(db.dsn, "select count(*) from bridge.drainer where stopped_at is null", value=1)
+        assert db.one(LISTENERS) == []
+        drainer._settings = Settings(database_url=db.dsn, broker_url=redis_url)
+        wait_for_value(db.dsn, LISTENERS, value=[""])
+        stop.set()
+        running.result()
+
+
+def test_what_is_told_while_nobody_waits_for_it_does_not_pile_up(db: Session) -> None:
+    with closing(connect(db.dsn, name="test")) as ears:
+        ears.execute("listen bridge_ready")
+        listening = Listening((), POLL)
+        for _ in range(3):
+            db.do("select pg_notify('bridge_ready', n::text) from generate_series(1, 100) n")
+            ears.execute("select 1")
+            listening.forget(ears)
+            assert list(ears.notifies(timeout=0)) == []
 
 
 @pytest.fixture
@@ -164,3 +213,32 @@ def test_a_drainer_looks_by_itself_while_commits_queue_to_notify_and_listens_aga
         stop.set()
         running.result()
     assert db.one(LISTENERS) == []
+
+
+def test_a_drainer_is_less_and_less_impressed_by_those_who_notify_of_other_things(slow_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EVERY", 0.02)
+    enough = threading.Event()
+
+    def notify() -> None:
+        session = Session(slow_dsn)
+        session.do("create temporary table written (here integer)")
+        while not enough.is_set():
+            session.do("with w as (insert into written values (1)) select pg_notify('theirs', '')")
+
+    with ThreadPoolExecutor(6) as pool, closing(connect(slow_dsn, name="test")) as ears:
+        for _ in range(6):
+            pool.submit(notify)
+        wait_for_value(slow_dsn, "select waiting >= 3 from bridge.crowd()")
+        listening = Listening((), POLL)
+        turns = sum(listening.look(ears) for _ in looks(ears, 100))
+        enough.set()
+    assert 2 <= turns <= 40
+
+
+def looks(ears: Connection, count: int) -> Iterator[None]:
+    """Moments at which so many commits queue that a drainer would look by itself, each later than the last."""
+    while count:
+        if listeners.crowd(ears).waiting >= 3:
+            count -= 1
+            yield
+        time.sleep(0.02)
