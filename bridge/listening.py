@@ -28,8 +28,8 @@ _EVERY = 1.0  # seconds between two looks at the crowd
 _QUEUE = 3  # commits that wait for their turn to notify
 _SCARCE = 10  # jobs a second that become ready: fewer are told one by one, whatever the disk
 _REMEMBERED = 30.0  # seconds that what a drainer has said is surely remembered: the tick forgets it after a minute
-_LASTING = 10.0  # seconds: of a shorter stay in a crowd it was somebody else's
-_LONGEST_PATIENCE = 64.0  # seconds until it believes in a crowd again, which grow with each that was somebody else's
+_LASTING = 1.5  # seconds in a crowd: where it was over at the first look, others than those who enqueue had queued
+_LONGEST_PATIENCE = 64.0  # seconds until it believes in a crowd again, which grow with each such one
 
 
 class Listening:
@@ -81,7 +81,7 @@ class Listening:
         return waiting >= _QUEUE and now - self._turned_at >= self._patience
 
     def _is_over(self, now: float, *, scarce: bool) -> bool:
-        """Few jobs come. Where it was so from the first, others than those who enqueue here notify: it would begin anew for ever."""
+        """Few jobs come. Where it was so from the first, it would begin anew for ever."""
         if scarce:
             lasted = now - self._turned_at >= _LASTING
             self._patience = 0.0 if lasted else min(max(self._patience * 2, _EVERY), _LONGEST_PATIENCE)
