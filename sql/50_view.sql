@@ -21,6 +21,7 @@ select bridge.define_view('live_jobs', $view$
   left join bridge.retry_policy q on q.scope = 'queue' and q.name = j.queue
 $view$);
 
+-- History is joined with nothing: only so a page of it is read from its index, in the order that was asked for.
 select bridge.define_view('jobs', $view$
   select l.id, l.task_id, l.task, l.queue, l.status, l.args, l.kwargs, l.result, l.error, l.progress, l.priority, l.attempts, l.max_attempts,
     l.worker, l.created_at, l.updated_at, l.run_at, l.started_at, l.finished_at, l.losses, l.seq, l.pid, l.expires_at, l.unique_key, l.outcome,
@@ -28,11 +29,10 @@ select bridge.define_view('jobs', $view$
   from bridge.live_jobs l
   union all
   select f.id, coalesce(f.task_id, f.id::text), f.task, f.queue, f.status, f.args, f.kwargs, f.result, f.error, f.progress, 9 - f.rank,
-    f.attempts::integer, f.max_attempts::integer, w.name, f.created_at, f.finished_at, f.run_at, f.started_at, f.finished_at, f.losses::integer, f.seq,
-    null::integer, f.expires_at, f.unique_key, f.outcome, f.headers, f.content_type is not null, null::timestamptz,
-    f.batch, f.discarded_at
+    f.attempts::integer, f.max_attempts::integer, (select w.name from bridge.worker w where w.id = f.worker), f.created_at, f.finished_at,
+    f.run_at, f.started_at, f.finished_at, f.losses::integer, f.seq, null::integer, f.expires_at, f.unique_key, f.outcome, f.headers,
+    f.content_type is not null, null::timestamptz, f.batch, f.discarded_at
   from bridge.finished f
-  left join bridge.worker w on w.id = f.worker
 $view$);
 
 select bridge.define_view('failed_jobs', $view$
@@ -82,23 +82,23 @@ select bridge.define_view('job_queue_stats', $view$
     coalesce(h.cancelled, 0) as cancelled_last_hour, coalesce(h.expired, 0) as expired_last_hour,
     l.oldest_queued_at, h.average_seconds, p.paused_at, p.pause, w."window"
   from (
-    select v.queue from bridge.job v union select f.queue from bridge.finished f where f.finished_at > now() - interval '1 hour'
-    union select q.name from bridge.queue q union select p.name from bridge.paused p where p.kind = 'queue'
-  ) q
-  left join (
     select v.queue, count(*) filter (where v.status = 'blocked') as blocked, count(*) filter (where v.status = 'scheduled') as scheduled,
       count(*) filter (where v.status = 'queued') as queued, count(*) filter (where v.status = 'published') as published,
       count(*) filter (where v.status = 'running') as running,
       least((select min(r.since) from bridge.ready r where r.queue = v.queue),
         (select min(h.since) from bridge.lane o join bridge.held h on h.lane = o.id where o.queue = v.queue)) as oldest_queued_at
     from bridge.live_jobs v group by v.queue
-  ) l on l.queue = q.queue
-  left join (
+  ) l
+  full join (
     select f.queue, count(*) filter (where f.status = 'succeeded') as succeeded, count(*) filter (where f.status = 'failed') as failed,
       count(*) filter (where f.status = 'cancelled') as cancelled, count(*) filter (where f.status = 'expired') as expired,
       avg(extract(epoch from f.finished_at - f.started_at)) as average_seconds
     from bridge.finished f where f.finished_at > now() - interval '1 hour' group by f.queue
-  ) h on h.queue = q.queue
+  ) h on h.queue = l.queue
+  full join (
+    select q.name from bridge.queue q union select p.name from bridge.paused p where p.kind = 'queue'
+  ) n on n.name = coalesce(l.queue, h.queue)
+  cross join lateral (select coalesce(l.queue, h.queue, n.name) as queue) q
   left join lateral (
     select min(p.paused_at) as paused_at,
       case when bool_and(p.breaker) then 'breaker' when bool_or(p.hard and not p.breaker) then 'hard' else 'soft' end as pause

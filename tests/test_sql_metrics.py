@@ -222,3 +222,11 @@ def test_counting_reads_what_is_new_and_metrics_read_no_history(old: Session) ->
     assert touched(old, slice_of_now) <= 5 + 50  # its own, and one of each task for its name
     assert touched(old, "select * from bridge.metrics()") <= OLD // 500
     assert value(old, "bridge_dead_jobs") == OLD // 500
+
+
+def test_a_page_of_history_is_read_from_its_index_and_nothing_else(old: Session) -> None:
+    old.do("analyze bridge.finished")
+    task = old.one("select task from bridge.finished where status = 'succeeded' order by finished_at limit 1")
+    page = f"select * from bridge.jobs where task = '{task}' and status = 'succeeded' order by finished_at desc limit 20"
+    assert len(old.rows(page)) == 20
+    assert touched(old, page) <= 20 + 40  # one more of each day
