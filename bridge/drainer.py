@@ -93,7 +93,7 @@ class Drainer:
         self._trouble = Trouble()
         self._alarm = Alarm()
         self._floors = Floors()
-        self._listening = Listening(self._wanted, settings.poll)
+        self._listening = Listening(self._wanted, settings.poll, stop)
         self._ahead = Ahead(self._connect, self.id)
 
     def run(self) -> None:
@@ -311,7 +311,7 @@ class Drainer:
         """Sleep until there is something to do."""
         connection = self._postgres()
         ready = lambda: bool(self._serve(dispatch.ready_queues(connection)))  # noqa: E731
-        self._listening.wait(connection, published, ready, until=min(self._clock.tick, self._clock.report), stop=self._stop)
+        self._listening.wait(connection, published, ready, until=min(self._clock.tick, self._clock.report))
 
     def _serve(self, queues: Iterable[str]) -> list[str]:
         """Those of these queues that this drainer serves now."""

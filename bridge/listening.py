@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 from bridge.queries import dispatch, listeners
@@ -38,14 +37,16 @@ class Listening:
     Args:
         queues: those that it serves; none stands for all.
         poll: seconds that it may sleep when nothing is to be expected.
+        stop: ends a wait behind a pooler.
 
     Of all commits of a server that notify, one has its turn at a time, until its WAL is on disk. Where so many enqueue that they queue
     for that, drainers look by themselves, and nobody has to notify.
     """
 
-    def __init__(self, queues: Collection[str], poll: float) -> None:
+    def __init__(self, queues: Collection[str], poll: float, stop: Event) -> None:
         self._queues = sorted(queues) or [""]
         self._poll = poll
+        self._stop = stop
         self._pause = _SHORTEST
         self._in_crowd = False
         self._turned_at = -math.inf  # when that was last changed
@@ -63,10 +64,11 @@ class Listening:
 
     def look(self, connection: Connection) -> bool:
         """See each second whether there is a crowd; whether that has changed, so that it should be reported now."""
-        now = time.monotonic()
         if is_pooled(connection):
             self._in_crowd = False
-        if is_pooled(connection) or (self._seen is not None and now - self._seen[0] < _EVERY):
+            return False
+        now = time.monotonic()
+        if self._seen is not None and now - self._seen[0] < _EVERY:
             return False
         crowd = listeners.crowd(connection)
         before, self._seen = self._seen, (now, crowd.ready)
@@ -94,7 +96,7 @@ class Listening:
             self._horizon = listeners.horizon(connection)
         self._said, self._said_at = said, time.monotonic()
 
-    def wait(self, connection: Connection, published: int, ready: Callable[[], bool], *, until: float, stop: Event) -> None:
+    def wait(self, connection: Connection, published: int, ready: Callable[[], bool], *, until: float) -> None:
         """Sleep until somebody tells of a ready job, or as long as nothing is to be expected.
 
         Who is told of one queue without a pause looks at all of them in time: others may have got room meanwhile.
@@ -104,13 +106,12 @@ class Listening:
             published: jobs that the last look has found.
             ready: whether there are jobs that full windows or other claims hold up.
             until: when the next duty is due, on the monotonic clock.
-            stop: ends the wait behind a pooler.
         """
-        self._told = self._notices(connection, 0.0, stop)
+        self._told = self._notices(connection, 0.0)
         pause = _LONGEST if self._told else self.pause(connection, published, held_back=ready())
         self._look_at = min(self._look_at, time.monotonic() + pause)
         if not self._told:
-            self._told = self._notices(connection, max(_SHORTEST, min(self._look_at, until) - time.monotonic()), stop)
+            self._told = self._notices(connection, max(_SHORTEST, min(self._look_at, until) - time.monotonic()))
         if time.monotonic() >= self._look_at:
             self._told = set()
 
@@ -143,12 +144,11 @@ class Listening:
 
     def forget(self, connection: Connection) -> None:
         """All queues will be looked at: what was told meanwhile is let go, or it would pile up."""
-        if not is_pooled(connection):
-            deque(connection.notifies(timeout=0.0, stop_after=1), maxlen=0)
+        self._notices(connection, 0.0)
 
-    def _notices(self, connection: Connection, patience: float, stop: Event) -> set[str]:
+    def _notices(self, connection: Connection, patience: float) -> set[str]:
         if is_pooled(connection):
-            stop.wait(patience)
+            self._stop.wait(patience)
             return set()
         return {notice.payload for notice in connection.notifies(timeout=patience, stop_after=1)}
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from bridge.queries.connection import Connection
-
 REPORT = "select bridge.report_drainer(%s, 'd@test', 1, 'test', 0, clock_timestamp()"  # as 0.1.0 calls it, up to here
 POLL = 60.0  # seconds: whoever sleeps that long has missed something
 SILENT = "update bridge.drainer set seen_at = seen_at - interval '61 seconds'"
@@ -125,7 +123,7 @@ def test_a_transaction_that_does_not_see_who_listens_tells_all(db: Session, othe
 
 def test_who_begins_to_listen_looks_by_itself_until_all_that_were_open_have_ended(db: Session) -> None:
     with closing(connect(db.dsn, name="test")) as ears, closing(psycopg.connect(db.dsn)) as early, closing(psycopg.connect(db.dsn)) as late:
-        listening = Listening((), POLL)
+        listening = Listening((), POLL, threading.Event())
         with db.connection.transaction():
             listens(db, *listening.wanted(ears))
             early.execute("select bridge.enqueue('a.task')")  # does not see that yet, so it tells nobody
@@ -139,7 +137,7 @@ def test_who_begins_to_listen_looks_by_itself_until_all_that_were_open_have_ende
 
 def test_who_ends_between_a_look_and_the_question_whether_all_have_ended_is_found_by_one_more(db: Session) -> None:
     with closing(connect(db.dsn, name="test")) as ears, closing(psycopg.connect(db.dsn)) as early:
-        listening = Listening((), POLL)
+        listening = Listening((), POLL, threading.Event())
         with db.connection.transaction():
             listens(db, *listening.wanted(ears))
             early.execute("select bridge.enqueue('a.task')")
@@ -168,7 +166,7 @@ def test_a_drainer_that_cannot_publish_is_told_nothing_until_it_can(db: Session,
 def test_what_is_told_while_nobody_waits_for_it_does_not_pile_up(db: Session) -> None:
     with closing(connect(db.dsn, name="test")) as ears:
         ears.execute("listen bridge_ready")
-        listening = Listening((), POLL)
+        listening = Listening((), POLL, threading.Event())
         for _ in range(3):
             db.do("select pg_notify('bridge_ready', n::text) from generate_series(1, 100) n")
             ears.execute("select 1")
@@ -216,7 +214,7 @@ def test_a_drainer_looks_by_itself_while_commits_queue_to_notify_and_listens_aga
 
 
 def test_a_drainer_is_less_and_less_impressed_by_those_who_notify_of_other_things(slow_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_EVERY", 0.02)
+    monkeypatch.setattr(module, "_EVERY", 0.02)  # what takes minutes is over in seconds
     enough = threading.Event()
 
     def notify() -> None:
@@ -229,16 +227,11 @@ def test_a_drainer_is_less_and_less_impressed_by_those_who_notify_of_other_thing
         for _ in range(6):
             pool.submit(notify)
         wait_for_value(slow_dsn, "select waiting >= 3 from bridge.crowd()")
-        listening = Listening((), POLL)
-        turns = sum(listening.look(ears) for _ in looks(ears, 100))
+        listening = Listening((), POLL, threading.Event())
+        turns = 0
+        for _ in range(100):
+            time.sleep(0.02)  # or it would not look: nothing is waited for here
+            wait_until(lambda: listeners.crowd(ears).waiting >= 3)
+            turns += listening.look(ears)
         enough.set()
     assert 2 <= turns <= 40
-
-
-def looks(ears: Connection, count: int) -> Iterator[None]:
-    """Moments at which so many commits queue that a drainer would look by itself, each later than the last."""
-    while count:
-        if listeners.crowd(ears).waiting >= 3:
-            count -= 1
-            yield
-        time.sleep(0.02)

@@ -48,7 +48,6 @@ class Clients(Scenario):
         f"lock_waiters, lwlock_waiters, active: sessions in that state at once, on average, of looks every {_EVERY * 1000:g} ms",
         "celery: delay() of as many threads, over the connections that its own pool has (10 a process); it keeps results in Redis",
     )
-
     jobs = 40_000  # several seconds, or it would be the first one that is measured
 
     def __init__(self, rig: Rig, options: Options, condition: dict[str, float]) -> None:
