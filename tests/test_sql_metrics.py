@@ -230,3 +230,12 @@ def test_a_page_of_history_is_read_from_its_index_and_nothing_else(old: Session)
     page = f"select * from bridge.jobs where task = '{task}' and status = 'succeeded' order by finished_at desc limit 20"
     assert len(old.rows(page)) == 20
     assert touched(old, page) <= 20 + 40  # one more of each day
+
+
+def test_queue_statistics_are_not_compiled_for_days_that_they_do_not_read(old: Session) -> None:
+    old.do("analyze")
+    an_hour = "select queue, status from bridge.finished where finished_at > now() - interval '1 hour'"
+    view, days = (
+        old.one(f"explain (format json) {query}")[0]["Plan"]["Total Cost"] for query in ("select * from bridge.job_queue_stats", an_hour)
+    )
+    assert view < days / 4  # what decides whether a plan is compiled
