@@ -28,8 +28,10 @@ __all__ = ["OURS", "content_of", "undelayed"]
 # A retry, and whatever else copies its task's headers, inherits these; each delivery gets its own.
 OURS = (wire.HEADER, wire.BUNDLE, wire.ATTEMPT, SIGNATURE, "bridge_run")
 
-# What json.dumps writes and Postgres does not take: such bodies are kept as bytes.
-_UNFIT = re.compile(r"\\u0000|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]|\b(NaN|-?Infinity)\b", re.IGNORECASE)
+# What json.dumps writes and Postgres does not take: such bodies are kept as bytes. Nearly no text has one of the signs, and so to look for
+# them first takes a tenth of the time.
+_UNFIT = re.compile(r"\\u0000|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]|\b(NaN|-?Infinity)\b")
+_SIGNS = ("\\u", "NaN", "Infinity")
 _DEFAULT_RANK = 9
 _LOWER_IS_SOONER, _HIGHER_IS_SOONER = {"redis"}, {"amqp", "mongodb", "zookeeper"}  # kombu's driver types; others know no priorities
 _PROPERTIES = (  # AMQP's own; what else Celery hands to a producer steers the publishing
@@ -86,7 +88,7 @@ def _moment(app: Any, value: Any) -> datetime | None:
 def _json(value: dict[str, Any]) -> str:
     """JSON text as the Redis transport writes it (dates and the like keep their type), of what JSON in Postgres takes."""
     text: str = json_dumps(value)
-    if _UNFIT.search(text):
+    if _is_unfit(text):
         text = json_dumps(fit(json.loads(text, parse_constant=str)))
     return text
 
@@ -95,7 +97,11 @@ def _json_parts(body: Any, options: dict[str, Any]) -> tuple[str, str, str] | No
     if options.get("serializer") != "json" or options.get("compression"):
         return None
     args, kwargs, embed = (dumps(part, serializer="json")[2] for part in body)
-    return None if _UNFIT.search(args) or _UNFIT.search(kwargs) or _UNFIT.search(embed) else (args, kwargs, embed)
+    return None if any(map(_is_unfit, (args, kwargs, embed))) else (args, kwargs, embed)
+
+
+def _is_unfit(text: str) -> bool:
+    return any(sign in text for sign in _SIGNS) and _UNFIT.search(text) is not None
 
 
 def _encoded(body: Any, options: dict[str, Any], headers: dict[str, Any]) -> tuple[bytes, str, str]:

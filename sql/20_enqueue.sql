@@ -228,9 +228,8 @@ begin
   if v_parents is not null or p_asked.batch is not null then
     perform bridge.link_job(p_id, p_asked.depends_on, p_asked.batch, p_now);
   end if;
-  if p_given and bridge.take_revoke(p_id, p_headers, p_now) then
-    perform bridge.leave_waiting(v_seq);
-    perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
+  if p_given then
+    perform bridge.end_if_revoked(v_seq, p_id, p_headers, p_now);
   end if;
   return p_id;
 end

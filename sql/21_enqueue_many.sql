@@ -155,13 +155,18 @@ end
 $$;
 
 create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
-  -- What bridge.enqueue_buffered does where messages are among several, one by one.
+  -- What bridge.enqueue_buffered does where messages are among several: one by one where they are not all plain.
 declare
+  v_ids constant uuid[] := bridge.write_messages(p_jobs);
   v_job json;
   v_message text;
   v_hint text;
   v_code text;
 begin
+  if v_ids is not null then
+    return query select unnest(v_ids);
+    return;
+  end if;
   if strpos(p_jobs::text, '"unique_key"') > 0 or strpos(p_jobs::text, '"batch"') > 0 then  -- few calls have any of what others may want too
     perform bridge.hold_options(array(select coalesce(e->'job', e->'options')::jsonb from json_array_elements(p_jobs) e));
   end if;

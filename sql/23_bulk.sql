@@ -212,6 +212,84 @@ begin
 end
 $$;
 
+create or replace function bridge.may_be_named(p_task text, p_queue text) returns boolean language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+  -- Whether a job may have this task and this queue.
+begin
+  perform bridge.check_job(p_task, p_queue, '[]', '{}', 0);
+  return true;
+exception when sqlstate 'JB001' then
+  return false;
+end
+$$;
+
+create or replace function bridge.write_messages(p_jobs json) returns uuid[] language plpgsql set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set jit = off as $$
+  -- Write what bridge.enqueue_buffered gets by one statement, where each is a message that asks for nothing beyond its content, as nearly all
+  -- calls of a transaction do.
+  --
+  -- Returns  their ids, in order; null where one of them needs more or is to be refused: then nothing was written
+  -- Index    job_id, finished_id, revoked_pkey
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_gate bridge.gate;
+  v_ids uuid[];
+  v_made uuid[];
+  v_queues text[];
+  v_elsewhere bigint[];
+begin
+  if bridge.tenants_are_on() or bridge.tasks_are_ruled() then
+    return null;
+  end if;
+  select g.* into v_gate from bridge.gate g;
+  with given as materialized (
+    select r.*, coalesce(octet_length(r.payload), octet_length(r.args::text) + octet_length(r.kwargs::text)) as size
+    from rows from (json_to_recordset(p_jobs) as (id uuid, job json, task_id text, task text, queue text, rank smallint, args json,
+      kwargs json, embed json, payload bytea, content_type text, content_encoding text, headers json, properties json,
+      expires_at timestamptz, run_at timestamptz, chord text, options json, links json)) with ordinality
+      r (id, job, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, expires_at,
+        run_at, chord, options, links, place)
+  ), plain as materialized (
+    select not exists (select from given g cross join lateral (
+        select concat(g.args, g.kwargs, g.headers, g.properties) as texts) d
+      where g.job is not null or g.chord is not null or g.options is not null or g.task like 'bridge.%'
+        or g.size > 65536 or json_typeof(g.args) is distinct from 'array' or json_typeof(g.kwargs) is distinct from 'object'
+        or json_typeof(g.headers) <> 'object' or json_typeof(g.properties) <> 'object' or g.headers->>'task' is distinct from g.task
+        or json_typeof(g.headers->'stamped_headers') = 'array'
+        -- Of these together fewer than 200 brackets: none of them is nested deeper, see bridge.check_depth.
+        or octet_length(d.texts) - octet_length(replace(replace(d.texts, '[', ''), '{', '')) > 200)
+      and not exists (select from (select distinct g.task, g.queue from given g) n where not bridge.may_be_named(n.task, n.queue)) as are_all
+  ), made as (
+    insert into bridge.job (seq, id, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties,
+      size, max_attempts, expires_at, run_at, created_at, updated_at)
+    overriding system value
+    select nextval('bridge.job_seq_seq'), g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type,
+      g.content_encoding, g.headers, g.properties, g.size, 1, g.expires_at, coalesce(g.run_at, v_now), v_now, v_now
+    from (select g.* from given g, plain p where p.are_all order by g.place) g
+    on conflict (id) do nothing
+    returning seq, id, queue, rank, size, run_at <= v_now and not v_gate.in_use as is_ready
+  ), linked as (
+    insert into bridge.link (above, below, kind, made_at)
+    select l.value::uuid, m.id, l.key, v_now from made m join given g on g.id = m.id cross join lateral json_each_text(g.links) l
+    on conflict do nothing
+  ), placed as (
+    insert into bridge.ready (queue, rank, seq, size, gate)
+    select m.queue, m.rank, m.seq, m.size, v_gate.version from made m where m.is_ready order by m.seq
+  )
+  select (select array_agg(g.id order by g.place) from given g, plain p where p.are_all), (select array_agg(m.id) from made m),
+    (select array_agg(distinct m.queue) from made m where m.is_ready), (select array_agg(m.seq order by m.seq) from made m where not m.is_ready)
+  into v_ids, v_made, v_queues, v_elsewhere;
+  perform bridge.wake_drainers(q) from unnest(v_queues) q;
+  perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at, v_now) from unnest(v_elsewhere) u (seq) join bridge.job j on j.seq = u.seq;
+  perform bridge.make_way(j.id, j.seq), bridge.end_if_revoked(j.seq, j.id, j.headers, v_now)
+  from unnest(array(select f.id from bridge.finished f where f.id = any (v_made) union select r.id from bridge.revoked r where r.id = any (v_made))) u (id)
+  join bridge.job j on j.id = u.id;
+  if cardinality(v_ids) > coalesce(cardinality(v_made), 0) then  -- the id is a live job's, which may be one that has replaced itself by this
+    perform bridge.enqueue_gathered(e) from json_array_elements(p_jobs) e where (e->>'id')::uuid <> all (coalesce(v_made, '{}'));
+  end if;
+  return v_ids;
+end
+$$;
+
 create or replace function bridge.write_alone(p_asked bridge.job_request[], p_alone boolean[], p_ids uuid[], p_which integer[], p_args text[],
     p_kwargs text[], p_keys text[], p_stands uuid[])
   returns uuid[] language plpgsql set search_path = pg_catalog, pg_temp as $$

@@ -13,6 +13,7 @@ drop function if exists bridge.old_days(text, date);
 drop function if exists bridge.kept_condition(text, timestamptz);
 drop function if exists bridge.check_rows(bridge.job_request[], integer[], text[], text[], text[]);
 drop function if exists bridge.take_dead(uuid);  -- bridge.take_ended
+drop function if exists bridge.take_revoke(uuid, json, timestamptz);  -- bridge.end_if_revoked
 -- It has got the arguments expected_duration, function and webhook.
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);
