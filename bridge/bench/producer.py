@@ -73,6 +73,22 @@ def _within(count: int, _rate: float, _first: int) -> list[int]:
     return []
 
 
+def _session(count: int, _rate: float, _first: int) -> list[int]:
+    """Unmodified calls in an open session of SQLAlchemy, which joins them."""
+    from sqlalchemy import create_engine  # noqa: PLC0415 - for this act alone
+    from sqlalchemy.orm import Session  # noqa: PLC0415
+
+    task = _app("joined").tasks[NOOP]
+    dsn = settings.load().require_database()
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
+    with Session(engine) as session, session.begin():
+        session.connection()  # as its first statement would begin it
+        for _ in range(count):
+            task.delay(PAYLOAD)
+    engine.dispose()
+    return []
+
+
 def _many(count: int, _rate: float, _first: int) -> list[int]:
     bridge.enqueue_many({"task": NOOP, "args": [PAYLOAD], "queue": QUEUE} for _ in range(count))
     return []
@@ -141,7 +157,7 @@ def _call_bridge() -> None:
 ACTS: dict[str, Act] = {
     "celery.send_task": _send_task, "celery.delay": _delay("plain"), "celery.paced": _paced(_stamp_plain),
     "celery.crowd": _crowd(_call_plain),
-    "bridge.delay": _delay("joined"), "bridge.within": _within, "bridge.single": _single, "bridge.transaction": _transaction,
+    "bridge.delay": _delay("joined"), "bridge.within": _within, "bridge.session": _session, "bridge.single": _single, "bridge.transaction": _transaction,
     "bridge.many": _many, "bridge.paced": _paced(_stamp_bridge), "bridge.crowd": _crowd(_call_bridge),
 }  # fmt: skip
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Enqueue"]
 
 _OURS = {
-    "bridge, delay()": "bridge.delay", "bridge, delay() in a transaction": "bridge.within", "bridge, single": "bridge.single",
+    "bridge, delay()": "bridge.delay", "bridge, delay() in a transaction": "bridge.within",
+    "bridge, delay() in a session": "bridge.session", "bridge, single": "bridge.single",
     "bridge, one transaction": "bridge.transaction", "bridge, bulk": "bridge.many",
 }  # fmt: skip
 _PEERS = {"single": "delay", "bulk": "many"}
@@ -31,14 +32,15 @@ class Enqueue(Contest):
     name = "enqueue"
     about = "jobs made a second by one process, with 1 KB of arguments, without drainer and worker"
     notes = (
-        "delay(): unmodified calls of the joined application, each committed by itself, or all in one open transaction with its commit",
+        "delay(): unmodified calls of the joined application, each committed by itself, or all in one open transaction with its commit: of a"
+        " psycopg connection, or of a SQLAlchemy session, which tells of its commit, so that many are sent together",
         "single: bridge.enqueue, each committed; one transaction: bridge.enqueue in an open transaction, its commit included",
         "bulk: one call of bridge.enqueue_many with a generator of all jobs, in one transaction of its own",
         "celery: a delay() loop; a peer: its call for one job, each committed, and its call for many",
     )
     targets = (
-        Target("bridge, delay() in a transaction", "jobs_per_s", 1.3), Target("bridge, single", "jobs_per_s", 1.0),
-        Target("bridge, bulk", "jobs_per_s", 80.0),
+        Target("bridge, delay() in a transaction", "jobs_per_s", 1.3), Target("bridge, delay() in a session", "jobs_per_s", 1.3),
+        Target("bridge, single", "jobs_per_s", 1.0), Target("bridge, bulk", "jobs_per_s", 80.0),
     )  # fmt: skip
 
     def __init__(self, rig: Rig, options: Options, condition: dict[str, float]) -> None:
