@@ -376,6 +376,10 @@ begin
 end
 $$;
 
-create or replace function bridge.next_look() returns double precision language sql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off
+create or replace function bridge.next_look() returns double precision language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set jit = off as $$
   -- How many seconds a drainer may sleep before a token of a rate comes that somebody waits for; null when it need not wake.
+begin
   return (select extract(epoch from b.due_at - now()) from bridge.bucket b where b.due_at > now() order by b.due_at limit 1);
+end
+$$;

@@ -14,21 +14,25 @@ $$;
 create or replace function bridge.ready_queues() returns setof text language plpgsql stable security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
   -- The queues that have ready jobs, or held ones that a claim may let through now, and are not paused, by one index probe a queue.
+declare
+  v_queues text[] := array(select bridge.queues_ready());
 begin
-  return query
-  with recursive o (name) as (
-    (select l.queue from bridge.lane l where l.blocked_by is null order by l.queue limit 1)
-    union all
-    select (select l.queue from bridge.lane l where l.blocked_by is null and l.queue > o.name order by l.queue limit 1) from o
-    where o.name is not null
-  ), b (id) as (
-    select p.bucket from bridge.permit p where p.freed union select b.id from bridge.bucket b where b.due_at <= now()
-  )
-  select a.name from (
-    select q.name from bridge.queues_ready() q (name) union select o.name from o
-    union select (select l.queue from bridge.lane l where l.blocked_by = b.id order by l.queue limit 1) from b
-  ) a where a.name <> 'bridge.calls' and not exists (  -- calls are performed, not published: see bridge.begin_call
-    select from bridge.paused p where ((p.kind = 'queue' and p.name = a.name) or p.kind = 'everything') and p.admit = 0);
+  if exists (select from bridge.lane l where l.blocked_by is null) or exists (select from bridge.permit p where p.freed)
+      or exists (select from bridge.bucket b where b.due_at <= now()) then
+    v_queues := v_queues || array(
+      with recursive o (name) as (
+        (select l.queue from bridge.lane l where l.blocked_by is null order by l.queue limit 1)
+        union all
+        select (select l.queue from bridge.lane l where l.blocked_by is null and l.queue > o.name order by l.queue limit 1) from o
+        where o.name is not null
+      ), b (id) as (
+        select p.bucket from bridge.permit p where p.freed union select b.id from bridge.bucket b where b.due_at <= now()
+      )
+      select o.name from o union select (select l.queue from bridge.lane l where l.blocked_by = b.id order by l.queue limit 1) from b);
+  end if;
+  return query select distinct q.name from unnest(v_queues) q (name)
+  where q.name <> 'bridge.calls' and not exists (  -- calls are performed, not published: see bridge.begin_call
+    select from bridge.paused p where ((p.kind = 'queue' and p.name = q.name) or p.kind = 'everything') and p.admit = 0);
 end
 $$;
 
@@ -44,30 +48,36 @@ begin
 end
 $$;
 
-create or replace function bridge.room(p_queue text) returns integer language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+create or replace function bridge.room(p_queue text) returns integer language plpgsql stable set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set jit = off as $$
   -- How many more jobs of a queue may be published before its window is full; null when it has no bound, 0 when it is paused.
   --
-  -- While a worker consumes the queue that reports nothing, there is no bound: nobody knows what it has taken.
+  -- While a worker consumes the queue that reports nothing, there is no bound: nobody knows what it has taken. All that it depends on is
+  -- asked by one statement, because every claim asks.
 declare
   v_window integer;
   v_admit integer;
   v_since timestamptz;
-  v_floor constant bigint := coalesce(bridge.floor_of('inflight', p_queue), 0);
+  v_floor bigint;
+  v_silent boolean;
 begin
-  select min(p.admit), max(p.paused_at) into v_admit, v_since from bridge.paused p
-  where (p.kind = 'queue' and p.name = p_queue) or p.kind = 'everything';
+  select p.admit, p.since, coalesce((select q."window" from bridge.queue q where q.name = p_queue), bridge.setting('window')),
+    (select f.pos from bridge.floor f where f.hot = 'inflight' and f.queue = p_queue order by f.pos desc limit 1),
+    exists (select from bridge.silent_worker s where s.queue = p_queue)
+  into v_admit, v_since, v_window, v_floor, v_silent
+  from (select min(p.admit) as admit, max(p.paused_at) as since from bridge.paused p
+    where (p.kind = 'queue' and p.name = p_queue) or p.kind = 'everything') p;
   if v_admit = 0 then
     return 0;
   elsif v_admit > 0 then  -- probes of a breaker; what it let out before it opened may still run
     return v_admit - (select count(*) from bridge.inflight i
-      where i.queue = p_queue and i.pos >= v_floor and i.taken_by is null and i.claimed_at >= v_since);
+      where i.queue = p_queue and i.pos >= coalesce(v_floor, 0) and i.taken_by is null and i.claimed_at >= v_since);
   end if;
-  v_window := coalesce((select q."window" from bridge.queue q where q.name = p_queue), bridge.setting('window'));
-  if v_window = 0 or bridge.silent_workers(p_queue, clock_timestamp()) is not null then
+  if v_window = 0 or (v_silent and bridge.silent_workers(p_queue, clock_timestamp()) is not null) then
     return null;
   end if;
   return v_window - (select count(*) from (
-    select from bridge.inflight i where i.queue = p_queue and i.pos >= v_floor and i.state <> 'running' and i.taken_by is null
+    select from bridge.inflight i where i.queue = p_queue and i.pos >= coalesce(v_floor, 0) and i.state <> 'running' and i.taken_by is null
     limit v_window) waiting);
 end
 $$;
@@ -134,10 +144,13 @@ create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment
   -- Index    ready_pkey, lane_open
 declare
   v_limit integer;
-  v_gate record;
-  v_held record;
+  v_version bigint;
+  v_passed bigint[] := '{}';
+  v_held bigint[] := '{}';
+  v_bytes bigint := 0;
   v_places tid[];
   v_seqs bigint[];
+  v_has record;
 begin
   if not (bridge.may_claim(p_queue) and bridge.claims_alone(p_queue)) or (p_queue = 'bridge.calls' and p_drainer <> bridge.calls_claimant()) then
     return;
@@ -147,9 +160,18 @@ begin
   if v_limit <= 0 then
     return;
   end if;
-  select g.* into v_gate from bridge.pass_gate(p_queue, v_limit) g;
-  select h.* into v_held from bridge.claim_held(p_queue, v_limit, p_bytes, p_drainer, p_shipment) h;
-  v_places := bridge.lock_ready(p_queue, v_limit - cardinality(v_held.seqs), p_bytes - v_held.bytes, v_gate.version, v_gate.passed);
+  -- What few use is called only where it is in use: to find that nothing is there costs a call of it more than all else for one job.
+  select exists (select from bridge.gate g where g.in_use) as limits, exists (select from bridge.permit p where p.freed)
+      or exists (select from bridge.bucket b where b.due_at <= clock_timestamp())
+      or exists (select from bridge.lane l where l.queue = p_queue and l.blocked_by is null) as lanes
+  into v_has;
+  if v_has.limits then
+    select g.version, g.passed into v_version, v_passed from bridge.pass_gate(p_queue, v_limit) g;
+  end if;
+  if v_has.limits or v_has.lanes then
+    select h.seqs, h.bytes into v_held, v_bytes from bridge.claim_held(p_queue, v_limit, p_bytes, p_drainer, p_shipment) h;
+  end if;
+  v_places := bridge.lock_ready(p_queue, v_limit - cardinality(v_held), p_bytes - v_bytes, v_version, v_passed);
   with taken as (
     delete from bridge.ready r where r.ctid = any (v_places) returning r.seq, r.token, r.rank, r.pos
   ), sent as (
@@ -157,14 +179,22 @@ begin
     select t.seq, p_queue, coalesce(t.token, gen_random_uuid()), t.token is not null, p_shipment, p_drainer, clock_timestamp() from taken t
   )
   select array_agg(t.seq order by t.rank, t.pos) into v_seqs from taken t;
-  if v_held.seqs <> '{}' then
-    v_seqs := case when v_seqs is null then v_held.seqs else bridge.in_order(v_held.seqs, v_seqs) end;
+  if v_held <> '{}' then
+    v_seqs := case when v_seqs is null then v_held else bridge.in_order(v_held, v_seqs) end;
   end if;
-  perform bridge.stamp_deadlines(v_seqs);
-  if exists (select from bridge.unique_key u where u.until_start) then
+  if v_seqs is null then
+    return;
+  end if;
+  select exists (select from bridge.retry_policy p where p.deadline is not null) as deadlines,
+    exists (select from bridge.unique_key u where u.until_start) as keys, exists (select from bridge.breaker b where b.state = 'half_open') as probes
+  into v_has;
+  if v_has.deadlines then
+    perform bridge.stamp_deadlines(v_seqs);
+  end if;
+  if v_has.keys then
     perform bridge.note_keys(v_seqs);
   end if;
-  if v_seqs is not null and exists (select from bridge.breaker b where b.state = 'half_open') then
+  if v_has.probes then
     -- A probe that has failed since the claim began made room for one of these: when that opens the breaker, it is taken back.
     perform bridge.judge_breakers(clock_timestamp(), p_half_open => true);
   end if;
