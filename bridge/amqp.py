@@ -148,7 +148,8 @@ class RowProducer:
 
     def _publish(self, body: Any, headers: dict[str, Any], carried: dict[str, Any], options: dict[str, Any]) -> None:
         """Write it with the headers that it carries; what becomes of it is told on those that Celery holds."""
-        content = content_of(self._joined.app, self._joined.broker_kind, body, carried, options, self._asked)
+        fresh = unique.is_fresh(headers)
+        content = content_of(self._joined.app, self._joined.broker_kind, body, carried, options, self._asked, fresh=fresh)
         replacement.note(self._joined, body[2].get("chain") or () if isinstance(body, tuple) else ())
         run = outcome.run_of(_own_request(headers["id"]))
         if run is not None:

@@ -10,6 +10,7 @@ from bridge import settings as environment
 from bridge import tracing
 from bridge.asked import CLASSES, classes, interval, json_text, mapping, plain, require_json, require_several, seconds, several
 from bridge.errors import NotFoundError, WaitTimeoutError
+from bridge.ids import new_id
 from bridge.job import Event, Job, Status, job_id
 from bridge.queries import buffered, bulk, jobs
 from bridge.queries.connection import Connections, connect
@@ -179,7 +180,7 @@ def _make(content: dict[str, Any], options: dict[str, Any], documents: dict[str,
         return jobs.enqueue(_connections().get(), content["task"], args, kwargs, given)
     job = plain({**options, **content, **documents})
     require_json(content["task"], **job)
-    return target.enqueue(buffered.job_row(buffered.new_id(), job), answer=options["unique_key"] is not None)
+    return target.enqueue(buffered.job_row(new_id(), job), answer=options["unique_key"] is not None)
 
 
 def enqueue_many(jobs_to_make: Iterable[Mapping[str, Any]], *, connection: Any = None) -> Sequence[UUID]:
@@ -214,7 +215,7 @@ def _make_many(jobs_to_make: Iterable[Mapping[str, Any]], target: Target | None)
     for number, job in enumerate(bulk.with_parents(jobs_to_make, made)):
         row = plain({name: classes(name, value) if name in CLASSES else value for name, value in job.items()})
         require_json(f"{row.get('task')} (job {number})", **row)
-        made.append(target.enqueue(buffered.job_row(buffered.new_id(), row), answer=row.get("unique_key") is not None))
+        made.append(target.enqueue(buffered.job_row(new_id(), row), answer=row.get("unique_key") is not None))
     return made
 
 

@@ -42,8 +42,9 @@ _DELAY_PREFIX = re.compile(r"^(?:[01]\.){28}")
 
 
 def content_of(
-    app: Any, kind: str, body: Any, headers: dict[str, Any], options: dict[str, Any], asked: dict[str, Any] | None = None
-) -> Content:
+    app: Any, kind: str, body: Any, headers: dict[str, Any], options: dict[str, Any], asked: dict[str, Any] | None = None,
+    *, fresh: bool = False,
+) -> Content:  # fmt: skip
     """The row of one message.
 
     Args:
@@ -53,6 +54,7 @@ def content_of(
         headers: the message's headers, final; they are copied.
         options: what Celery hands to the producer beside them: serializer, compression, exchange, routing key, properties …
         asked: what is asked of the job beyond that, see ``bridge.asked``.
+        fresh: nobody can have known its id before this call.
 
     Raises:
         kombu.exceptions.EncodeError: the serializer has no form for the body.
@@ -70,7 +72,7 @@ def content_of(
         queue=queue, rank=_rank(options.get("priority"), kind), args=args, kwargs=kwargs, embed=embed, payload=payload,
         content_type=content_type, content_encoding=encoding, headers=_json(headers), properties=_json(properties),
         expires_at=expires_at, run_at=run_at, chord=headers.get("group") if body[2].get("chord") else None,
-        options=_json(asked) if asked else None, links=_links(headers),
+        options=_json(asked) if asked else None, links=_links(headers), fresh=fresh,
     )  # fmt: skip
 
 

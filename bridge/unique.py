@@ -1,4 +1,4 @@
-"""Unique keys of Celery calls: the result of a call whose key another job has is that job's."""
+"""Who stands for a Celery call: a job of an id that is made here, so that no other can have had it; with a unique key, another's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.choice import OPTION
 from bridge.errors import InvalidArgumentError
+from bridge.ids import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
     from bridge.application import Membership
 
-__all__ = ["has_key", "refuse_awaited", "tell", "telling"]
+__all__ = ["has_key", "is_fresh", "refuse_awaited", "tell", "telling"]
 
 _KEY = "unique_key"
 _LATER = "a later call may find its key taken, and what waits for this one would wait for ever: leave one of the two away"
 
-# Who stands for the call that is being made in this context.
-_stands: ContextVar[list[str] | None] = ContextVar("bridge_stands", default=None)
+# The ids that the call which is being made in this context has had: the one that was made for it, if so, or none, and who stands for it.
+_ids: ContextVar[list[str | None] | None] = ContextVar("bridge_ids", default=None)
+_PLACE = 5  # of the argument task_id among those of send_task
 
 
 def has_key(asked: Mapping[str, Any] | None) -> bool:
@@ -33,30 +35,40 @@ def has_key(asked: Mapping[str, Any] | None) -> bool:
 def telling(send_task: Callable[..., Any]) -> Callable[..., Any]:
     """``app.send_task``, whose result has the id of the job that stands for the call.
 
-    Celery makes the id before the message and keeps it for the result, so the result is told afterwards.
+    Celery makes the id before the message and keeps it for the result, so the result is told afterwards. Where the caller gives none, it
+    is made here: ordered by time, as those of all jobs are.
     """
 
     @functools.wraps(send_task)
     def send(*args: Any, **options: Any) -> Any:
-        told: list[str] = []
-        token = _stands.set(told)
+        own = None
+        if len(args) <= _PLACE and not options.get("task_id"):
+            options["task_id"] = own = str(new_id())
+        had = [own]
+        token = _ids.set(had)
         try:
             result = send_task(*args, **options)
         finally:
-            _stands.reset(token)
-        if told:
-            result.id = told[-1]
+            _ids.reset(token)
+        if len(had) > 1:
+            result.id = had[-1]
         return result
 
     return send
 
 
+def is_fresh(headers: Mapping[str, Any]) -> bool:
+    """Whether nobody can have known the id of this call before, nor revoked it, by a stamp for example."""
+    had = _ids.get()
+    return bool(had and had[0] and had[0] == headers["id"] and not headers.get("stamped_headers"))
+
+
 def tell(headers: dict[str, Any], identity: UUID) -> None:
     """Another job stands for the call with these headers: whoever looks at its result, or hears of it by a signal, learns that."""
     headers["id"] = str(identity)
-    told = _stands.get()
-    if told is not None:
-        told.append(str(identity))
+    had = _ids.get()
+    if had is not None:
+        had.append(str(identity))
 
 
 def refuse_awaited(joined: Membership, task: str, message: Any, asked: Mapping[str, Any] | None) -> None:

@@ -171,6 +171,7 @@ create or replace function bridge.add_job(p_id uuid, p_task_id text, p_task text
   --   p_asked    what is asked of it beyond its content: how often it may fail, its unique key, its parents …; null for most Celery calls
   --   p_given    the caller chose the id: a live job of that id is left as it is, a finished one gives way to the new job, and one that
   --              was revoked before it came ends as cancelled
+  --              (null: it was made for this Celery call, so no job had it before and nobody has revoked it)
   --
   -- Returns  the id of the job; that of another when it has the unique key; null when a live job has this id already
 declare
@@ -198,7 +199,7 @@ begin
       serial_key, batch)
   overriding system value
   values (v_seq, p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding, p_headers,
-      p_properties, p_size, coalesce(p_asked.max_attempts, case when p_given then 1 else 3 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, v_made_at, v_made_at, p_chord,
+      p_properties, p_size, coalesce(p_asked.max_attempts, case when not p_given then 3 else 1 end), p_asked.backoff, p_asked.unique_key, p_expires_at, v_run_at, v_made_at, v_made_at, p_chord,
       case when p_asked is null and not bridge.tenants_are_on() then null else bridge.options_of(p_asked) end, v_run_at + p_asked.deadline,
       p_asked.serial_key, p_asked.batch)
   on conflict (id) do nothing;
@@ -228,8 +229,9 @@ begin
   if v_parents is not null or p_asked.batch is not null then
     perform bridge.link_job(p_id, p_asked.depends_on, p_asked.batch, p_now);
   end if;
-  if p_given then
-    perform bridge.end_if_revoked(v_seq, p_id, p_headers, p_now);
+  if p_given and bridge.take_revoke(p_id, p_headers, p_now) then
+    perform bridge.leave_waiting(v_seq);
+    perform bridge.end_job(v_seq, 'cancelled', null, null, null, 0, null, null, null, null);
   end if;
   return p_id;
 end
@@ -350,7 +352,7 @@ $$;
 create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_task text, p_queue text, p_rank smallint, p_args json,
     p_kwargs json, p_embed json, p_payload bytea, p_content_type text, p_content_encoding text, p_headers json, p_properties json,
     p_expires_at timestamptz, p_run_at timestamptz, p_chord text default null, p_options jsonb default null,
-    p_links jsonb default null)
+    p_links jsonb default null, p_fresh boolean default false)
   returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   -- Enqueue what a Celery call would have published. Failing is the task's own business there: one attempt, and Celery's own retries, where
   -- neither an option nor a policy says otherwise.
@@ -360,6 +362,7 @@ create or replace function bridge.enqueue_message(p_id uuid, p_task_id text, p_t
   --   p_chord                    the chord whose part it is
   --   p_options                  see bridge.asked_of_call
   --   p_links                    whom it belongs to: {"called": id of the job that called it, "group": id of its group}; null for most
+  --   p_fresh                    its id was made for this call, and it has no stamps: it can neither have ended before nor have been revoked
   --
   -- Returns  its id; that of another job when it has the unique key; null when a job of that id is live already: nothing was written. One
   --          whose run has replaced itself by this task becomes it
@@ -376,7 +379,7 @@ begin
     perform bridge.check_tasks_within(p_task, p_embed, p_payload is null);
   end if;
   v_stands := bridge.add_job(p_id, p_task_id, p_task, p_queue, p_rank, p_args, p_kwargs, p_embed, p_payload, p_content_type, p_content_encoding,
-    p_headers, p_properties, v_size, p_expires_at, p_run_at, v_asked, true, clock_timestamp(), p_chord);
+    p_headers, p_properties, v_size, p_expires_at, p_run_at, v_asked, case when p_fresh is not true then true end, clock_timestamp(), p_chord);
   if p_links is not null and coalesce(v_stands = p_id, true) then
     perform bridge.link_message(p_id, p_links);
   end if;

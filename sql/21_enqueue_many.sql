@@ -144,13 +144,13 @@ declare
 begin
   select r.* into v_job from json_to_record(p_job) as r (id uuid, job json, task_id text, task text, queue text, rank smallint, args json, kwargs json,
     embed json, payload bytea, content_type text, content_encoding text, headers json, properties json, expires_at timestamptz,
-    run_at timestamptz, chord text, options jsonb, links jsonb);
+    run_at timestamptz, chord text, options jsonb, links jsonb, fresh boolean);
   if v_job.job is not null then
     return bridge.enqueue_as(v_job.id, bridge.read_request(v_job.job::jsonb));
   end if;
   return coalesce(bridge.enqueue_message(v_job.id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs,
     v_job.embed, v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at,
-    v_job.chord, v_job.options, v_job.links), v_job.id);
+    v_job.chord, v_job.options, v_job.links, coalesce(v_job.fresh, false)), v_job.id);
 end
 $$;
 

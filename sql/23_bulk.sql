@@ -234,8 +234,10 @@ declare
   v_gate bridge.gate;
   v_ids uuid[];
   v_made uuid[];
+  v_known uuid[];
   v_queues text[];
   v_elsewhere bigint[];
+  v_again record;
 begin
   if bridge.tenants_are_on() or bridge.tasks_are_ruled() then
     return null;
@@ -245,9 +247,9 @@ begin
     select r.*, coalesce(octet_length(r.payload), octet_length(r.args::text) + octet_length(r.kwargs::text)) as size
     from rows from (json_to_recordset(p_jobs) as (id uuid, job json, task_id text, task text, queue text, rank smallint, args json,
       kwargs json, embed json, payload bytea, content_type text, content_encoding text, headers json, properties json,
-      expires_at timestamptz, run_at timestamptz, chord text, options json, links json)) with ordinality
+      expires_at timestamptz, run_at timestamptz, chord text, options json, links json, fresh boolean)) with ordinality
       r (id, job, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, expires_at,
-        run_at, chord, options, links, place)
+        run_at, chord, options, links, fresh, place)
   ), plain as materialized (
     select not exists (select from given g cross join lateral (
         select concat(g.args, g.kwargs, g.headers, g.properties) as texts) d
@@ -276,13 +278,23 @@ begin
     select m.queue, m.rank, m.seq, m.size, v_gate.version from made m where m.is_ready order by m.seq
   )
   select (select array_agg(g.id order by g.place) from given g, plain p where p.are_all), (select array_agg(m.id) from made m),
+    (select array_agg(m.id) from made m join given g on g.id = m.id where g.fresh is not true),
     (select array_agg(distinct m.queue) from made m where m.is_ready), (select array_agg(m.seq order by m.seq) from made m where not m.is_ready)
-  into v_ids, v_made, v_queues, v_elsewhere;
+  into v_ids, v_made, v_known, v_queues, v_elsewhere;
   perform bridge.wake_drainers(q) from unnest(v_queues) q;
   perform bridge.place(j.seq, j.queue, j.rank, j.size, j.run_at, v_now) from unnest(v_elsewhere) u (seq) join bridge.job j on j.seq = u.seq;
-  perform bridge.make_way(j.id, j.seq), bridge.end_if_revoked(j.seq, j.id, j.headers, v_now)
-  from unnest(array(select f.id from bridge.finished f where f.id = any (v_made) union select r.id from bridge.revoked r where r.id = any (v_made))) u (id)
-  join bridge.job j on j.id = u.id;
+  if v_known is not null then  -- as bridge.add_job does with an id that the caller chose
+    for v_again in
+      select j.id, j.seq, j.headers from bridge.job j where j.id = any (array(
+        select f.id from bridge.finished f where f.id = any (v_known) union select r.id from bridge.revoked r where r.id = any (v_known)))
+    loop
+      perform bridge.make_way(v_again.id, v_again.seq);
+      if bridge.take_revoke(v_again.id, v_again.headers, v_now) then
+        perform bridge.leave_waiting(v_again.seq);
+        perform bridge.end_job(v_again.seq, 'cancelled', null, null, null, 0, null, null, null, null);
+      end if;
+    end loop;
+  end if;
   if cardinality(v_ids) > coalesce(cardinality(v_made), 0) then  -- the id is a live job's, which may be one that has replaced itself by this
     perform bridge.enqueue_gathered(e) from json_array_elements(p_jobs) e where (e->>'id')::uuid <> all (coalesce(v_made, '{}'));
   end if;

@@ -145,9 +145,9 @@ create or replace function bridge.claim(p_drainer uuid, p_queue text, p_shipment
 declare
   v_limit integer;
   v_version bigint;
-  v_passed bigint[] := '{}';
-  v_held bigint[] := '{}';
-  v_bytes bigint := 0;
+  v_passed bigint[] := '{}'::bigint[];
+  v_held bigint[] := '{}'::bigint[];
+  v_bytes bigint := 0::bigint;
   v_places tid[];
   v_seqs bigint[];
   v_has record;

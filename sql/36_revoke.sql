@@ -68,25 +68,22 @@ begin
 end
 $$;
 
-create or replace function bridge.end_if_revoked(p_seq bigint, p_id uuid, p_headers json, p_now timestamptz) returns void language plpgsql
+create or replace function bridge.take_revoke(p_id uuid, p_headers json, p_now timestamptz) returns boolean language plpgsql
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
-  -- A job that comes now and was revoked before ends as cancelled: by its id, which is forgotten with that, or by a stamp.
-declare
-  v_revoked boolean := false;
+  -- Whether a job that comes now was revoked before: by its id, which is forgotten with that, or by a stamp.
 begin
   -- Every call asks this, so it looks first, and reads the setting only where there is something to forget.
   if exists (select from bridge.revoked r where r.id = p_id) then
     delete from bridge.revoked r where r.id = p_id and r.revoked_at > p_now - bridge.seconds('revoke_memory');
-    v_revoked := found;
+    if found then
+      return true;
+    end if;
   end if;
-  if not v_revoked and json_typeof(p_headers->'stamped_headers') = 'array' then
-    v_revoked := exists (select from bridge.revoked_stamp r where r.revoked_at > p_now - bridge.seconds('revoke_memory')
+  if json_typeof(p_headers->'stamped_headers') = 'array' then
+    return exists (select from bridge.revoked_stamp r where r.revoked_at > p_now - bridge.seconds('revoke_memory')
       and bridge.has_stamp(p_headers, r.header, r.stamp));
   end if;
-  if v_revoked then
-    perform bridge.leave_waiting(p_seq);
-    perform bridge.end_job(p_seq, 'cancelled', null, null, null, 0, null, null, null, null);
-  end if;
+  return false;
 end
 $$;
 

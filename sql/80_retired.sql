@@ -13,7 +13,6 @@ drop function if exists bridge.old_days(text, date);
 drop function if exists bridge.kept_condition(text, timestamptz);
 drop function if exists bridge.check_rows(bridge.job_request[], integer[], text[], text[], text[]);
 drop function if exists bridge.take_dead(uuid);  -- bridge.take_ended
-drop function if exists bridge.take_revoke(uuid, json, timestamptz);  -- bridge.end_if_revoked
 -- It has got the arguments expected_duration, function and webhook.
 drop function if exists bridge.schedule(text, text, text, jsonb, jsonb, text, text, integer, integer, jsonb, interval, interval, jsonb, interval,
   timestamptz, timestamptz, text, text, interval, boolean);
@@ -22,6 +21,8 @@ drop function if exists bridge.start(bigint, uuid, uuid, integer);  -- without t
 drop function if exists bridge.lose(bigint, uuid, text);  -- whoever had begun it
 drop function if exists bridge.end_delivery(bigint, uuid, uuid, text, json, boolean, jsonb);
 drop function if exists bridge.report_worker(uuid, text, integer, text, integer, text[], text, uuid[], timestamptz);  -- without bundles
+drop function if exists bridge.enqueue_message(uuid, text, text, text, smallint, json, json, json, bytea, text, text, json, json, timestamptz,
+  timestamptz, text, jsonb, jsonb);  -- without whether its id is fresh
 drop function if exists bridge.report_drainer(uuid, text, integer, text, bigint, timestamptz, jsonb, boolean);  -- without who listens
 
 -- A function of ours has one signature. With another beside it, of a version that was never released for example, calls of both are

@@ -157,8 +157,8 @@ def _call_bridge() -> None:
 ACTS: dict[str, Act] = {
     "celery.send_task": _send_task, "celery.delay": _delay("plain"), "celery.paced": _paced(_stamp_plain),
     "celery.crowd": _crowd(_call_plain),
-    "bridge.delay": _delay("joined"), "bridge.within": _within, "bridge.session": _session, "bridge.single": _single, "bridge.transaction": _transaction,
-    "bridge.many": _many, "bridge.paced": _paced(_stamp_bridge), "bridge.crowd": _crowd(_call_bridge),
+    "bridge.delay": _delay("joined"), "bridge.within": _within, "bridge.session": _session, "bridge.single": _single,
+    "bridge.transaction": _transaction, "bridge.many": _many, "bridge.paced": _paced(_stamp_bridge), "bridge.crowd": _crowd(_call_bridge),
 }  # fmt: skip
 
 

@@ -6,12 +6,9 @@ What is gathered in a caller's transaction is sent through the caller's own conn
 from __future__ import annotations
 
 import json
-import secrets
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import psycopg
 
@@ -20,11 +17,12 @@ from bridge.queries.connection import plainly, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from uuid import UUID
 
     from bridge.queries.connection import Connection
     from bridge.queries.jobs import Content
 
-__all__ = ["HAS_WRITTEN", "Row", "enqueue_statement", "job_row", "message_row", "new_id", "our_errors", "parameter", "send"]
+__all__ = ["HAS_WRITTEN", "Row", "enqueue_statement", "job_row", "message_row", "our_errors", "parameter", "send"]
 
 # Whether the transaction has changed or locked anything: Postgres gives out a transaction id only then.
 HAS_WRITTEN = "select pg_catalog.pg_current_xact_id_if_assigned() is not null"
@@ -43,13 +41,6 @@ class Row:
     text: str
 
 
-def new_id() -> UUID:
-    """An id as ``bridge.new_id()`` makes them: ordered by time, otherwise random (RFC 9562, version 7)."""
-    milliseconds = time.time_ns() // 1_000_000
-    low = secrets.randbits(76)
-    return UUID(int=milliseconds << 80 | 7 << 76 | low >> 64 << 64 | 2 << 62 | low & (1 << 62) - 1)
-
-
 def job_row(identity: UUID, job: Mapping[str, Any]) -> Row:
     """A job by the argument names of ``bridge.enqueue``; JSON values only."""
     return Row(identity, json.dumps({"id": str(identity), "job": dict(job)}))
@@ -61,7 +52,7 @@ def message_row(content: Content) -> Row:
         "id": str(content.id), "task_id": content.task_id, "task": content.task, "queue": content.queue, "rank": content.rank,
         "payload": None if content.payload is None else f"\\x{content.payload.hex()}", "content_type": content.content_type,
         "content_encoding": content.content_encoding, "expires_at": content.expires_at and content.expires_at.isoformat(),
-        "run_at": content.run_at and content.run_at.isoformat(), "chord": content.chord,
+        "run_at": content.run_at and content.run_at.isoformat(), "chord": content.chord, "fresh": content.fresh,
     }  # fmt: skip
     texts = {
         "args": content.args, "kwargs": content.kwargs, "embed": content.embed, "headers": content.headers,

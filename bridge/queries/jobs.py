@@ -69,6 +69,7 @@ class Content:
     chord: str | None = None
     options: str | None = None
     links: str | None = None
+    fresh: bool = False  # its id was made for this call, and it has no stamps
 
     def content(self) -> tuple[Any, ...]:
         """The parameters that ``enqueue_message`` and ``retry_run`` share, in their order."""
@@ -110,8 +111,8 @@ def enqueue_message(connection: Connection, content: Content) -> UUID:
     """Call ``bridge.enqueue_message``; the id of the job that stands for the call: another's when that has its unique key."""
     with translated():
         row = connection.execute(
-            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (content.id, content.task_id, *content.content(), content.chord, content.options, content.links),
+            "select bridge.enqueue_message(%s, %s, %s, %s, %s::smallint, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (content.id, content.task_id, *content.content(), content.chord, content.options, content.links, content.fresh),
         ).fetchone()
     return content.id if row is None or row[0] is None else row[0]
 

@@ -32,8 +32,8 @@ class Enqueue(Contest):
     name = "enqueue"
     about = "jobs made a second by one process, with 1 KB of arguments, without drainer and worker"
     notes = (
-        "delay(): unmodified calls of the joined application, each committed by itself, or all in one open transaction with its commit: of a"
-        " psycopg connection, or of a SQLAlchemy session, which tells of its commit, so that many are sent together",
+        "delay(): unmodified calls of the joined application, each committed by itself, or all in one open transaction with its commit,",
+        "of a psycopg connection, or of a SQLAlchemy session, which tells of its commit, so that many are sent together",
         "single: bridge.enqueue, each committed; one transaction: bridge.enqueue in an open transaction, its commit included",
         "bulk: one call of bridge.enqueue_many with a generator of all jobs, in one transaction of its own",
         "celery: a delay() loop; a peer: its call for one job, each committed, and its call for many",
