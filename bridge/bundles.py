@@ -70,6 +70,8 @@ class Bundles:
         Raises:
             PublishError: as the broker raises it; what it has confirmed are the jobs of those messages.
         """
+        if sizes is None:
+            return broker.publish(jobs)
         packed = {part[0].seq: part for part in self.pack(jobs, sizes)}  # a message has the number of its first job
         made, unmade = sifted([part[0] for part in packed.values()], lambda first: _message_of(packed[first.seq]))
         try:
@@ -82,12 +84,12 @@ class Bundles:
         return [*alone, *(broker.publish(broken) if broken else [])]
 
     @staticmethod
-    def pack(jobs: Sequence[Claimed], sizes: Sizes | None) -> list[Sequence[Claimed]]:
+    def pack(jobs: Sequence[Claimed], sizes: Sizes) -> list[Sequence[Claimed]]:
         """Jobs that travel together, the messages in the order of their first.
 
         There are as many messages as the workers have processes, or more, so that all of them have something to do.
         """
-        if sizes is None or len(jobs) <= 1:
+        if len(jobs) <= 1:
             return [(job,) for job in jobs]
         groups: dict[tuple[str, ...], list[Claimed]] = defaultdict(list)
         for job in jobs:
