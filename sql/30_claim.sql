@@ -203,7 +203,8 @@ end
 $$;
 
 create or replace function bridge.mark_published(p_shipment uuid, p_seqs bigint[]) returns integer language plpgsql security definer
-  set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off
+  set plan_cache_mode = force_generic_plan as $$
   -- The broker has confirmed these jobs of a shipment. One that a worker has started already stays running.
   --
   -- The mark is forced to disk, whatever the session says, and the claim before it with it: a claim that a crash forgets would be made

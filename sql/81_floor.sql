@@ -102,7 +102,7 @@ end
 $$;
 
 create or replace function bridge.queues_ready() returns setof text language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp
-  set enable_seqscan = off set jit = off as $$
+  set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
   -- The queues that have ready jobs, in order, by one index probe each; above the floor where there is one.
   --
   -- Index  ready_pkey, floor_pkey
