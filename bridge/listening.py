@@ -107,7 +107,9 @@ class Listening:
             ready: whether there are jobs that full windows or other claims hold up.
             until: when the next duty is due, on the monotonic clock.
         """
-        self._told = self._notices(connection, 0.0)
+        # Where many come the next is told at once, and nothing is asked meanwhile.
+        patience = 0.0 if self._in_crowd or is_pooled(connection) else min(_SHORTEST, until - time.monotonic())
+        self._told = self._notices(connection, max(patience, 0.0))
         pause = _LONGEST if self._told else self.pause(connection, published, held_back=ready())
         self._look_at = min(self._look_at, time.monotonic() + pause)
         if not self._told:
