@@ -30,7 +30,7 @@ OURS = (wire.HEADER, wire.BUNDLE, wire.ATTEMPT, SIGNATURE, "bridge_run")
 
 # What json.dumps writes and Postgres does not take: such bodies are kept as bytes. Nearly no text has one of the signs, and so to look for
 # them first takes a tenth of the time.
-_UNFIT = re.compile(r"\\u0000|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]|\b(NaN|-?Infinity)\b")
+_UNFIT = re.compile(r"\\u0000|\\ud[89ab]..(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]|\b(NaN|-?Infinity)\b", re.IGNORECASE)
 _SIGNS = ("\\u", "NaN", "Infinity")
 _DEFAULT_RANK = 9
 _LOWER_IS_SOONER, _HIGHER_IS_SOONER = {"redis"}, {"amqp", "mongodb", "zookeeper"}  # kombu's driver types; others know no priorities
