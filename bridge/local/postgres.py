@@ -156,11 +156,13 @@ class PostgresServer(Server):
         if _small_shared_memory():
             settings["dynamic_shared_memory_type"] = "mmap"
         if self.binaries.cron:
-            # Background workers need no password and no second connection string; each running cron job takes one.
+            # Background workers need no password and no second connection string; each running cron job takes one. Before 1.5 a
+            # tick runs all the time, and of the five jobs at once that pg_cron allows each database has one.
             settings |= {
                 "shared_preload_libraries": "pg_cron",
                 "cron.database_name": self.database,
                 "cron.use_background_workers": "on",
+                "cron.max_running_jobs": "20",
                 "max_worker_processes": "24",
             }
         return settings | self.settings
