@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.choice import OPTION
@@ -22,9 +23,18 @@ __all__ = ["has_key", "is_fresh", "refuse_awaited", "tell", "telling"]
 _KEY = "unique_key"
 _LATER = "a later call may find its key taken, and what waits for this one would wait for ever: leave one of the two away"
 
-# The ids that the call which is being made in this context has had: the one that was made for it, if so, or none, and who stands for it.
-_ids: ContextVar[list[str | None] | None] = ContextVar("bridge_ids", default=None)
 _PLACE = 5  # of the argument task_id among those of send_task
+
+
+@dataclass
+class _Call:
+    """The id that was made for a call, where it was given none, and that of another's job which stands for it."""
+
+    own: str | None
+    stands: str | None = None
+
+
+_current: ContextVar[_Call | None] = ContextVar("bridge_call", default=None)
 
 
 def has_key(asked: Mapping[str, Any] | None) -> bool:
@@ -44,14 +54,14 @@ def telling(send_task: Callable[..., Any]) -> Callable[..., Any]:
         own = None
         if len(args) <= _PLACE and not options.get("task_id"):
             options["task_id"] = own = str(new_id())
-        had = [own]
-        token = _ids.set(had)
+        call = _Call(own)
+        token = _current.set(call)
         try:
             result = send_task(*args, **options)
         finally:
-            _ids.reset(token)
-        if len(had) > 1:
-            result.id = had[-1]
+            _current.reset(token)
+        if call.stands is not None:
+            result.id = call.stands
         return result
 
     return send
@@ -59,16 +69,16 @@ def telling(send_task: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_fresh(headers: Mapping[str, Any]) -> bool:
     """Whether nobody can have known the id of this call before, nor revoked it, by a stamp for example."""
-    had = _ids.get()
-    return bool(had and had[0] and had[0] == headers["id"] and not headers.get("stamped_headers"))
+    call = _current.get()
+    return call is not None and call.own == headers["id"] and not headers.get("stamped_headers")
 
 
 def tell(headers: dict[str, Any], identity: UUID) -> None:
     """Another job stands for the call with these headers: whoever looks at its result, or hears of it by a signal, learns that."""
     headers["id"] = str(identity)
-    had = _ids.get()
-    if had is not None:
-        had.append(str(identity))
+    call = _current.get()
+    if call is not None:
+        call.stands = str(identity)
 
 
 def refuse_awaited(joined: Membership, task: str, message: Any, asked: Mapping[str, Any] | None) -> None:

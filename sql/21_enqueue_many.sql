@@ -103,6 +103,7 @@ declare
   v_jobs jsonb[];
   v_ids uuid[];
   v_labels text[];
+  v_written uuid[];
 begin
   if json_typeof(p_jobs) is distinct from 'array' then
     perform bridge.refuse(format('jobs is %s', coalesce('a JSON ' || json_typeof(p_jobs), 'null')), 'give a JSON array of objects');
@@ -118,6 +119,12 @@ begin
   from json_array_elements(p_jobs) with ordinality j (e, n) where e->'job' is not null;
   if cardinality(v_jobs) = v_count then
     return query select bridge.enqueue_elements(v_jobs, v_ids, v_labels);
+    return;
+  elsif v_jobs is null then
+    v_written := bridge.write_messages(p_jobs);
+  end if;
+  if v_written is not null then
+    return query select unnest(v_written);
   else
     return query select bridge.enqueue_mixed(p_jobs);
   end if;
@@ -150,23 +157,18 @@ begin
   end if;
   return coalesce(bridge.enqueue_message(v_job.id, v_job.task_id, v_job.task, v_job.queue, v_job.rank, v_job.args, v_job.kwargs,
     v_job.embed, v_job.payload, v_job.content_type, v_job.content_encoding, v_job.headers, v_job.properties, v_job.expires_at, v_job.run_at,
-    v_job.chord, v_job.options, v_job.links, coalesce(v_job.fresh, false)), v_job.id);
+    v_job.chord, v_job.options, v_job.links, v_job.fresh), v_job.id);
 end
 $$;
 
 create or replace function bridge.enqueue_mixed(p_jobs json) returns setof uuid language plpgsql set search_path = pg_catalog, pg_temp as $$
-  -- What bridge.enqueue_buffered does where messages are among several: one by one where they are not all plain.
+  -- What bridge.enqueue_buffered does where messages are among several, one by one.
 declare
-  v_ids constant uuid[] := bridge.write_messages(p_jobs);
   v_job json;
   v_message text;
   v_hint text;
   v_code text;
 begin
-  if v_ids is not null then
-    return query select unnest(v_ids);
-    return;
-  end if;
   if strpos(p_jobs::text, '"unique_key"') > 0 or strpos(p_jobs::text, '"batch"') > 0 then  -- few calls have any of what others may want too
     perform bridge.hold_options(array(select coalesce(e->'job', e->'options')::jsonb from json_array_elements(p_jobs) e));
   end if;

@@ -224,8 +224,8 @@ $$;
 
 create or replace function bridge.write_messages(p_jobs json) returns uuid[] language plpgsql set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set jit = off as $$
-  -- Write what bridge.enqueue_buffered gets by one statement, where each is a message that asks for nothing beyond its content, as nearly all
-  -- calls of a transaction do.
+  -- Write messages that bridge.enqueue_buffered gets by one statement, where none asks for anything beyond its content, as nearly all calls of
+  -- a transaction do.
   --
   -- Returns  their ids, in order; null where one of them needs more or is to be refused: then nothing was written
   -- Index    job_id, finished_id, revoked_pkey
@@ -245,15 +245,13 @@ begin
   select g.* into v_gate from bridge.gate g;
   with given as materialized (
     select r.*, coalesce(octet_length(r.payload), octet_length(r.args::text) + octet_length(r.kwargs::text)) as size
-    from rows from (json_to_recordset(p_jobs) as (id uuid, job json, task_id text, task text, queue text, rank smallint, args json,
+    from rows from (json_to_recordset(p_jobs) as (id uuid, task_id text, task text, queue text, rank smallint, args json,
       kwargs json, embed json, payload bytea, content_type text, content_encoding text, headers json, properties json,
-      expires_at timestamptz, run_at timestamptz, chord text, options json, links json, fresh boolean)) with ordinality
-      r (id, job, task_id, task, queue, rank, args, kwargs, embed, payload, content_type, content_encoding, headers, properties, expires_at,
-        run_at, chord, options, links, fresh, place)
+      expires_at timestamptz, run_at timestamptz, chord text, options json, links json, fresh boolean)) with ordinality r
   ), plain as materialized (
     select not exists (select from given g cross join lateral (
         select concat(g.args, g.kwargs, g.headers, g.properties) as texts) d
-      where g.job is not null or g.chord is not null or g.options is not null or g.task like 'bridge.%'
+      where g.chord is not null or g.options is not null or g.task like 'bridge.%'
         or g.size > 65536 or json_typeof(g.args) is distinct from 'array' or json_typeof(g.kwargs) is distinct from 'object'
         or json_typeof(g.headers) <> 'object' or json_typeof(g.properties) <> 'object' or g.headers->>'task' is distinct from g.task
         or json_typeof(g.headers->'stamped_headers') = 'array'
@@ -266,7 +264,7 @@ begin
     overriding system value
     select nextval('bridge.job_seq_seq'), g.id, g.task_id, g.task, g.queue, g.rank, g.args, g.kwargs, g.embed, g.payload, g.content_type,
       g.content_encoding, g.headers, g.properties, g.size, 1, g.expires_at, coalesce(g.run_at, v_now), v_now, v_now
-    from (select g.* from given g, plain p where p.are_all order by g.place) g
+    from (select g.* from given g, plain p where p.are_all order by g.ordinality) g
     on conflict (id) do nothing
     returning seq, id, queue, rank, size, run_at <= v_now and not v_gate.in_use as is_ready
   ), linked as (
@@ -277,7 +275,7 @@ begin
     insert into bridge.ready (queue, rank, seq, size, gate)
     select m.queue, m.rank, m.seq, m.size, v_gate.version from made m where m.is_ready order by m.seq
   )
-  select (select array_agg(g.id order by g.place) from given g, plain p where p.are_all), (select array_agg(m.id) from made m),
+  select (select array_agg(g.id order by g.ordinality) from given g, plain p where p.are_all), (select array_agg(m.id) from made m),
     (select array_agg(m.id) from made m join given g on g.id = m.id where g.fresh is not true),
     (select array_agg(distinct m.queue) from made m where m.is_ready), (select array_agg(m.seq order by m.seq) from made m where not m.is_ready)
   into v_ids, v_made, v_known, v_queues, v_elsewhere;

@@ -315,13 +315,11 @@ $$;
 create or replace function bridge.stamp_deadlines(p_seqs bigint[]) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
   -- Give jobs that are published for the first time the deadline of their policy, counted from when they were due.
 begin
-  if exists (select from bridge.retry_policy p where p.deadline is not null) then
-    update bridge.job j set deadline = j.run_at + coalesce(
-      (select p.deadline from bridge.retry_policy p where p.scope = 'task' and p.name = j.task),
-      (select p.deadline from bridge.retry_policy p where p.scope = 'queue' and p.name = j.queue))
-    where j.seq = any (p_seqs) and j.deadline is null and exists (select from bridge.retry_policy p
-      where p.deadline is not null and ((p.scope = 'task' and p.name = j.task) or (p.scope = 'queue' and p.name = j.queue)));
-  end if;
+  update bridge.job j set deadline = j.run_at + coalesce(
+    (select p.deadline from bridge.retry_policy p where p.scope = 'task' and p.name = j.task),
+    (select p.deadline from bridge.retry_policy p where p.scope = 'queue' and p.name = j.queue))
+  where j.seq = any (p_seqs) and j.deadline is null and exists (select from bridge.retry_policy p
+    where p.deadline is not null and ((p.scope = 'task' and p.name = j.task) or (p.scope = 'queue' and p.name = j.queue)));
 end
 $$;
 

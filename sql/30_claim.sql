@@ -62,7 +62,7 @@ declare
   v_silent boolean;
 begin
   select p.admit, p.since, coalesce((select q."window" from bridge.queue q where q.name = p_queue), bridge.setting('window')),
-    (select f.pos from bridge.floor f where f.hot = 'inflight' and f.queue = p_queue order by f.pos desc limit 1),
+    coalesce(bridge.floor_of('inflight', p_queue), 0),
     exists (select from bridge.silent_worker s where s.queue = p_queue)
   into v_admit, v_since, v_window, v_floor, v_silent
   from (select min(p.admit) as admit, max(p.paused_at) as since from bridge.paused p
@@ -71,13 +71,13 @@ begin
     return 0;
   elsif v_admit > 0 then  -- probes of a breaker; what it let out before it opened may still run
     return v_admit - (select count(*) from bridge.inflight i
-      where i.queue = p_queue and i.pos >= coalesce(v_floor, 0) and i.taken_by is null and i.claimed_at >= v_since);
+      where i.queue = p_queue and i.pos >= v_floor and i.taken_by is null and i.claimed_at >= v_since);
   end if;
   if v_window = 0 or (v_silent and bridge.silent_workers(p_queue, clock_timestamp()) is not null) then
     return null;
   end if;
   return v_window - (select count(*) from (
-    select from bridge.inflight i where i.queue = p_queue and i.pos >= coalesce(v_floor, 0) and i.state <> 'running' and i.taken_by is null
+    select from bridge.inflight i where i.queue = p_queue and i.pos >= v_floor and i.state <> 'running' and i.taken_by is null
     limit v_window) waiting);
 end
 $$;
