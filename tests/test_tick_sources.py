@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -13,9 +14,9 @@ import pytest
 from fix_servers import wait_for_row, wait_for_value, wait_until
 from fix_sql import Session
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from bridge import schema
 
+if TYPE_CHECKING:
     from fix_servers import StartDrainer
 
 pytestmark = pytest.mark.pg_cron
@@ -93,8 +94,6 @@ def test_install_registers_a_tick_and_a_cleanup_that_carry_the_databases_name(cr
 
 
 def test_an_entry_that_an_operator_has_changed_is_left_as_it_is(cron: Session) -> None:
-    from bridge import schema
-
     job = cron.one("select jobid from cron.job where jobname like 'bridge-tick-%%'")
     cron.do("select cron.alter_job(%s, active => false, schedule => '*/2 * * * *')", job)
     schema.install(cron.dsn)
@@ -132,28 +131,31 @@ def test_the_loop_within_a_minute_ticks_and_commits_each_time(cron: Session) -> 
         assert looked.one("select source from bridge.tick_state") == "pg_cron"
 
 
-@pytest.fixture
-def deaf_launcher(cron: Session) -> Iterator[int]:
-    """The pid of pg_cron's launcher, stopped; it goes on after the test at the latest."""
-    pid = int(cron.one("select pid from pg_stat_activity where backend_type = 'pg_cron launcher'"))
+def install_beside_a_deaf_launcher(home: Session, dsn: str, **given: str) -> None:
+    """Install while pg_cron's launcher stands still; it goes on when our entries are there and have not been repeated."""
+    pid = int(home.one("select pid from pg_stat_activity where backend_type = 'pg_cron launcher'"))
+    database = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
     os.kill(pid, signal.SIGSTOP)
-    yield pid
-    os.kill(pid, signal.SIGCONT)
+    try:
+        installing = threading.Thread(target=partial(schema.install, dsn, **given))
+        installing.start()
+        wait_for_row(home.dsn, "select 1 from cron.job where database = %s", (database,))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    installing.join()
 
 
 @pytest.mark.timeout(300)
-def test_pg_cron_runs_an_entry_that_its_launcher_was_too_late_to_hear_of(cron: Session, deaf_launcher: int) -> None:
-    from bridge import schema
-
+def test_pg_cron_runs_entries_that_its_launcher_was_too_late_to_hear_of(cron: Session, empty_dsn: str) -> None:
     # The notices of one install are more than the queue holds: all that the launcher is told is to forget everything.
     cron.do("drop schema bridge cascade")
     cron.do("select cron.unschedule(jobid) from cron.job")
-    installing = threading.Thread(target=schema.install, args=(cron.dsn,))
-    installing.start()
-    wait_for_row(cron.dsn, "select 1 from cron.job")
-    os.kill(deaf_launcher, signal.SIGCONT)
-    installing.join()
-    wait_for_row(cron.dsn, "select 1 from cron.job_run_details where command like '%%tick%%'", timeout=MINUTE)
+    install_beside_a_deaf_launcher(cron, cron.dsn)
+    install_beside_a_deaf_launcher(cron, empty_dsn, cron_database=cron.connection.info.dbname)
+    ticked = "select 1 from cron.job_run_details where command like '%%tick%%' and database = %s"
+    for dsn in (cron.dsn, empty_dsn):
+        wait_for_row(cron.dsn, ticked, (psycopg.conninfo.conninfo_to_dict(dsn)["dbname"],), timeout=MINUTE)
+    cron.do("select cron.unschedule(jobid) from cron.job")
 
 
 @pytest.mark.timeout(300)

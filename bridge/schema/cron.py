@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
@@ -9,15 +10,21 @@ from psycopg import conninfo
 from psycopg.types.json import Jsonb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Entry", "plan", "register_elsewhere"]
+__all__ = ["Entry", "plan", "register_elsewhere", "until_heard"]
 
 _CONNECT = 5  # seconds
+# Whether pg_cron's launcher has read its table since a moment; unknown to roles that may not see its state.
+_HEARD = "select bool_and(state_change > %s) from pg_stat_activity where backend_type = 'pg_cron launcher'"
+_HEARD_EVERY, _HEARD_TRIES = 0.25, 12  # seconds, and how often: the launcher looks once a second
 _FOUND = """
     select coalesce(jsonb_agg(to_jsonb(e)), '[]') from (
       select distinct on (c.jobname) c.jobname as name, c.schedule, c.command, c.username = current_user as ours
       from cron.job c where c.jobname like 'bridge-%' order by c.jobname, c.username = current_user desc) e"""
+_REPEAT = """
+    select cron.schedule_in_database(c.jobname, c.schedule, c.command, c.database) from cron.job c
+    where c.username = current_user and c.jobname = any (%s)"""
 # Making entries for other databases is granted to nobody but superusers.
 _LACKS = """
     select string_agg(format('grant %s to %I', g.lacking, current_user), '; ' order by g.place) from (
@@ -87,8 +94,24 @@ def _register(connection: psycopg.Connection, there: psycopg.Connection, databas
         for entry in entries:
             if entry.action != "keep":
                 there.execute(entry.statement.encode())
+    names = [entry.name for entry in entries]
+    until_heard(there, lambda: there.execute(_REPEAT, (names,)).rowcount > 0)
     ticks = "by seconds" if entries[0].schedule.endswith("seconds") else "by a loop within each minute"
     return f"pg_cron {version} of database {database} ticks {ticks}"
+
+
+def until_heard(connection: psycopg.Connection, tell: Callable[[], bool]) -> None:
+    """Repeat to pg_cron what is in its table until its launcher has read it: beside an install it may miss that (see bridge.announce_cron).
+
+    Args:
+        connection: to the database that pg_cron lives in; no transaction is open.
+        tell: writes entries as they are, and commits; false when there are none.
+    """
+    since = _one(connection, "select clock_timestamp()")
+    for _ in range(_HEARD_TRIES):
+        if not tell() or connection.execute(_HEARD, (since,)).fetchone() == (True,):
+            break
+        time.sleep(_HEARD_EVERY)
 
 
 def _plan(connection: psycopg.Connection, there: psycopg.Connection, version: str) -> Iterator[Entry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 import bridge
 from bridge.errors import LockedError, SchemaError, from_sqlstate
-from bridge.schema.cron import register_elsewhere
+from bridge.schema.cron import register_elsewhere, until_heard
 from bridge.schema.files import script
 from bridge.schema.version import check, connect
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["announce", "apply", "install", "install_pipeline", "lock"]
 
-# Whether pg_cron's launcher has read its table since a moment; unknown to roles that may not see its state.
-_HEARD = "select bool_and(state_change > %s) from pg_stat_activity where backend_type = 'pg_cron launcher'"
-_HEARD_EVERY, _HEARD_TRIES = 0.25, 12  # seconds, and how often: the launcher looks once a second
 _LOCK = "select pg_advisory_xact_lock(hashtextextended('bridge.install', 0))"
 _IN_THE_WAY = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 _LONGEST_PAUSE = 5.0  # seconds between two tries, in which traffic that waited goes on
@@ -145,10 +141,4 @@ def install_pipeline(dsn: str, folder: Path, *, timeout: float = 10.0) -> int:
 
 def announce(connection: psycopg.Connection) -> None:
     """Repeat to pg_cron what it may have missed, until it has read its table (see bridge.announce_cron)."""
-    since = connection.execute("select clock_timestamp()").fetchone()
-    for _ in range(_HEARD_TRIES):
-        announced = connection.execute("select bridge.announce_cron()").fetchone()
-        heard = connection.execute(_HEARD, since).fetchone()
-        if announced == (0,) or heard == (True,):
-            break
-        time.sleep(_HEARD_EVERY)
+    until_heard(connection, lambda: connection.execute("select bridge.announce_cron()").fetchone() != (0,))

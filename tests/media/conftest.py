@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from endpoint import Endpoint, serve_endpoint
 
+from bridge import schema
 from tasks.media.settings import MediaSettings
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ SAMPLES = ROOT / "tasks/media/samples"
 
 
 def install_pipeline(dsn: str) -> None:
-    script = "\n".join(file.read_text() for file in sorted((ROOT / "tasks/media/sql").glob("*.sql")))
-    with psycopg.connect(dsn) as connection:
-        connection.execute(script)
+    schema.install_pipeline(dsn, ROOT / "tasks/media/sql")
 
 
 @pytest.fixture(scope="session")
