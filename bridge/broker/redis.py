@@ -7,6 +7,7 @@ import json
 import re
 from collections import defaultdict
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import redis
@@ -64,6 +65,7 @@ class RedisBroker(PortableBroker):
         # kombu's own client puts the prefix before the keys of some commands; ours sees the keys as they are.
         self._client = redis.Redis(connection_pool=self.channel.pool)
         self._prefix = str(self.channel.global_keyprefix)
+        self._key = lru_cache(maxsize=1024)(self._list_of)
         if self._info("cluster").get("cluster_enabled"):
             raise SettingError(
                 f"broker {self.address.shown} is a node of a Redis Cluster, which Celery cannot use as a broker",
@@ -97,7 +99,7 @@ class RedisBroker(PortableBroker):
             (routed if job.properties and json.loads(job.properties).get("exchange") else direct).append(job)
         lists: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
         for job, text in zip(direct, message.redis_messages(direct, self.signer), strict=True):
-            lists[self._key(job.queue, job.properties)].append((job.seq, text))
+            lists[self._key(job.queue, _priority(job.properties))].append((job.seq, text))
         return _Plan(lists, [(job, self.envelope(job)) for job in routed])
 
     def _push(self, lists: dict[str, list[tuple[int, bytes]]], confirmed: list[int]) -> list[str]:
@@ -124,10 +126,8 @@ class RedisBroker(PortableBroker):
         finally:
             pool.release(connection)
 
-    def _key(self, queue: str, properties: str | None) -> str:
-        priority = json.loads(properties).get("priority") if properties else None
-        bounded = min(max(priority or 0, 0), _MOST_PRIORITY)
-        return f"{self._prefix}{self.channel._q_for_pri(queue, bounded)}"  # noqa: SLF001 - kombu's own name of the list
+    def _list_of(self, queue: str, rank: int) -> str:
+        return f"{self._prefix}{self.channel._q_for_pri(queue, rank)}"  # noqa: SLF001 - kombu's own name of the list
 
     def send_events(self, group: list[dict[str, Any]], *, always: bool) -> bool:  # noqa: ARG002 - sending is asking
         """PUBLISH to the channel of Celery's event exchange; its answer is the number of listeners."""
@@ -140,7 +140,7 @@ class RedisBroker(PortableBroker):
         """A list gives its oldest message first: what is older than a message still in it, and not in it, has left it."""
         lists: dict[str, list[Suspect]] = defaultdict(list)
         for suspect in suspects:
-            lists[self._key(suspect.queue, suspect.properties)].append(suspect)
+            lists[self._key(suspect.queue, _priority(suspect.properties))].append(suspect)
         gone: set[UUID] = set()
         for key, listed in lists.items():
             gone |= self._missing_from(key, listed)
@@ -193,6 +193,12 @@ class RedisBroker(PortableBroker):
             return dict(self._client.info(section))
         except NoPermissionError:
             return {}
+
+
+def _priority(properties: str | None) -> int:
+    """The priority that kombu's name of a list counts by."""
+    priority = json.loads(properties).get("priority") if properties else None
+    return min(max(priority or 0, 0), _MOST_PRIORITY)
 
 
 def _is_of_its_key(error: ResponseError) -> bool:
