@@ -30,6 +30,7 @@ class Drain(Scenario):
         "no worker takes the messages, so the setting window is 0 (no bound) here; every other setting is the default",
     )
     targets = (Target("bridge", "jobs_per_s", 15.0),)
+    jobs = 100_000  # two seconds of a drainer, or one stall of the machine decides
 
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Make messages; every one of them is found in the queue, once."""

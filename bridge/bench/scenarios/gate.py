@@ -38,6 +38,7 @@ class Gate(Drain):
     sides = ("plain", "gated")
     baseline = "plain"
     targets = (Target("gated", "jobs_per_s", 0.6),)
+    jobs = 20_000
 
     def measure(self, side: str, jobs: int, done: Callable[[int], None]) -> Sample:
         """Set the limits for the gated side alone."""
