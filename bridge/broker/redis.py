@@ -126,8 +126,8 @@ class RedisBroker(PortableBroker):
         finally:
             pool.release(connection)
 
-    def _list_of(self, queue: str, rank: int) -> str:
-        return f"{self._prefix}{self.channel._q_for_pri(queue, rank)}"  # noqa: SLF001 - kombu's own name of the list
+    def _list_of(self, queue: str, priority: int) -> str:
+        return f"{self._prefix}{self.channel._q_for_pri(queue, priority)}"  # noqa: SLF001 - kombu's own name of the list
 
     def send_events(self, group: list[dict[str, Any]], *, always: bool) -> bool:  # noqa: ARG002 - sending is asking
         """PUBLISH to the channel of Celery's event exchange; its answer is the number of listeners."""
